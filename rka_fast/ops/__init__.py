@@ -1,0 +1,1 @@
+"""The operator: api (validate, choose), library (schema, autograd), backends (why not?)."""

@@ -1,0 +1,191 @@
+"""`kernelized_attention`: validate, complete, choose a backend, call the operator."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rka_fast.ops import check
+from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.backends import choose
+from rka_fast.ops.library import forward_op
+
+DEFAULT_CONCENTRATION = 2.0
+DEFAULT_JITTER = 1e-4
+
+
+class Location(NamedTuple):
+    """xi = f(query key' / sqrt(dh)) + bias.
+
+    query (B, H, n, dh), key (B, H, m, dh), bias float and broadcastable to (B, H, n, m).
+    """
+
+    query: Tensor
+    key: Tensor
+    bias: Tensor | None = None
+
+
+class Kernels(NamedTuple):
+    """The relations of the keys: K = r1 k_c + r2 k_i + r3 k_u, shared by the heads.
+
+    features (B, m, df): k_i = exp(2 gamma_i (cos(x_i, x_j) - 1)).
+    concentration (2,): gamma_i and gamma_u, both positive; default 2.
+    mixture (B or 1, 3): weights of (k_c, k_i, k_u), non-negative; the weights of kernels whose
+        inputs are missing are dropped and the rest renormalised; default equal.
+    gate (B, df): k_u is the item kernel of the features multiplied by the user's gate. A row of
+        ones makes k_u equal to k_i up to the concentration.
+    cooccurrence (B, m, m): symmetric counts c_ij of users that have both items, diagonal c_ii of
+        users that have item i; k_c = c_ij / sqrt(c_ii c_jj). It also shapes the skewness.
+    """
+
+    features: Tensor
+    concentration: Tensor | None = None
+    mixture: Tensor | None = None
+    gate: Tensor | None = None
+    cooccurrence: Tensor | None = None
+
+
+class Covariance(NamedTuple):
+    """Sigma_t = diag(omega_t) K diag(omega_t), omega = softplus(query key' / sqrt(dh) + bias).
+
+    query (B, H, n, dh), key (B, H, m, dh), bias (H,).
+    """
+
+    query: Tensor
+    key: Tensor
+    kernels: Kernels
+    bias: Tensor | None = None
+
+
+class Shape(NamedTuple):
+    """alpha = f(query key' / sqrt(dh)) times the normalised co-occurrence prior, if there is one.
+
+    query (B, H, n, dh), key (B, H, m, dh).
+    """
+
+    query: Tensor
+    key: Tensor
+
+
+def kernelized_attention(
+    location: Location,
+    value: Tensor,
+    covariance: Covariance | None = None,
+    shape: Shape | None = None,
+    *,
+    mask: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    is_causal: bool = False,
+    mode: str = "sample",
+    activation: str = "leaky_relu",
+    dropout_p: float = 0.0,
+    seed: Tensor | int | None = None,
+    jitter: float = DEFAULT_JITTER,
+    backend: str = "auto",
+) -> Tensor:
+    """Attention whose logits are multivariate skew-normal: softmax(Z) V, Z_t ~ MSN(xi, Sigma, a).
+
+    Relation-Aware Kernelized Self-Attention (Ji et al., AAAI 2020, arXiv 1911.06478), with every
+    position as the last item of its own prefix. Differentiable (pathwise) in every float input
+    except the co-occurrence.
+
+    Args:
+        location, covariance, shape: see the groups `Location`, `Covariance` and `Shape`. Without
+            a shape the logits are normal; without a covariance only mode "location" is possible.
+        value: (B, H, m, dv).
+        mask: bool, broadcastable to (B, H, n, m), **True where a query may see a key** (as in
+            `scaled_dot_product_attention`).
+        key_padding_mask: bool (B, m), **True where a key is padding** (as in
+            `nn.MultiheadAttention`). Padding, like every key that no query may see, has no
+            influence at all. A key hidden from some rows only leaves the distribution of these
+            rows untouched; their draws may still move with it, because the rows share one factor.
+        is_causal: query t sees keys 0..t; needs n = m.
+        mode: "sample" (one draw), "mean" (exact mean of the logits) or "location" (no spread).
+        activation: f of location and shape: identity, leaky_relu, relu or tanh.
+        dropout_p: probability of dropping an attention weight, drawn from the seed.
+        seed: an int or a tensor of one int64; the same seed gives the same bits. By default drawn
+            from PyTorch's generator.
+        jitter: K becomes (K + jitter I) / (1 + jitter).
+        backend: "auto" or a name out of `available_backends()`.
+
+    Returns:
+        (B, H, n, dv) in value's dtype; rows that may see no key are zero.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was expected and what was given.
+    """
+    mask, padding = _normalise_masks(mask, key_padding_mask, is_causal, location)
+    arguments = Arguments(
+        *location[:2],
+        value,
+        location.bias,
+        mask=mask,
+        padding=padding,
+        causal=is_causal,
+        mode=mode,
+        activation=activation,
+        dropout=float(dropout_p),
+        jitter=float(jitter),
+    )
+    check.options(arguments, has_covariance=covariance is not None)
+    if covariance is not None and mode != "location":
+        arguments = _with_covariance(arguments, covariance, shape)
+    if mode == "sample" or dropout_p > 0.0:
+        arguments = arguments._replace(seed=as_seed(seed, value.device))
+    check.tensors(arguments)
+    return forward_op(*arguments, choose(backend, arguments))
+
+
+def as_seed(seed: Tensor | int | None, device: torch.device) -> Tensor:
+    """One int64 on `device`: given as it is, or drawn from PyTorch's generator of that device."""
+    if seed is None:
+        return torch.randint(2**63 - 1, (), device=device)
+    if isinstance(seed, int):
+        return torch.tensor((seed + 2**63) % 2**64 - 2**63, device=device)  # any 64 bits
+    return seed
+
+
+def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) -> Arguments:
+    """The arguments with the spread of the logits; the weights of missing kernels dropped."""
+    kernels = covariance.kernels
+    features = check.is_tensor("covariance.kernels.features", kernels.features)
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    mixture, concentration = kernels.mixture, kernels.concentration
+    if concentration is None:
+        concentration = features.new_full((2,), DEFAULT_CONCENTRATION, dtype=dtype)
+    if mixture is None:
+        mixture = features.new_ones((1, 3), dtype=dtype)
+    check.mixture(mixture, features)
+    present = (kernels.cooccurrence is not None, True, kernels.gate is not None)
+    if mixture.shape[-1] == 3:
+        columns = [mixture[:, i] if p else mixture[:, i] * 0 for i, p in enumerate(present)]
+        mixture = torch.stack(columns, dim=-1)
+        mixture = mixture / mixture.sum(-1, keepdim=True)
+    return a._replace(
+        scale_query=covariance.query,
+        scale_key=covariance.key,
+        scale_bias=covariance.bias,
+        shape_query=None if shape is None else shape.query,
+        shape_key=None if shape is None else shape.key,
+        features=features,
+        concentration=concentration,
+        mixture=mixture,
+        gate=kernels.gate,
+        cooccurrence=kernels.cooccurrence,
+    )
+
+
+def _normalise_masks(
+    mask: Tensor | None, padding: Tensor | None, is_causal: bool, location: Location
+) -> tuple[Tensor | None, Tensor | None]:
+    """The mask as four dimensions; a key that no query may see counts as padding."""
+    if mask is None:
+        return None, padding
+    check.mask(mask, location)
+    mask = mask[(None,) * (4 - mask.dim())]
+    batch, _, rows, keys = (*location.query.shape[:3], location.key.shape[-2])
+    seen = mask.expand(-1, -1, rows, keys)
+    if is_causal:
+        seen = seen.tril()
+    unseen = ~seen.any(dim=1).any(dim=1).expand(batch, keys)
+    return mask, unseen if padding is None else padding | unseen

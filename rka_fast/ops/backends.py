@@ -1,0 +1,69 @@
+"""The implementations of the operator, and why one of them cannot serve a call.
+
+A backend is an object with `name`, `forward(arguments)`, `backward(grad, needs, arguments)` and
+`why_not(arguments)`: the list of reasons why it cannot run here (arguments None) or on these
+inputs. A further backend is one more entry in BACKENDS, in order of preference.
+"""
+
+import os
+from typing import Protocol
+
+from torch import Tensor
+
+from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.reference import attention as _reference
+
+ENVIRONMENT = "RKA_FAST_BACKEND"
+
+
+class Backend(Protocol):
+    name: str
+
+    def why_not(self, a: Arguments | None) -> list[str]: ...
+    def forward(self, a: Arguments) -> Tensor: ...
+    def backward(self, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]: ...
+
+
+class Reference:
+    """Plain PyTorch: runs wherever PyTorch does."""
+
+    name = "reference"
+
+    def why_not(self, a: Arguments | None) -> list[str]:
+        return []
+
+    def forward(self, a: Arguments) -> Tensor:
+        return _reference.attention(a)
+
+    def backward(self, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
+        return _reference.attention_backward(grad, needs, a)
+
+
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Reference(),)}
+
+
+def available_backends() -> list[str]:
+    """Names of the backends that can run on this machine, the preferred first."""
+    return [name for name, backend in BACKENDS.items() if not backend.why_not(None)]
+
+
+def choose(name: str, a: Arguments) -> str:
+    """The backend for these inputs: the one asked for, or with "auto" the first that can.
+
+    The environment variable RKA_FAST_BACKEND takes the place of "auto". Raises ValueError with
+    every reason when a backend asked for by name cannot serve the call.
+    """
+    if name == "auto":
+        name = os.environ.get(ENVIRONMENT, "auto")
+    if name == "auto":
+        return next(n for n, backend in BACKENDS.items() if not backend.why_not(a))
+    if name not in BACKENDS:
+        raise ValueError(
+            f"backend: expected 'auto' or one of {', '.join(map(repr, BACKENDS))}, got {name!r}"
+        )
+    if reasons := BACKENDS[name].why_not(a):
+        raise ValueError(
+            f"backend {name!r} cannot serve this call: {'; '.join(reasons)}. "
+            "Use backend='auto' for one that can."
+        )
+    return name

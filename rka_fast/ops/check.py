@@ -1,0 +1,209 @@
+"""Validation of the operator's arguments: each error names argument, expected and given."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
+from rka_fast.ops.reference.attention import ACTIVATIONS
+
+MODES = ("sample", "mean", "location")
+
+# The name under which the caller knows an argument of the schema.
+_CALLER = {
+    "query": "location.query",
+    "key": "location.key",
+    "bias": "location.bias",
+    "scale_query": "covariance.query",
+    "scale_key": "covariance.key",
+    "scale_bias": "covariance.bias",
+    "shape_query": "shape.query",
+    "shape_key": "shape.key",
+    "features": "covariance.kernels.features",
+    "concentration": "covariance.kernels.concentration",
+    "mixture": "covariance.kernels.mixture",
+    "gate": "covariance.kernels.gate",
+    "cooccurrence": "covariance.kernels.cooccurrence",
+    "padding": "key_padding_mask",
+}
+_SAME_DTYPE = ("key", "value", "scale_query", "scale_key", "shape_query", "shape_key")
+
+
+def is_tensor(name: str, x) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+    return x
+
+
+def options(a: Arguments, has_covariance: bool) -> None:
+    """Mode, activation, dropout and jitter."""
+    if a.mode not in MODES:
+        raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {a.mode!r}")
+    if a.mode != "location" and not has_covariance:
+        raise ValueError(
+            f"mode {a.mode!r} needs a covariance, got None: pass covariance=Covariance(...) "
+            "or mode='location'"
+        )
+    if a.activation not in ACTIVATIONS:
+        raise ValueError(
+            f"activation: expected one of {', '.join(ACTIVATIONS)}, got {a.activation!r}"
+        )
+    if not 0.0 <= a.dropout < 1.0:
+        raise ValueError(f"dropout_p: expected 0 <= dropout_p < 1, got {a.dropout}")
+    if not (math.isfinite(a.jitter) and a.jitter > 0.0):
+        raise ValueError(f"jitter: expected a positive number such as 1e-4, got {a.jitter}")
+
+
+def mixture(x: Tensor, features: Tensor) -> None:
+    is_tensor("covariance.kernels.mixture", x)
+    batch = features.shape[0] if features.dim() else 1
+    if x.dim() != 2 or x.shape[1] != 3 or x.shape[0] not in (1, batch):
+        raise ValueError(
+            f"covariance.kernels.mixture: expected shape (1, 3) or ({batch}, 3), "
+            f"got {tuple(x.shape)}"
+        )
+
+
+def mask(x: Tensor, location) -> None:
+    """A boolean mask that broadcasts to (batch, heads, queries, keys)."""
+    is_tensor("mask", x)
+    if x.dtype != torch.bool:
+        raise TypeError(
+            f"mask: expected dtype bool (True = may be seen), got {x.dtype}; "
+            "an additive mask goes into location.bias"
+        )
+    _ranks(location.query, location.key)
+    target = (*location.query.shape[:3], location.key.shape[-2])
+    _broadcasts("mask", x, target)
+
+
+def tensors(a: Arguments) -> None:
+    """Shapes, dtypes and devices of everything that is there."""
+    for name in a._fields[: a._fields.index("causal")]:
+        x = getattr(a, name)
+        if x is None:
+            continue
+        is_tensor(_name(name), x)
+        if x.device != a.query.device:
+            raise ValueError(
+                f"{_name(name)}: expected device {a.query.device} like location.query, "
+                f"got {x.device}"
+            )
+    _ranks(a.query, a.key)
+    _shapes(a)
+    _dtypes(a)
+
+
+def _ranks(query: Tensor, key: Tensor) -> None:
+    for name, x in (("location.query", query), ("location.key", key)):
+        is_tensor(name, x)
+        if x.dim() != 4:
+            raise ValueError(
+                f"{name}: expected 4 dimensions (batch, heads, length, head width), "
+                f"got shape {tuple(x.shape)}"
+            )
+
+
+def _shapes(a: Arguments) -> None:
+    batch, heads, rows, width = a.query.shape
+    keys = a.key.shape[2]
+    if 0 in (rows, keys, width):
+        raise ValueError(
+            "location: expected at least one query, one key and one channel, "
+            f"got query {tuple(a.query.shape)} and key {tuple(a.key.shape)}"
+        )
+    if a.causal and rows != keys:
+        raise ValueError(
+            f"is_causal: expected as many queries as keys, got {rows} and {keys}; "
+            "pass a boolean mask that says which query sees which key"
+        )
+    _expect("key", a.key, (batch, heads, keys, width))
+    if a.value.dim() != 4 or a.value.shape[:3] != (batch, heads, keys):
+        raise ValueError(
+            f"value: expected shape ({batch}, {heads}, {keys}, value width), "
+            f"got {tuple(a.value.shape)}"
+        )
+    if a.bias is not None:
+        if a.bias.dim() != 4:
+            raise ValueError(
+                f"location.bias: expected 4 dimensions broadcastable to "
+                f"{(batch, heads, rows, keys)}, got shape {tuple(a.bias.shape)}"
+            )
+        _broadcasts("location.bias", a.bias, (batch, heads, rows, keys))
+    if a.padding is not None:
+        _expect("padding", a.padding, (batch, keys))
+    if a.seed is not None and a.seed.numel() != 1:
+        raise ValueError(f"seed: expected one element, got shape {tuple(a.seed.shape)}")
+    if a.features is not None:
+        _spread_shapes(a, batch, heads, rows, keys)
+
+
+def _spread_shapes(a: Arguments, batch: int, heads: int, rows: int, keys: int) -> None:
+    if a.scale_query.dim() != 4:
+        _expect("scale_query", a.scale_query, (batch, heads, rows, a.query.shape[3]))
+    _expect("scale_query", a.scale_query, (batch, heads, rows, a.scale_query.shape[-1]))
+    _expect("scale_key", a.scale_key, (batch, heads, keys, a.scale_query.shape[-1]))
+    if a.scale_bias is not None:
+        _expect("scale_bias", a.scale_bias, (heads,))
+    if a.shape_query is not None:
+        if a.shape_query.dim() != 4:
+            _expect("shape_query", a.shape_query, (batch, heads, rows, a.query.shape[3]))
+        _expect("shape_query", a.shape_query, (batch, heads, rows, a.shape_query.shape[-1]))
+        _expect("shape_key", a.shape_key, (batch, heads, keys, a.shape_query.shape[-1]))
+    if a.features.dim() != 3 or a.features.shape[:2] != (batch, keys):
+        raise ValueError(
+            f"{_name('features')}: expected shape ({batch}, {keys}, feature width), "
+            f"got {tuple(a.features.shape)}"
+        )
+    _expect("concentration", a.concentration, (2,))
+    if a.gate is not None:
+        _expect("gate", a.gate, (batch, a.features.shape[2]))
+    if a.cooccurrence is not None:
+        if a.shape_query is not None and rows != keys:
+            raise ValueError(
+                "covariance.kernels.cooccurrence: expected queries that are the keys, "
+                f"got {rows} queries and {keys} keys; the shape's co-occurrence prior relates "
+                "position t to the keys. Leave cooccurrence out for cross-attention"
+            )
+        _expect("cooccurrence", a.cooccurrence, (batch, keys, keys))
+
+
+def _dtypes(a: Arguments) -> None:
+    if not a.query.is_floating_point():
+        raise TypeError(f"location.query: expected a float dtype, got {a.query.dtype}")
+    for name in _SAME_DTYPE:
+        x = getattr(a, name)
+        if x is not None and x.dtype != a.query.dtype:
+            raise TypeError(
+                f"{_name(name)}: expected dtype {a.query.dtype} like location.query, got {x.dtype}"
+            )
+    for name in DIFFERENTIABLE:
+        x = getattr(a, name)
+        if x is not None and not x.is_floating_point():
+            raise TypeError(f"{_name(name)}: expected a float dtype, got {x.dtype}")
+    if a.padding is not None and a.padding.dtype != torch.bool:
+        raise TypeError(
+            f"key_padding_mask: expected dtype bool (True = padding), got {a.padding.dtype}"
+        )
+    if a.cooccurrence is not None and a.cooccurrence.dtype == torch.bool:
+        raise TypeError(f"{_name('cooccurrence')}: expected counts, got dtype bool")
+    if a.seed is not None and a.seed.dtype != torch.int64:
+        raise TypeError(f"seed: expected an int or a tensor of dtype int64, got {a.seed.dtype}")
+
+
+def _expect(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{_name(name)}: expected shape {shape}, got {tuple(x.shape)}")
+
+
+def _broadcasts(name: str, x: Tensor, target: tuple[int, ...]) -> None:
+    shape = (1,) * (4 - x.dim()) + tuple(x.shape)
+    if len(shape) != 4 or any(s not in (1, t) for s, t in zip(shape, target, strict=True)):
+        raise ValueError(
+            f"{name}: expected a shape broadcastable to {target}, got {tuple(x.shape)}"
+        )
+
+
+def _name(field: str) -> str:
+    return _CALLER.get(field, field)

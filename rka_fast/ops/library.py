@@ -1,0 +1,95 @@
+"""The operator as PyTorch knows it: one schema, fake kernels, autograd and vmap for every backend.
+
+`torch.ops.rka_fast.kernelized_attention` is a pure function of its arguments: the seed is one of
+them, so compilation, checkpointing and the backward pass all see the same noise. It is
+differentiable once; the gradient itself has no gradient.
+"""
+
+import torch
+from torch import Tensor
+
+from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
+from rka_fast.ops.backends import BACKENDS
+
+_ARGUMENTS = """
+    Tensor query, Tensor key, Tensor value, Tensor? bias,
+    Tensor? scale_query, Tensor? scale_key, Tensor? scale_bias,
+    Tensor? shape_query, Tensor? shape_key,
+    Tensor? features, Tensor? concentration, Tensor? mixture, Tensor? gate,
+    Tensor? cooccurrence, Tensor? mask, Tensor? padding, Tensor? seed,
+    bool causal, str mode, str activation, float dropout, float jitter, str backend"""
+
+
+def _forward(*arguments) -> Tensor:
+    *arguments, backend = arguments
+    return BACKENDS[backend].forward(Arguments(*arguments))
+
+
+def _backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
+    *arguments, backend = arguments
+    return BACKENDS[backend].backward(grad, needs, Arguments(*arguments))
+
+
+forward_op = torch.library.custom_op(
+    "rka_fast::kernelized_attention",
+    _forward,
+    mutates_args=(),
+    schema=f"({_ARGUMENTS}) -> Tensor",
+)
+backward_op = torch.library.custom_op(
+    "rka_fast::kernelized_attention_backward",
+    _backward,
+    mutates_args=(),
+    schema=f"(Tensor grad, int[] needs, {_ARGUMENTS}) -> Tensor[]",
+)
+
+
+@forward_op.register_fake
+def _(*arguments):
+    a = Arguments(*arguments[:-1])
+    return a.value.new_empty((*a.query.shape[:3], a.value.shape[-1]))
+
+
+@backward_op.register_fake
+def _(grad, needs, *arguments):
+    return [arguments[i].new_empty(arguments[i].shape) for i in needs]
+
+
+def _setup_context(ctx, inputs, output):
+    tensors = Arguments._fields.index("causal")
+    ctx.save_for_backward(*inputs[:tensors])
+    ctx.options = inputs[tensors:]
+
+
+def _differentiate(ctx, grad):
+    needs = [i for i in range(len(DIFFERENTIABLE)) if ctx.needs_input_grad[i]]
+    grads = backward_op(grad, needs, *ctx.saved_tensors, *ctx.options)
+    result = [None] * (len(ctx.saved_tensors) + len(ctx.options))
+    for i, g in zip(needs, grads, strict=True):
+        result[i] = g
+    return tuple(result)
+
+
+forward_op.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _one_by_one(op):
+    """vmap as the loop it stands for: each slice is an operator call of its own, same noise."""
+
+    def rule(info, in_dims, *arguments):
+        calls = [
+            op(*(
+                x if dim is None else x.select(dim, i)
+                for x, dim in zip(arguments, in_dims, strict=True)
+            ))
+            for i in range(info.batch_size)
+        ]  # fmt: skip
+        if isinstance(calls[0], Tensor):
+            return torch.stack(calls), 0
+        return [torch.stack(x) for x in zip(*calls, strict=True)], [0] * len(calls[0])
+
+    return rule
+
+
+forward_op.register_vmap(_one_by_one(forward_op))
+backward_op.register_vmap(_one_by_one(backward_op))

@@ -1,0 +1,1 @@
+"""The operator in readable PyTorch: any float dtype, any device. Every backend is tested on it."""

@@ -1,0 +1,218 @@
+"""The readable truth: kernelized attention in plain PyTorch, forward and hand-written backward.
+
+`attention` is differentiable by autograd as it stands; `attention_backward` spells the same
+gradients out, as every backend computes them. Half precisions are computed in float32; float32
+and float64 stay as they are.
+"""
+
+import math
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
+from rka_fast.ops.reference import covariance, philox, skew_normal
+
+ACTIVATIONS = {
+    "identity": lambda x: x,
+    "leaky_relu": F.leaky_relu,  # slope 0.01
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
+_DERIVATIVES = {
+    "identity": torch.ones_like,
+    "leaky_relu": lambda x: torch.where(x > 0, 1.0, 0.01).to(x.dtype),
+    "relu": lambda x: (x > 0).to(x.dtype),
+    "tanh": lambda x: 1.0 - torch.tanh(x) ** 2,
+}
+
+
+def attention(a: Arguments) -> Tensor:
+    """softmax(Z) V of shape (batch, heads, queries, value width), in value's dtype."""
+    return _forward(_prepare(a)).output.to(a.value.dtype)
+
+
+def attention_backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
+    """Gradients of the arguments at the positions `needs` of the schema, in their dtypes.
+
+    Nothing is kept from the forward pass: the noise comes back from the seed, the rest from the
+    inputs.
+    """
+    original, a = a, _prepare(a)
+    c = _forward(a)
+    grads = dict.fromkeys(DIFFERENTIABLE)
+    grad = grad.to(c.output.dtype)
+
+    dropped = c.weights if c.keep is None else c.weights * c.keep
+    grads["value"] = dropped.mT @ grad
+    d_weights = grad @ a.value.mT
+    if c.keep is not None:
+        d_weights = d_weights * c.keep
+    dz = c.weights * (d_weights - (c.weights * d_weights).sum(-1, keepdim=True))
+
+    derivative = _DERIVATIVES[a.activation]
+    d_location = dz * derivative(c.location)
+    grads["query"], grads["key"] = _scores_backward(d_location, a.query, a.key)
+    grads["bias"] = None if a.bias is None else dz.sum_to_size(a.bias.shape)
+    if a.mode != "location":
+        _spread_backward(dz, a, c, derivative, grads)
+
+    if a.padding is not None:
+        for name in ("key", "value", "scale_key", "shape_key"):
+            grads[name] = _blank(grads[name], a.padding)
+    return [_like(grads[DIFFERENTIABLE[i]], original[i]) for i in needs]
+
+
+def scores(query: Tensor, key: Tensor) -> Tensor:
+    """q k' / sqrt(head width): (batch, heads, queries, keys)."""
+    return query @ key.mT / math.sqrt(query.shape[-1])
+
+
+def allowed_pairs(
+    rows: int, keys: int, mask: Tensor | None, padding: Tensor | None, causal: bool, device
+) -> Tensor:
+    """M of shape (batch or 1, heads or 1, rows, keys): True where row t may see key j."""
+    allowed = torch.ones(1, 1, rows, keys, dtype=torch.bool, device=device)
+    if causal:
+        allowed = allowed.tril()
+    if mask is not None:
+        allowed = allowed & mask
+    if padding is not None:
+        allowed = allowed & ~padding[:, None, None, :]
+    return allowed
+
+
+def masked_softmax(z: Tensor, allowed: Tensor) -> Tensor:
+    """Softmax over the allowed keys; a row that may see nothing is all zeros."""
+    lowest = torch.finfo(z.dtype).min
+    return torch.softmax(z.masked_fill(~allowed, lowest), dim=-1).masked_fill(~allowed, 0.0)
+
+
+def _prepare(a: Arguments) -> Arguments:
+    """Everything in the dtype of the computation, keys that do not exist blanked.
+
+    What such a key holds (even NaN) must reach neither values nor gradients.
+    """
+    dtype = torch.promote_types(a.query.dtype, torch.float32)
+    floats = (*DIFFERENTIABLE, "cooccurrence")
+    a = a._replace(
+        **{n: x.to(dtype) for n in floats if (x := getattr(a, n)) is not None},
+    )
+    if a.padding is None:
+        return a
+    keys = ("key", "value", "scale_key", "shape_key")
+    a = a._replace(**{n: _blank(getattr(a, n), a.padding) for n in keys})
+    if a.features is not None:
+        a = a._replace(features=a.features.masked_fill(a.padding[:, :, None], 0.0))
+    return a
+
+
+def _forward(a: Arguments) -> SimpleNamespace:
+    """The output and every intermediate that the backward pass reads."""
+    c = SimpleNamespace()
+    batch, heads, rows, _ = a.query.shape
+    keys = a.key.shape[-2]
+    f = ACTIVATIONS[a.activation]
+    allowed = allowed_pairs(rows, keys, a.mask, a.padding, a.causal, a.query.device)
+
+    c.location = scores(a.query, a.key)
+    z = f(c.location)
+    if a.bias is not None:
+        z = z + a.bias
+    if a.mode != "location":
+        _spread(a, c, allowed, f)
+        z = z + F.softplus(c.scale) * c.standard
+
+    c.weights = masked_softmax(z, allowed)
+    c.keep = None
+    if a.dropout > 0.0:
+        u = philox.dropout_uniforms(a.seed, batch, heads, rows, keys, z.dtype)
+        c.keep = (u >= a.dropout) / (1.0 - a.dropout)
+    c.output = (c.weights if c.keep is None else c.weights * c.keep) @ a.value
+    return c
+
+
+def _spread(a: Arguments, c: SimpleNamespace, allowed: Tensor, f) -> None:
+    """Scale (before softplus), correlation, shape and the standard logits S or their mean."""
+    c.scale = scores(a.scale_query, a.scale_key)
+    if a.scale_bias is not None:
+        c.scale = c.scale + a.scale_bias[:, None, None]
+    c.correlation = covariance.correlation(
+        a.features, a.concentration, a.mixture, a.gate, a.cooccurrence, a.padding, a.jitter
+    ).unsqueeze(1)
+    c.alpha = None
+    if a.shape_query is not None:
+        c.shape = scores(a.shape_query, a.shape_key)
+        c.prior = allowed.to(c.shape.dtype)
+        if a.cooccurrence is not None:
+            c.prior = covariance.shape_prior(a.cooccurrence, allowed)
+        c.alpha = f(c.shape) * c.prior
+    if a.mode == "mean":
+        if c.alpha is None:  # normal logits: their mean is the location
+            c.standard = torch.zeros_like(c.scale)
+        else:
+            c.standard = skew_normal.mean(c.alpha, c.correlation)
+        return
+    c.factor = covariance.cholesky(c.correlation)
+    c.noise = philox.normals(a.seed, *c.scale.shape, c.scale.dtype)
+    if c.alpha is None:
+        c.standard = c.noise @ c.factor.mT
+        return
+    c.skew_noise = philox.skew_normals(a.seed, *c.scale.shape[:3], c.scale.dtype)
+    c.standard = skew_normal.sample(c.alpha, c.correlation, c.factor, c.noise, c.skew_noise)
+
+
+def _spread_backward(dz: Tensor, a: Arguments, c: SimpleNamespace, derivative, grads: dict) -> None:
+    """Gradients of the scale, shape and covariance arguments from that of the logits."""
+    d_scale = dz * c.standard * torch.sigmoid(c.scale)
+    grads["scale_query"], grads["scale_key"] = _scores_backward(d_scale, a.scale_query, a.scale_key)
+    grads["scale_bias"] = None if a.scale_bias is None else d_scale.sum((0, 2, 3))
+    d_standard = dz * F.softplus(c.scale)
+    d_alpha = d_factor = d_correlation = None
+    if a.mode == "mean":
+        if c.alpha is None:
+            return
+        d_alpha, d_correlation = skew_normal.mean_backward(d_standard, c.alpha, c.correlation)
+        d_correlation = d_correlation.sum(1)
+    elif c.alpha is None:
+        d_factor = (d_standard.mT @ c.noise).sum(1)
+    else:
+        d_alpha, d_correlation, d_factor = skew_normal.sample_backward(
+            d_standard, c.alpha, c.correlation, c.factor, c.noise, c.skew_noise
+        )
+        d_correlation, d_factor = d_correlation.sum(1), d_factor.sum(1)
+    if d_factor is not None:
+        through_factor = covariance.cholesky_backward(d_factor, c.factor.squeeze(1))
+        d_correlation = through_factor if d_correlation is None else d_correlation + through_factor
+    if d_alpha is not None:
+        d_shape = d_alpha * c.prior * derivative(c.shape)
+        grads["shape_query"], grads["shape_key"] = _scores_backward(
+            d_shape, a.shape_query, a.shape_key
+        )
+    names = ("features", "concentration", "mixture", "gate")
+    grads.update(
+        zip(
+            names,
+            covariance.correlation_backward(
+                d_correlation, *(getattr(a, n) for n in names), a.cooccurrence, a.padding, a.jitter
+            ),
+            strict=True,
+        )
+    )
+
+
+def _scores_backward(grad: Tensor, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    grad = grad / math.sqrt(query.shape[-1])
+    return grad @ key, grad.mT @ query
+
+
+def _blank(x: Tensor | None, padding: Tensor) -> Tensor | None:
+    """x (batch, heads, keys, width) with zeros at the keys that do not exist."""
+    return None if x is None else x.masked_fill(padding[:, None, :, None], 0.0)
+
+
+def _like(grad: Tensor | None, argument: Tensor) -> Tensor:
+    """The gradient as the argument's own dtype; zeros where the argument had no effect."""
+    return torch.zeros_like(argument) if grad is None else grad.to(argument.dtype).contiguous()
