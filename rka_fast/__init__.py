@@ -1,12 +1,16 @@
 """Probabilistic attention as cheap as plain attention."""
 
+from rka_fast.attention import KernelizedAttention
+from rka_fast.models.rksa import RKSA
 from rka_fast.ops.api import Covariance, Kernels, Location, Shape, kernelized_attention
 from rka_fast.ops.backends import available_backends
 from rka_fast.version import __version__
 
 __all__ = [
+    "RKSA",
     "Covariance",
     "Kernels",
+    "KernelizedAttention",
     "Location",
     "Shape",
     "__version__",

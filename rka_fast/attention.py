@@ -1,0 +1,250 @@
+"""`KernelizedAttention`: the operator with its projections, in the place of MultiheadAttention."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rka_fast.ops.api import Covariance, Kernels, Location, Shape, kernelized_attention
+from rka_fast.ops.check import MODES
+from rka_fast.ops.reference.attention import ACTIVATIONS
+from rka_fast.relations import RelationKernels
+
+
+class KernelizedAttention(nn.MultiheadAttention):
+    """Relation-aware kernelized attention with the interface of `torch.nn.MultiheadAttention`.
+
+    The location projections are MultiheadAttention's parameters under their own names, so
+    `load_state_dict(mha.state_dict(), strict=False)` carries trained weights over. With
+    `mode="location"` and `activation="identity"` the module computes what MultiheadAttention does.
+
+    Args:
+        embed_dim, num_heads, dropout, bias, kdim, vdim, batch_first, device, dtype: as in
+            MultiheadAttention. `add_bias_kv` and `add_zero_attn` add keys that have no features
+            and are refused.
+        user_dim: width of the user vectors; None leaves the user kernel out.
+        activation: f of location and shape: identity, leaky_relu (default), relu, tanh.
+        initial_scale: where the standard deviation of the logits starts.
+        backend: "auto" or a name out of `rka_fast.available_backends()`.
+        own_kernels: False when every call brings ready `kernels`; the module then has no kernel
+            parameters of its own.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        batch_first: bool = False,
+        device=None,
+        dtype=None,
+        *,
+        user_dim: int | None = None,
+        activation: str = "leaky_relu",
+        initial_scale: float = 0.5,
+        backend: str = "auto",
+        own_kernels: bool = True,
+    ):
+        for name, given in (("add_bias_kv", add_bias_kv), ("add_zero_attn", add_zero_attn)):
+            if given:
+                raise ValueError(f"{name}: expected False, got True: its key has no features")
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+            )
+        if not initial_scale > 0.0:
+            raise ValueError(f"initial_scale: expected a positive number, got {initial_scale}")
+        super().__init__(
+            embed_dim, num_heads, dropout, bias, kdim=kdim, vdim=vdim, batch_first=batch_first,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        # PyTorch's encoder layers read this to take a fused path that would bypass the module.
+        self._qkv_same_embed_dim = False
+        new = {"device": device, "dtype": dtype}
+        self.activation, self.backend = activation, backend
+        # W_omega and W_s side by side: scale first, shape second.
+        self.spread_query = nn.Linear(embed_dim, 2 * embed_dim, bias=False, **new)
+        self.spread_key = nn.Linear(self.kdim, 2 * embed_dim, bias=False, **new)
+        self.scale_bias = nn.Parameter(
+            torch.full((num_heads,), math.log(math.expm1(initial_scale)), **new)
+        )
+        self.kernels = RelationKernels(self.kdim, user_dim, **new) if own_kernels else None
+        for projection in (self.spread_query, self.spread_key):
+            nn.init.xavier_uniform_(projection.weight)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+        *,
+        cooccurrence: Tensor | None = None,
+        user: Tensor | None = None,
+        mode: str | None = None,
+        kernels: Kernels | None = None,
+        seed: Tensor | int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `nn.MultiheadAttention.forward`, with the relations of the keys.
+
+        Args:
+            query, key, value: (B, n, embed_dim), (B, m, kdim), (B, m, vdim) when batch_first.
+            key_padding_mask, attn_mask: as in MultiheadAttention, boolean (True = hidden) or
+                additive.
+            is_causal: query t sees keys 0..t; needs no attn_mask, and adds to one that is given.
+            cooccurrence: (B, m, m) counts for self-attention (`query is key`).
+            user: (B, user_dim).
+            mode: "sample" (default in training), "mean" (default in evaluation) or "location".
+            kernels: ready relations in place of the module's own, features and all. The caller
+                vouches that position t of the queries is position t of the keys.
+            seed: of the noise; by default drawn from PyTorch's generator.
+
+        Returns:
+            The output and, with `need_weights`, the weights that were applied: (B, n, m), or
+            (B, H, n, m) with `average_attn_weights=False`.
+        """
+        mode = mode or ("sample" if self.training else "mean")
+        if mode not in MODES:
+            raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+        if cooccurrence is not None and (query is not key or kernels is not None):
+            raise ValueError(
+                "cooccurrence: expected self-attention (query and key the same tensor), got "
+                "different queries and keys. Leave it out for cross-attention; where the "
+                "queries are the keys under another normalisation, pass "
+                "kernels=module.kernels(key, user, cooccurrence) with batch-first key"
+            )
+        batched = query.dim() == 3
+        query, key, value = self._batch_first(query, key, value)
+        if not batched and key_padding_mask is not None and key_padding_mask.dim() == 1:
+            key_padding_mask = key_padding_mask[None]
+        mask, padding, bias = self._masks(attn_mask, key_padding_mask, query, key)
+        q, k, v = self._project(query, key, value)
+        covariance = shape = None
+        if mode != "location":
+            covariance, shape = self._spread(query, key, kernels, user, cooccurrence)
+        width = v.shape[-1]
+        if need_weights:  # softmax(Z) [V, I] holds the weights beside the output
+            identity = torch.eye(v.shape[-2], dtype=v.dtype, device=v.device)
+            v = torch.cat((v, identity.expand(*v.shape[:2], -1, -1)), dim=-1)
+        output = kernelized_attention(
+            Location(q, k, bias),
+            v,
+            covariance,
+            shape,
+            mask=mask,
+            key_padding_mask=padding,
+            is_causal=is_causal,
+            mode=mode,
+            activation=self.activation,
+            dropout_p=self.dropout if self.training else 0.0,
+            seed=seed,
+            backend=self.backend,
+        )
+        weights = None
+        if need_weights:
+            output, weights = output[..., :width], output[..., width:]
+            weights = weights.mean(dim=1) if average_attn_weights else weights
+        output = self.out_proj(output.transpose(1, 2).flatten(2))
+        if not batched:
+            return output[0], None if weights is None else weights[0]
+        return output if self.batch_first else output.transpose(0, 1), weights
+
+    def _batch_first(self, *tensors: Tensor) -> list[Tensor]:
+        names = ("query", "key", "value")
+        widths = (self.embed_dim, self.kdim, self.vdim)
+        for name, x, width in zip(names, tensors, widths, strict=True):
+            if x.dim() not in (2, 3) or x.dim() != tensors[0].dim() or x.shape[-1] != width:
+                raise ValueError(
+                    f"{name}: expected 3 (or for all three, unbatched, 2) dimensions with "
+                    f"{width} channels last, got shape {tuple(x.shape)}"
+                )
+        if tensors[0].dim() == 2:
+            return [x[None] for x in tensors]
+        return list(tensors) if self.batch_first else [x.transpose(0, 1) for x in tensors]
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        d = self.embed_dim
+        if self.in_proj_weight is None:
+            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        else:
+            weights = self.in_proj_weight.split(d)
+        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.split(d)
+        inputs = (query, key, value)
+        return [
+            self._heads(F.linear(x, w, b)) for x, w, b in zip(inputs, weights, biases, strict=True)
+        ]
+
+    def _spread(
+        self,
+        query: Tensor,
+        key: Tensor,
+        kernels: Kernels | None,
+        user: Tensor | None,
+        cooccurrence: Tensor | None,
+    ) -> tuple[Covariance, Shape]:
+        if kernels is None:
+            if self.kernels is None:
+                raise ValueError(
+                    "kernels: expected ready kernels, got None: this module was built with "
+                    "own_kernels=False"
+                )
+            kernels = self.kernels(key, user, cooccurrence)
+        scale_query, shape_query = self.spread_query(query).chunk(2, dim=-1)
+        scale_key, shape_key = self.spread_key(key).chunk(2, dim=-1)
+        return (
+            Covariance(self._heads(scale_query), self._heads(scale_key), kernels, self.scale_bias),
+            Shape(self._heads(shape_query), self._heads(shape_key)),
+        )
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, length, embed_dim) -> (B, H, length, embed_dim / H)."""
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def _masks(
+        self, attn_mask: Tensor | None, padding: Tensor | None, query: Tensor, key: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """MultiheadAttention's masks as the operator's: mask, key padding, additive bias."""
+        batch, rows, keys = query.shape[0], query.shape[1], key.shape[1]
+        mask = bias = None
+        if attn_mask is not None:
+            shapes = ((rows, keys), (batch * self.num_heads, rows, keys))
+            if tuple(attn_mask.shape) not in shapes:
+                raise ValueError(
+                    f"attn_mask: expected shape {shapes[0]} or {shapes[1]}, "
+                    f"got {tuple(attn_mask.shape)}"
+                )
+            attn_mask = attn_mask.reshape(-1, self.num_heads, rows, keys) if (
+                attn_mask.dim() == 3
+            ) else attn_mask[None, None]  # fmt: skip
+            hidden, bias = _hidden_and_bias("attn_mask", attn_mask)
+            mask = ~hidden
+        if padding is not None:
+            if tuple(padding.shape) != (batch, keys):
+                raise ValueError(
+                    f"key_padding_mask: expected shape {(batch, keys)}, got {tuple(padding.shape)}"
+                )
+            padding, key_bias = _hidden_and_bias("key_padding_mask", padding)
+            if key_bias is not None:
+                key_bias = key_bias[:, None, None, :]
+                bias = key_bias if bias is None else bias + key_bias
+        return mask, padding, bias
+
+
+def _hidden_and_bias(name: str, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Where a mask hides (True or -inf), and the finite part of an additive one."""
+    if mask.dtype == torch.bool:
+        return mask, None
+    if not mask.is_floating_point():
+        raise TypeError(f"{name}: expected a boolean or float mask, got {mask.dtype}")
+    hidden = mask == -torch.inf
+    return hidden, mask.masked_fill(hidden, 0.0)

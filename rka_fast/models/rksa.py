@@ -1,0 +1,113 @@
+"""RKSA: Relation-Aware Kernelized Self-Attention (Ji et al., AAAI 2020, arXiv 1911.06478).
+
+The blocks, the score and the skew-normal attention are the paper's. Ours: every position is the
+last item of its own prefix, leave-self-out counts, the kernels on item embeddings shared by the
+blocks, the gated user kernel, and the form of the kernel term of the loss.
+"""
+
+from torch import Tensor, nn
+
+from rka_fast.attention import KernelizedAttention
+from rka_fast.models.losses import kernel_term
+from rka_fast.models.transformer import TransformerRecommender
+from rka_fast.relations import RelationKernels
+
+
+class RelationAttention(nn.Module):
+    """Causal kernelized attention on kernels that the model made once for all blocks."""
+
+    def __init__(
+        self, width: int, heads: int, dropout: float, activation: str, backend: str, eval_mode: str
+    ):
+        super().__init__()
+        self.eval_mode = eval_mode
+        self.attention = KernelizedAttention(
+            width, heads, dropout, batch_first=True, activation=activation, backend=backend,
+            own_kernels=False,
+        )  # fmt: skip
+
+    def forward(self, query: Tensor, x: Tensor, padding: Tensor, kernels) -> Tensor:
+        mode = "sample" if self.training else self.eval_mode
+        return self.attention(
+            query, x, x, key_padding_mask=padding, need_weights=False, is_causal=True, mode=mode,
+            kernels=kernels,
+        )[0]  # fmt: skip
+
+
+class RKSA(TransformerRecommender):
+    """The recommender.
+
+    Args:
+        num_items, num_users: size of the catalogue; items count from 1 (0 is padding), users from
+            0 (-1 is a person without a user vector).
+        max_length, width, blocks, heads, dropout: as in SASRec.
+        activation: f of location and shape.
+        kernel_weight: weight of the loss term in which the item kernel explains the counting
+            kernel; 0 leaves it out.
+        eval_mode: "mean", "sample" or "location" in evaluation.
+        backend: of the attention operator.
+    """
+
+    uses_cooccurrence = True
+
+    def __init__(
+        self,
+        num_items: int,
+        num_users: int,
+        *,
+        max_length: int = 50,
+        width: int = 50,
+        blocks: int = 2,
+        heads: int = 1,
+        dropout: float = 0.2,
+        activation: str = "leaky_relu",
+        kernel_weight: float = 0.5,
+        eval_mode: str = "mean",
+        backend: str = "auto",
+    ):
+        attentions = [
+            RelationAttention(width, heads, dropout, activation, backend, eval_mode)
+            for _ in range(blocks)
+        ]
+        super().__init__(num_items, attentions, max_length, width, dropout)
+        self.kernel_weight = kernel_weight
+        self.users = nn.Embedding(num_users + 1, width, padding_idx=0)
+        nn.init.normal_(self.users.weight, std=0.02)
+        nn.init.zeros_(self.users.weight[0].data)
+        self.kernels = RelationKernels(width, user_dim=width)
+
+    @classmethod
+    def from_config(cls, config, split) -> "RKSA":
+        return cls(
+            split.sequences.num_items,
+            split.sequences.num_users,
+            max_length=config.max_length,
+            width=config.width,
+            blocks=config.blocks,
+            heads=config.heads,
+            dropout=config.dropout,
+            activation=config.activation,
+            kernel_weight=config.kernel_weight,
+            eval_mode=config.eval_mode,
+            backend=config.backend,
+        )
+
+    @property
+    def uses_kernel_term(self) -> bool:
+        return self.kernel_weight > 0.0
+
+    def relations(self, batch) -> dict:
+        known = batch.users >= 0
+        return {
+            "kernels": self.kernels(
+                self.items(batch.items), self.users(batch.users + 1), batch.cooccurrence, known
+            )
+        }
+
+    def extra_losses(self, batch) -> dict[str, Tensor]:
+        if not self.uses_kernel_term:
+            return {}
+        term = kernel_term(
+            self.items(batch.term_items), batch.term_counts, self.kernels.concentration[0]
+        )
+        return {"kernel": self.kernel_weight * term}

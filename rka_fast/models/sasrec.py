@@ -1,0 +1,59 @@
+"""SASRec: self-attentive sequential recommendation (Kang and McAuley, ICDM 2018)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rka_fast.models.transformer import TransformerRecommender
+
+
+class CausalAttention(nn.Module):
+    """Plain causal attention through scaled_dot_product_attention."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, query: Tensor, x: Tensor, padding: Tensor) -> Tensor:
+        q, k, v = (
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for y in (self.query(query), *self.key_value(x).chunk(2, dim=-1))
+        )
+        n = x.shape[1]
+        mask = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
+        # Padded rows see themselves, so that no row is empty; what they give is blanked later.
+        mask = mask & ~padding[:, None, None, :] | torch.eye(n, dtype=torch.bool, device=x.device)
+        dropout = self.dropout if self.training else 0.0
+        output = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+        return self.output(output.transpose(1, 2).flatten(2))
+
+
+class SASRec(TransformerRecommender):
+    """RKSA's blocks with plain attention and no kernel term."""
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        max_length: int = 50,
+        width: int = 50,
+        blocks: int = 2,
+        heads: int = 1,
+        dropout: float = 0.2,
+    ):
+        attentions = [CausalAttention(width, heads, dropout) for _ in range(blocks)]
+        super().__init__(num_items, attentions, max_length, width, dropout)
+
+    @classmethod
+    def from_config(cls, config, split) -> "SASRec":
+        return cls(
+            split.sequences.num_items,
+            max_length=config.max_length,
+            width=config.width,
+            blocks=config.blocks,
+            heads=config.heads,
+            dropout=config.dropout,
+        )

@@ -1,0 +1,63 @@
+"""Learned parameters of the three relation kernels."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rka_fast.ops.api import DEFAULT_CONCENTRATION, Kernels
+
+
+class RelationKernels(nn.Module):
+    """Mixture r, concentration gamma and user gate g of K = r1 k_c + r2 k_i + r3 k_u.
+
+    r = softmax(u W_u + b_u) is the paper's; gamma > 0 and g = 2 sigmoid(u W_g + b_g) are ours.
+    Without `user_dim` there is no user kernel and r is one learned mixture.
+    """
+
+    def __init__(self, width: int, user_dim: int | None = None, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        gamma = torch.full((2,), DEFAULT_CONCENTRATION, **new)
+        self.log_concentration = nn.Parameter(gamma.log())
+        self.mixture_bias = nn.Parameter(torch.zeros(3, **new))
+        self.user_dim = user_dim
+        if user_dim is not None:
+            self.mixture_weight = nn.Parameter(torch.empty(3, user_dim, **new))
+            self.gate = nn.Linear(user_dim, width, **new)
+            nn.init.normal_(self.mixture_weight, std=1.0 / math.sqrt(user_dim))
+            nn.init.zeros_(self.gate.bias)  # starts near g = 1: the user kernel near the item's
+
+    @property
+    def concentration(self) -> Tensor:
+        """(gamma_i, gamma_u)."""
+        return self.log_concentration.exp()
+
+    def forward(
+        self,
+        features: Tensor,
+        user: Tensor | None = None,
+        cooccurrence: Tensor | None = None,
+        known_user: Tensor | None = None,
+    ) -> Kernels:
+        """The operator's kernels for features (B, m, width) and, if given, users (B, user_dim).
+
+        `known_user` (B,) bool is False where the row of `user` stands for nobody: the user kernel
+        is dropped there and the others renormalised.
+        """
+        if user is not None and self.user_dim is None:
+            raise ValueError("user: this module was built without user_dim; pass user_dim=...")
+        if user is not None and user.shape != (features.shape[0], self.user_dim):
+            raise ValueError(
+                f"user: expected shape {(len(features), self.user_dim)}, got {tuple(user.shape)}"
+            )
+        if user is None:
+            mixture, gate = self.mixture_bias.softmax(-1)[None], None
+        else:
+            mixture = F.linear(user, self.mixture_weight, self.mixture_bias).softmax(-1)
+            gate = 2.0 * torch.sigmoid(self.gate(user))
+            if known_user is not None:
+                user_column = torch.tensor([False, False, True], device=user.device)
+                mixture = mixture.masked_fill(~known_user[:, None] & user_column, 0.0)
+        return Kernels(features, self.concentration, mixture, gate, cooccurrence)
