@@ -149,19 +149,21 @@ def _spread(a: Arguments, c: SimpleNamespace, allowed: Tensor, f) -> None:
         if a.cooccurrence is not None:
             c.prior = covariance.shape_prior(a.cooccurrence, allowed)
         c.alpha = f(c.shape) * c.prior
+        c.skew = skew_normal.skewness(c.alpha, c.correlation)
     if a.mode == "mean":
         if c.alpha is None:  # normal logits: their mean is the location
             c.standard = torch.zeros_like(c.scale)
         else:
-            c.standard = skew_normal.mean(c.alpha, c.correlation)
+            c.standard = skew_normal.mean(c.skew)
         return
     c.factor = covariance.cholesky(c.correlation)
     c.noise = philox.normals(a.seed, *c.scale.shape, c.scale.dtype)
     if c.alpha is None:
         c.standard = c.noise @ c.factor.mT
         return
-    c.skew_noise = philox.skew_normals(a.seed, *c.scale.shape[:3], c.scale.dtype)
-    c.standard = skew_normal.sample(c.alpha, c.correlation, c.factor, c.noise, c.skew_noise)
+    skew_noise = philox.skew_normals(a.seed, *c.scale.shape[:3], c.scale.dtype)
+    c.draw = skew_normal.sample(c.alpha, c.skew, c.factor, c.noise, skew_noise)
+    c.standard = c.draw.standard
 
 
 def _spread_backward(dz: Tensor, a: Arguments, c: SimpleNamespace, derivative, grads: dict) -> None:
@@ -174,13 +176,15 @@ def _spread_backward(dz: Tensor, a: Arguments, c: SimpleNamespace, derivative, g
     if a.mode == "mean":
         if c.alpha is None:
             return
-        d_alpha, d_correlation = skew_normal.mean_backward(d_standard, c.alpha, c.correlation)
+        d_alpha, d_correlation = skew_normal.mean_backward(
+            d_standard, c.alpha, c.correlation, c.skew
+        )
         d_correlation = d_correlation.sum(1)
     elif c.alpha is None:
         d_factor = (d_standard.mT @ c.noise).sum(1)
     else:
         d_alpha, d_correlation, d_factor = skew_normal.sample_backward(
-            d_standard, c.alpha, c.correlation, c.factor, c.noise, c.skew_noise
+            d_standard, c.alpha, c.correlation, c.skew, c.noise, c.draw
         )
         d_correlation, d_factor = d_correlation.sum(1), d_factor.sum(1)
     if d_factor is not None:

@@ -25,8 +25,7 @@ def cosine_matrix(x: Tensor) -> Tensor:
 
 def with_unit_diagonal(k: Tensor) -> Tensor:
     """k with its diagonal replaced by exact ones (no gradient flows through the diagonal)."""
-    identity = torch.eye(k.shape[-1], dtype=torch.bool, device=k.device)
-    return k.masked_fill(identity, 1.0)
+    return _with_diagonal(k, 1.0)
 
 
 def counting_kernel(cooccurrence: Tensor) -> Tensor:
@@ -122,7 +121,12 @@ def _cosine_kernel_backward(
 
 def without_diagonal(k: Tensor) -> Tensor:
     """k with zeros on its diagonal."""
-    return k - torch.diag_embed(k.diagonal(dim1=-2, dim2=-1))
+    return _with_diagonal(k, 0.0)
+
+
+def _with_diagonal(k: Tensor, value: float) -> Tensor:
+    identity = torch.eye(k.shape[-1], dtype=torch.bool, device=k.device)
+    return k.masked_fill(identity, value)
 
 
 def cholesky(k: Tensor) -> Tensor:

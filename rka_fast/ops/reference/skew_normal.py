@@ -7,64 +7,79 @@ Azzalini's additive representation (Azzalini and Dalla Valle, Biometrika 1996).
 """
 
 import math
+from typing import NamedTuple
 
 from torch import Tensor
 
+_HALF_NORMAL_MEAN = math.sqrt(2.0 / math.pi)
 
-def skewness(shape: Tensor, correlation: Tensor) -> tuple[Tensor, Tensor]:
-    """delta_t = K alpha_t / sqrt(1 + q_t) and 1 / sqrt(1 + q_t), where q_t = alpha_t' K alpha_t.
 
-    shape (batch, heads, rows, keys), correlation (batch, 1, keys, keys).
-    """
+class Skewness(NamedTuple):
+    """p_t = K alpha_t and inverse = 1 / sqrt(1 + alpha_t' K alpha_t); delta = p * inverse."""
+
+    p: Tensor
+    inverse: Tensor
+
+    @property
+    def delta(self) -> Tensor:
+        return self.p * self.inverse
+
+
+class Draw(NamedTuple):
+    """S and what its gradient needs: X, and (alpha_t' X_t + T_t), which is h before scaling."""
+
+    standard: Tensor
+    x: Tensor
+    projection: Tensor
+
+
+def skewness(shape: Tensor, correlation: Tensor) -> Skewness:
+    """shape (batch, heads, rows, keys), correlation (batch, 1, keys, keys)."""
     p = shape @ correlation
-    q = (shape * p).sum(-1, keepdim=True)
-    inverse = (1.0 + q).rsqrt()
-    return p * inverse, inverse
+    return Skewness(p, (1.0 + (shape * p).sum(-1, keepdim=True)).rsqrt())
 
 
 def sample(
-    shape: Tensor, correlation: Tensor, factor: Tensor, noise: Tensor, skew_noise: Tensor
-) -> Tensor:
+    shape: Tensor, skew: Skewness, factor: Tensor, noise: Tensor, skew_noise: Tensor
+) -> Draw:
     """S (batch, heads, rows, keys) from E `noise` (same shape) and T `skew_noise` (.., rows, 1)."""
-    delta, inverse = skewness(shape, correlation)
     x = noise @ factor.mT
-    h = ((shape * x).sum(-1, keepdim=True) + skew_noise) * inverse
-    return x - 2.0 * delta * h.clamp_max(0.0)
+    projection = (shape * x).sum(-1, keepdim=True) + skew_noise
+    h = projection * skew.inverse
+    return Draw(x - 2.0 * h.clamp_max(0.0) * skew.delta, x, projection)
 
 
 def sample_backward(
-    grad: Tensor, shape: Tensor, correlation: Tensor, factor: Tensor, noise: Tensor, skew_noise
+    grad: Tensor, shape: Tensor, correlation: Tensor, skew: Skewness, noise: Tensor, draw: Draw
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of (shape, correlation, factor) from that of S; not yet summed over heads."""
-    delta, inverse = skewness(shape, correlation)
-    x = noise @ factor.mT
-    projection = (shape * x).sum(-1, keepdim=True) + skew_noise
-    h = projection * inverse
-    d_delta = -2.0 * h.clamp_max(0.0) * grad
-    d_h = -2.0 * (grad * delta).sum(-1, keepdim=True) * (h < 0)
-    d_x = grad + d_h * inverse * shape
-    d_shape = d_h * inverse * x
-    d_inverse = d_h * projection
-    d_shape_k, d_correlation = _skewness_backward(d_delta, d_inverse, shape, correlation)
-    return d_shape + d_shape_k, d_correlation, d_x.mT @ noise
+    h = draw.projection * skew.inverse
+    d_h = -2.0 * (grad * skew.delta).sum(-1, keepdim=True) * (h < 0)
+    through_h = d_h * skew.inverse
+    d_shape, d_correlation = _skewness_backward(
+        -2.0 * h.clamp_max(0.0) * grad, d_h * draw.projection, shape, correlation, skew
+    )
+    d_x = grad + through_h * shape
+    return d_shape + through_h * draw.x, d_correlation, d_x.mT @ noise
+
+
+def mean(skew: Skewness) -> Tensor:
+    """The exact mean of S: delta sqrt(2 / pi)."""
+    return skew.delta * _HALF_NORMAL_MEAN
+
+
+def mean_backward(
+    grad: Tensor, shape: Tensor, correlation: Tensor, skew: Skewness
+) -> tuple[Tensor, Tensor]:
+    """Gradients of (shape, correlation) from that of `mean`; not yet summed over heads."""
+    return _skewness_backward(grad * _HALF_NORMAL_MEAN, 0.0, shape, correlation, skew)
 
 
 def _skewness_backward(
-    d_delta: Tensor, d_inverse: Tensor | float, shape: Tensor, correlation: Tensor
+    d_delta: Tensor, d_inverse: Tensor | float, shape: Tensor, correlation: Tensor, skew: Skewness
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of (shape, correlation) from those of delta and 1 / sqrt(1 + q)."""
-    p = shape @ correlation
-    inverse = (1.0 + (shape * p).sum(-1, keepdim=True)).rsqrt()
-    d_q = -0.5 * inverse**3 * (d_inverse + (d_delta * p).sum(-1, keepdim=True))
-    d_p = inverse * d_delta + d_q * shape
-    return d_q * p + d_p @ correlation, shape.mT @ d_p
-
-
-def mean(shape: Tensor, correlation: Tensor) -> Tensor:
-    """The exact mean of S: delta sqrt(2 / pi)."""
-    return skewness(shape, correlation)[0] * math.sqrt(2.0 / math.pi)
-
-
-def mean_backward(grad: Tensor, shape: Tensor, correlation: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of (shape, correlation) from that of `mean`; not yet summed over heads."""
-    return _skewness_backward(grad * math.sqrt(2.0 / math.pi), 0.0, shape, correlation)
+    """Gradients of (shape, correlation) from those of delta and of 1 / sqrt(1 + q)."""
+    d_inverse = d_inverse + (d_delta * skew.p).sum(-1, keepdim=True)
+    d_q = -0.5 * skew.inverse**3 * d_inverse
+    d_p = skew.inverse * d_delta + d_q * shape
+    return d_q * skew.p + d_p @ correlation, shape.mT @ d_p

@@ -1,0 +1,214 @@
+"""From a split to the tensors a model takes."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.errors import DataError
+from rka_fast.data.sequences import left_padded
+from rka_fast.data.split import STAGES, Split
+
+# What a generator is for. Each purpose has its own numbers under the same (seed, step).
+_ORDER, _NEGATIVES, _TERM, _CANDIDATES = range(4)
+
+
+class Batch(NamedTuple):
+    """One batch, on the CPU; a field that was not asked for is None.
+
+    users: int64 (B,), -1 for a person who is not in the data.
+    items: int64 (B, n), left padded with 0.
+    targets: int64 (B, n), the item after every position; 0 = none.
+    negatives: int64 (B, n, k), items outside the user's training set; 0 where there is no target.
+    cooccurrence: float32 (B, n, n), counts at every pair of positions.
+    term_items: int64 (S,), distinct items of the batch; term_counts: float32 (S, S), plain counts.
+    """
+
+    users: Tensor
+    items: Tensor
+    targets: Tensor | None = None
+    negatives: Tensor | None = None
+    cooccurrence: Tensor | None = None
+    term_items: Tensor | None = None
+    term_counts: Tensor | None = None
+
+
+class Batcher:
+    """Makes batches. Every random choice is a function of (seed, step) or (seed, epoch) alone.
+
+    cooccurrence: None leaves the counts out of every batch.
+    max_length: n, the width of every batch; longer histories keep their last n items.
+    negatives: k per position, uniform over items outside the user's training set.
+    leave_self_out: take a training user's own contribution out of its counts.
+    term: add up to `term_items` distinct items of the batch and their plain counts.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        cooccurrence: CoOccurrence | None,
+        max_length: int,
+        seed: int,
+        negatives: int = 0,
+        leave_self_out: bool = True,
+        term: bool = False,
+        term_items: int = 512,
+    ):
+        if term and cooccurrence is None:
+            raise ValueError("term=True needs cooccurrence, got None")
+        num_items = split.sequences.num_items
+        if negatives and split.training_items.distinct.max() >= num_items:
+            user = split.sequences.user_ids[split.training_items.distinct.argmax()]
+            raise DataError(
+                f"user {user!r} trains on all {num_items} items, so no negative is left; "
+                "use the cross-entropy loss, which needs none"
+            )
+        self.split = split
+        self.cooccurrence = cooccurrence
+        self.max_length = max_length
+        self.seed = seed
+        self.negatives = negatives
+        self.leave_self_out = leave_self_out
+        self.term = term
+        self.term_items = term_items
+        # Two training events make one input and one target.
+        self.training_users = np.flatnonzero(split.train_end - split.sequences.indptr[:-1] >= 2)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Batches that cover every training user once; the last may be smaller."""
+        return -(-len(self.training_users) // batch_size)
+
+    def epoch_order(self, epoch: int) -> np.ndarray:
+        """The training users of one epoch in random order, int64."""
+        if len(self.training_users) == 0:
+            raise DataError(
+                "no user has 2 training events, so there is no item to predict from another; "
+                "leave-one-out needs users with 4 events to train a sequential model"
+            )
+        return _generator(self.seed, epoch, _ORDER).permutation(self.training_users)
+
+    def training(self, users: np.ndarray, step: int) -> Batch:
+        """The last n inputs and targets of these users' training events."""
+        users = np.asarray(users, np.int64)
+        sequences, n = self.split.sequences, self.max_length
+        start, end = sequences.indptr[users], self.split.train_end[users]
+        items = left_padded(sequences.items, start, end - 1, n)
+        targets = np.where(items > 0, left_padded(sequences.items, start, end, n), 0)
+        negatives = term_items = term_counts = None
+        if self.negatives:
+            rng = _generator(self.seed, step, _NEGATIVES)
+            negatives = self._negatives(users, targets, rng)
+        if self.term:
+            term_items = np.setdiff1d(np.concatenate((items, targets)), 0)
+            if len(term_items) > self.term_items:
+                rng = _generator(self.seed, step, _TERM)
+                term_items = np.sort(rng.choice(term_items, self.term_items, replace=False))
+            term_counts = self.cooccurrence.submatrix(term_items)
+        counts = self._counts(users, items)
+        arrays = (users, items, targets, negatives, counts, term_items, term_counts)
+        return Batch(*(None if a is None else torch.from_numpy(a) for a in arrays))
+
+    def evaluation(self, users: np.ndarray, stage: str) -> Batch:
+        """The last n items before the target of these users, who must have one."""
+        users = np.asarray(users, np.int64)
+        end = self.split.target_offsets(stage)[users]
+        if (end < 0).any():
+            raise ValueError(f"users without a {stage} target: {users[end < 0][:5].tolist()}")
+        sequences = self.split.sequences
+        return self._inputs(
+            users, left_padded(sequences.items, sequences.indptr[users], end, self.max_length)
+        )
+
+    def history(self, items: list[int], user: int = -1) -> Batch:
+        """A batch of one from any history, oldest first; user -1 is a person not in the data."""
+        history = np.asarray(items, np.int64)
+        num_items = self.split.sequences.num_items
+        if history.ndim != 1 or len(history) == 0:
+            raise DataError("the history is empty: give at least one item")
+        if history.min() < 1 or history.max() > num_items:
+            raise DataError(f"items={items}: expected item indices from 1 to {num_items}")
+        start, end = np.array([0]), np.array([len(history)])
+        return self._inputs(
+            np.array([user], np.int64), left_padded(history, start, end, self.max_length)
+        )
+
+    def _inputs(self, users: np.ndarray, items: np.ndarray) -> Batch:
+        counts = self._counts(users, items)
+        return Batch(
+            users=torch.from_numpy(users),
+            items=torch.from_numpy(items),
+            cooccurrence=None if counts is None else torch.from_numpy(counts),
+        )
+
+    def _counts(self, users: np.ndarray, items: np.ndarray) -> np.ndarray | None:
+        if self.cooccurrence is None:
+            return None
+        counted = None
+        if self.leave_self_out:
+            counted = self.split.training_items.contains(users[:, None], items)
+        return self.cooccurrence.block(items, counted)
+
+    def _negatives(self, users, targets, rng: np.random.Generator) -> np.ndarray:
+        """Draw, and draw again what the user has trained on: uniform over the rest."""
+        row, position = np.nonzero(targets)
+        owner = np.repeat(users[row], self.negatives)
+        drawn = np.empty(len(owner), np.int64)
+        pending = np.arange(len(owner))
+        while len(pending):
+            drawn[pending] = rng.integers(
+                1, self.split.sequences.num_items, len(pending), endpoint=True
+            )
+            pending = pending[self.split.training_items.contains(owner[pending], drawn[pending])]
+        negatives = np.zeros((*targets.shape, self.negatives), np.int64)
+        negatives[row, position] = drawn.reshape(-1, self.negatives)
+        return negatives
+
+
+def sampled_candidates(split: Split, stage: str, count: int = 100, seed: int = 0) -> np.ndarray:
+    """Uniform negatives for sampled ranking, int32 (len(split.users(stage)), count).
+
+    A row holds distinct items its user never had, in any part of the split, and does not depend
+    on the model. Raises DataError where a user has fewer than `count` such items.
+    """
+    users, num_items = split.users(stage), split.sequences.num_items
+    seen = split.all_items
+    free = num_items - seen.distinct[users]
+    if len(users) and free.min() < count:
+        worst = split.sequences.user_ids[users[free.argmin()]]
+        raise DataError(
+            f"the catalogue is too small for {count} sampled negatives: of its {num_items} items "
+            f"user {worst!r} has never had {free.min()}; sample fewer negatives, or use more data"
+        )
+    rng = _generator(seed, STAGES.index(stage), _CANDIDATES)
+    chosen = np.zeros((len(users), count), np.int32)
+    # Rejection would be slow where few items are left: there the rest is shuffled instead.
+    for row in np.flatnonzero(free < 4 * count + num_items // 10):
+        rest = np.setdiff1d(np.arange(1, num_items + 1), seen.of(users[row]))
+        chosen[row] = rng.permutation(rest)[:count]
+    row, column = np.nonzero(chosen == 0)
+    while len(row):
+        chosen[row, column] = rng.integers(1, num_items, len(row), endpoint=True)
+        bad = np.zeros_like(chosen, dtype=bool)
+        bad[row, column] = seen.contains(users[row], chosen[row, column])
+        redrawn = np.unique(row)
+        bad[redrawn] |= _repeats(chosen[redrawn])
+        row, column = np.nonzero(bad)
+    return chosen
+
+
+def _repeats(rows: np.ndarray) -> np.ndarray:
+    """True where a value stood further left in its row already."""
+    order = np.argsort(rows, axis=1, kind="stable")
+    ordered = np.take_along_axis(rows, order, axis=1)
+    repeated = np.zeros(rows.shape, bool)
+    repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    out = np.empty_like(repeated)
+    np.put_along_axis(out, order, repeated, axis=1)
+    return out
+
+
+def _generator(seed: int, step: int, purpose: int) -> np.random.Generator:
+    key = np.array([seed % 2**64, step], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, purpose]))

@@ -1,0 +1,226 @@
+"""From a log to sequences: filter, sort by time, index, and report what happened."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from rka_fast.data.errors import DataError
+from rka_fast.data.readers import Interactions
+from rka_fast.data.sequences import Sequences
+
+_QUANTILES = {"min": 0, "25%": 0.25, "median": 0.5, "75%": 0.75, "90%": 0.9, "max": 1}
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What to keep of a log. The rules apply in the order in which they stand here.
+
+    min_rating: events rated lower are dropped; None keeps all.
+    repeats: "keep", or "drop" all but the first event of every pair of user and item.
+    min_user_events, min_item_events: users and items with fewer events are dropped.
+    core: "single" counts both once, before either is dropped, as SASRec's files do, so fewer may
+        be left; "iterated" repeats until every user and item left has enough (a k-core).
+    """
+
+    min_rating: float | None = None
+    repeats: Literal["keep", "drop"] = "keep"
+    min_user_events: int = 0
+    min_item_events: int = 0
+    core: Literal["single", "iterated"] = "single"
+
+    def __post_init__(self):
+        for name, allowed in (("repeats", ("keep", "drop")), ("core", ("single", "iterated"))):
+            if getattr(self, name) not in allowed:
+                raise DataError(f"{name}={getattr(self, name)!r}: expected {' or '.join(allowed)}")
+        for name in ("min_user_events", "min_item_events"):
+            if getattr(self, name) < 0:
+                raise DataError(f"{name}={getattr(self, name)}: expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """How many events, and so users and items, one rule took away."""
+
+    rule: str
+    events: int
+    users: int
+    items: int
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was read and kept. `lengths` holds quantiles of the events of a user.
+
+    short_users: users with fewer than 3 events, who train only under leave-one-out.
+    ties: events at the same time as the user's event before, None without times.
+    """
+
+    form: str
+    users: int
+    items: int
+    events: int
+    density: float
+    lengths: dict[str, float]
+    short_users: int
+    ties: int | None
+    dropped: list[Dropped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The report as text, one entry a line."""
+        quantiles = ", ".join(f"{name} {value:g}" for name, value in self.lengths.items())
+        lines = [
+            f"read as {self.form}",
+            f"users {self.users:,}, items {self.items:,}, events {self.events:,}, "
+            f"density {self.density:.3%}",
+            f"events per user: {quantiles}",
+        ]
+        lines += [
+            f"dropped by {d.rule}: {d.events:,} events, {d.users:,} users, {d.items:,} items"
+            for d in self.dropped
+        ]
+        if self.short_users:
+            lines.append(f"{self.short_users:,} users have fewer than 3 events and train only")
+        if self.ties is None:
+            lines.append("no times: the order of the file is taken as the order in time")
+        elif self.ties:
+            lines.append(f"{self.ties:,} events tie with the one before and keep the file's order")
+        return lines + [f"warning: {warning}" for warning in self.warnings]
+
+    def to_json(self) -> dict:
+        """The same as plain values."""
+        return dataclasses.asdict(self)
+
+
+def build_sequences(
+    interactions: Interactions, filters: Filters | None = None
+) -> tuple[Sequences, DataReport]:
+    """Filter a log, sort every user's events by time and index users and items.
+
+    Sorting is stable: ties, and logs without times, keep the order of the file. Indices follow
+    the first appearance in the file. Raises DataError where `filters` asks for ratings that are
+    not there or leaves nothing or one user.
+    """
+    filters = filters or Filters()
+    frame = interactions.frame
+    user, user_ids = _index(frame["user"])
+    item, item_ids = _index(frame["item"])
+    time = frame["timestamp"].to_numpy() if "timestamp" in frame.columns else None
+    # From here on an event is its row; `rows` holds the rows kept so far, in time order.
+    rows = np.lexsort((user,) if time is None else (time, user))
+    dropped = []
+
+    def keep(rule: str, kept: np.ndarray) -> None:
+        nonlocal rows
+        left = rows[kept]
+        users, items = (len(np.unique(c[rows])) - len(np.unique(c[left])) for c in (user, item))
+        dropped.append(Dropped(rule, len(rows) - len(left), users, items))
+        rows = left
+
+    if filters.min_rating is not None:
+        if "rating" not in frame.columns:
+            raise DataError(
+                f"min_rating={filters.min_rating:g}: the data has no ratings (read as "
+                f"{interactions.form}); leave it out, or name the column with --columns"
+            )
+        keep(
+            f"min_rating={filters.min_rating:g}",
+            frame["rating"].to_numpy()[rows] >= filters.min_rating,
+        )
+    if filters.repeats == "drop":
+        keep("repeats=drop", _first_of_pair(user[rows], item[rows]))
+    if max(filters.min_user_events, filters.min_item_events) > 1:
+        rule = (
+            f"min_user_events={filters.min_user_events}, "
+            f"min_item_events={filters.min_item_events} ({filters.core})"
+        )
+        keep(rule, _core(user[rows], item[rows], filters))
+
+    _refuse_too_few(user[rows], user_ids, interactions, dropped)
+    user, user_ids = _reindex(user[rows], user_ids)
+    item, item_ids = _reindex(item[rows], item_ids)
+    time = None if time is None else time[rows].astype(np.float64)
+    indptr = np.concatenate(([0], np.cumsum(np.bincount(user)))).astype(np.int64)
+    sequences = Sequences(indptr, (item + 1).astype(np.int32), user_ids, item_ids, time)
+    return sequences, _report(sequences, interactions, dropped)
+
+
+def _index(ids: pl.Series) -> tuple[np.ndarray, list[str]]:
+    """Indices from 0 in the order of first appearance, and the ids they stand for."""
+    known = ids.unique(maintain_order=True)
+    table = pl.DataFrame({"id": known, "index": np.arange(len(known))})
+    found = pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")
+    return found["index"].to_numpy(), known.to_list()
+
+
+def _reindex(index: np.ndarray, ids: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Close the gaps that dropped users or items left."""
+    kept, index = np.unique(index, return_inverse=True)
+    return index, [ids[old] for old in kept]
+
+
+def _first_of_pair(user: np.ndarray, item: np.ndarray) -> np.ndarray:
+    pair = user * (item.max(initial=0) + 1) + item
+    first = np.zeros(len(pair), bool)
+    first[np.unique(pair, return_index=True)[1]] = True
+    return first
+
+
+def _core(user: np.ndarray, item: np.ndarray, filters: Filters) -> np.ndarray:
+    kept = np.ones(len(user), bool)
+    while True:
+        users = np.bincount(user[kept], minlength=user.max(initial=0) + 1)
+        items = np.bincount(item[kept], minlength=item.max(initial=0) + 1)
+        enough = users[user] >= filters.min_user_events
+        enough &= items[item] >= filters.min_item_events
+        if filters.core == "single" or (enough >= kept).all():
+            return kept & enough
+        kept &= enough
+
+
+def _refuse_too_few(
+    user: np.ndarray, user_ids: list[str], interactions: Interactions, dropped: list[Dropped]
+) -> None:
+    rules = "; ".join(f"{d.rule} dropped {d.events:,} events" for d in dropped)
+    if len(user) == 0:
+        raise DataError(f"no events are left ({rules or 'the log is empty'}); relax the filters")
+    if (user == user[0]).all():
+        raise DataError(
+            f"only one user, {user_ids[user[0]]!r}, "
+            + (
+                f"is left ({rules}); relax the filters"
+                if rules
+                else f"in the data (read as {interactions.form}); "
+                "check which column is the user, and name it with --columns"
+            )
+        )
+
+
+def _report(sequences: Sequences, interactions: Interactions, dropped: list[Dropped]) -> DataReport:
+    lengths, events = sequences.lengths, len(sequences.items)
+    ties = None
+    if sequences.timestamps is not None:
+        owner = sequences.event_users
+        ties = int(((np.diff(owner) == 0) & (np.diff(sequences.timestamps) == 0)).sum())
+    warnings = []
+    if not interactions.ordered:
+        warnings.append(
+            "the data has no order: it has no times, and every user's items are sorted by id. "
+            "The order of the file is taken as the order in time, so the targets are the items "
+            "with the largest ids; the scores say little about what a user does next"
+        )
+    return DataReport(
+        form=interactions.form,
+        users=sequences.num_users,
+        items=sequences.num_items,
+        events=events,
+        density=events / (sequences.num_users * sequences.num_items),
+        lengths={name: float(np.quantile(lengths, q)) for name, q in _QUANTILES.items()},
+        short_users=int((lengths < 3).sum()),
+        ties=ties,
+        dropped=dropped,
+        warnings=warnings,
+    )

@@ -1,0 +1,171 @@
+"""Sequences of items, one per user, as flat arrays: the form everything after the readers uses."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from rka_fast.data.errors import DataError
+
+_ARRAYS, _IDS = "sequences.npz", "ids.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """All users' events in time order, users one after the other.
+
+    User indices are 0..num_users-1. Item indices are 1..num_items; 0 is padding.
+
+    indptr: int64 (num_users + 1,), user u owns items[indptr[u]:indptr[u + 1]].
+    items: int32 (events,), item indices.
+    user_ids, item_ids: the ids of the input; item_ids[0] belongs to item index 1.
+    timestamps: float64 (events,), seconds since 1970, or None where the input has no times.
+    """
+
+    indptr: np.ndarray
+    items: np.ndarray
+    user_ids: list[str]
+    item_ids: list[str]
+    timestamps: np.ndarray | None = None
+
+    @property
+    def num_users(self) -> int:
+        return len(self.user_ids)
+
+    @property
+    def num_items(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Events of every user, int64 (num_users,)."""
+        return np.diff(self.indptr)
+
+    @property
+    def event_users(self) -> np.ndarray:
+        """The user of every event, int64 (events,)."""
+        return np.repeat(np.arange(self.num_users), self.lengths)
+
+    def sequence(self, user: int) -> np.ndarray:
+        """Item indices of one user in time order, int32 (length,)."""
+        return self.items[self.indptr[user] : self.indptr[user + 1]]
+
+    def user_index(self, user_id: str) -> int:
+        """Index of a user id; raises DataError that names an unknown id."""
+        return _look_up(self._user_indices, user_id, "user")
+
+    def item_index(self, item_id: str) -> int:
+        """Index of an item id; raises DataError that names an unknown id."""
+        return _look_up(self._item_indices, item_id, "item")
+
+    def item_id(self, index: int) -> str:
+        """The id of item index 1..num_items."""
+        if not 1 <= index <= self.num_items:
+            raise DataError(f"item index {index} is outside 1..{self.num_items}")
+        return self.item_ids[index - 1]
+
+    @cached_property
+    def _user_indices(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.user_ids)}
+
+    @cached_property
+    def _item_indices(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.item_ids, start=1)}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the catalogue: equal exactly when the item ids and their order are."""
+        return hashlib.sha256(json.dumps(self.item_ids).encode()).hexdigest()
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write sequences.npz and ids.json into `folder`, each complete or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {"indptr": self.indptr, "items": self.items}
+        if self.timestamps is not None:
+            arrays["timestamps"] = self.timestamps
+        ids = json.dumps({"users": self.user_ids, "items": self.item_ids})
+        _replace(folder / _ARRAYS, lambda file: np.savez_compressed(file, **arrays))
+        _replace(folder / _IDS, lambda file: file.write(ids.encode()))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "Sequences":
+        """Read what `save` wrote; raises DataError where it is missing or damaged."""
+        folder = Path(folder)
+        try:
+            ids = json.loads((folder / _IDS).read_bytes())
+            with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
+                loaded = cls(
+                    arrays["indptr"],
+                    arrays["items"],
+                    ids["users"],
+                    ids["items"],
+                    arrays.get("timestamps"),
+                )
+        except Exception as error:  # zip, json and numpy each raise their own kinds
+            raise DataError(f"cannot load the sequences in {folder}: {error}") from error
+        if len(loaded.indptr) != loaded.num_users + 1 or loaded.indptr[-1] != len(loaded.items):
+            raise DataError(f"the sequences in {folder} do not fit together: {_ARRAYS} and {_IDS}")
+        return loaded
+
+
+class UserItems:
+    """Answers, for arrays of pairs, whether a user has an item: binary search on sorted keys."""
+
+    def __init__(self, users: np.ndarray, items: np.ndarray, num_users: int, num_items: int):
+        self._stride = num_items + 1
+        self._keys = np.unique(self._key(users, items))
+        # How many distinct items each user has, int64 (num_users,).
+        self.distinct = np.bincount(self._keys // self._stride, minlength=num_users)
+
+    def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Bool array of the broadcast shape; users of index -1 have nothing."""
+        return lookup(self._keys, self._key(users, items))[1]
+
+    def of(self, user: int) -> np.ndarray:
+        """Sorted distinct item indices of one user."""
+        first, last = np.searchsorted(self._keys, (user * self._stride, (user + 1) * self._stride))
+        return self._keys[first:last] - user * self._stride
+
+    def _key(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        return np.asarray(users, np.int64) * self._stride + items
+
+
+def lookup(sorted_keys: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of `keys` in `sorted_keys` (0 where absent) and whether each is there."""
+    if len(sorted_keys) == 0:
+        return np.zeros(keys.shape, np.int64), np.zeros(keys.shape, bool)
+    position = np.searchsorted(sorted_keys, keys)
+    position[position == len(sorted_keys)] = 0
+    return position, sorted_keys[position] == keys
+
+
+def left_padded(items: np.ndarray, start: np.ndarray, end: np.ndarray, width: int) -> np.ndarray:
+    """The last `width` of items[start:end] of every row, int64 (rows, width), 0 in front."""
+    index = np.asarray(end)[:, None] - width + np.arange(width)
+    inside = index >= np.asarray(start)[:, None]
+    return np.where(inside, items[np.where(inside, index, 0)], 0).astype(np.int64)
+
+
+def _look_up(indices: dict[str, int], name: str, kind: str) -> int:
+    try:
+        return indices[name]
+    except KeyError:
+        some = list(indices)[:3]
+        raise DataError(f"unknown {kind} id {name!r}; ids look like {', '.join(some)}") from None
+
+
+def _replace(path: Path, write) -> None:
+    """Write a file under another name, flush it to disk and move it into place."""
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,200 @@
+"""Batches against literal loops; every random choice a function of seed and step."""
+
+import numpy as np
+import pytest
+import torch
+
+from rka_fast.data.batches import Batcher, sampled_candidates
+from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.errors import DataError
+from rka_fast.data.sequences import Sequences
+from rka_fast.data.split import leave_one_out
+
+
+def make(lists, num_items):
+    return leave_one_out(
+        Sequences(
+            np.cumsum([0, *map(len, lists)]),
+            np.concatenate(lists).astype(np.int32),
+            [f"u{k}" for k in range(len(lists))],
+            [f"i{k}" for k in range(1, num_items + 1)],
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def split():
+    rng = np.random.default_rng(0)
+    return make([rng.integers(1, 41, rng.integers(1, 13)) for _ in range(50)], 40)
+
+
+def batcher(split, **changes):
+    settings = {"max_length": 6, "seed": 5, "negatives": 3, "term": True, "term_items": 10}
+    return Batcher(split, CoOccurrence.from_split(split), **settings | changes)
+
+
+def equal(a, b):
+    return all((x is None and y is None) or torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_training_rows_are_the_last_inputs_and_targets(split):
+    made = batcher(split)
+    users = made.training_users
+    batch = made.training(users, 0)
+    s = split.sequences
+    for row, user in enumerate(users):
+        train = s.items[s.indptr[user] : split.train_end[user]].tolist()
+        inputs, targets = train[:-1][-6:], train[1:][-6:]
+        padding = [0] * (6 - len(inputs))
+        assert batch.items[row].tolist() == padding + inputs
+        assert batch.targets[row].tolist() == padding + targets
+    assert batch.users.tolist() == users.tolist()
+    assert users.tolist() == [u for u in range(50) if split.train_end[u] - s.indptr[u] >= 2]
+    assert {t.dtype for t in (batch.users, batch.items, batch.targets, batch.negatives)} == {
+        torch.int64
+    }
+
+
+def test_negatives_are_uniform_over_what_the_user_did_not_train_on(split):
+    made = batcher(split, negatives=400, term=False)
+    batch = made.training(made.training_users[:4], 1)
+    for row, user in enumerate(made.training_users[:4]):
+        s = split.sequences
+        train = set(s.items[s.indptr[user] : split.train_end[user]].tolist())
+        for target, drawn in zip(batch.targets[row], batch.negatives[row], strict=True):
+            if target == 0:
+                assert (drawn == 0).all()
+        drawn = batch.negatives[row][batch.targets[row] > 0].flatten().numpy()
+        free = sorted(set(range(1, 41)) - train)
+        counts = np.bincount(drawn, minlength=41)
+        assert counts[free].sum() == len(drawn)
+        expected = len(drawn) / len(free)
+        chi2 = ((counts[free] - expected) ** 2 / expected).sum()
+        assert chi2 < len(free) + 5 * np.sqrt(2 * len(free))
+
+
+def test_term_items_are_distinct_items_of_the_batch(split):
+    made = batcher(split)
+    batch = made.training(made.training_users[:9], 2)
+    seen = set(batch.items.flatten().tolist()) | set(batch.targets.flatten().tolist())
+    chosen = batch.term_items.tolist()
+    assert len(chosen) == len(set(chosen)) == 10 and set(chosen) < seen - {0}
+    plain = made.cooccurrence.matrix.toarray()[np.ix_(chosen, chosen)]
+    assert (batch.term_counts.numpy() == plain).all()
+    few = batcher(split, term_items=512).training(made.training_users[:9], 2)
+    assert set(few.term_items.tolist()) == seen - {0}
+
+
+def test_counts_leave_the_user_out(split):
+    made, plain = batcher(split), batcher(split, leave_self_out=False)
+    users = made.training_users[:7]
+    batch, raw = made.training(users, 0), plain.training(users, 0)
+    mark = (batch.items > 0).float()  # every input trains
+    assert torch.equal(raw.cooccurrence - batch.cooccurrence, mark[:, :, None] * mark[:, None])
+
+
+@pytest.mark.parametrize("stage", ["valid", "test"])
+def test_evaluation_takes_out_only_what_was_counted(split, stage):
+    made, plain = batcher(split), batcher(split, leave_self_out=False)
+    users = split.users(stage)
+    batch, raw = made.evaluation(users, stage), plain.evaluation(users, stage)
+    assert batch.targets is batch.negatives is batch.term_items is None
+    s, uncounted = split.sequences, 0
+    for row, user in enumerate(users):
+        history = split.history(user, stage)[-6:].tolist()
+        assert batch.items[row].tolist() == [0] * (6 - len(history)) + history
+        train = set(s.items[s.indptr[user] : split.train_end[user]].tolist())
+        mark = np.array([item in train for item in batch.items[row].tolist()], np.float32)
+        uncounted += int((mark[-1] == 0) and history[-1] not in train)
+        taken = (raw.cooccurrence - batch.cooccurrence)[row].numpy()
+        assert (taken == np.outer(mark, mark)).all()
+    # In the test the history ends with the validation item, which is not in the counts.
+    assert (uncounted > 0) == (stage == "test")
+
+
+def test_evaluation_refuses_users_without_a_target(split):
+    short = int(np.setdiff1d(np.arange(50), split.users("test"))[0])
+    with pytest.raises(ValueError, match=rf"without a test target: \[{short}\]"):
+        batcher(split).evaluation([short], "test")
+
+
+def test_history_of_a_stranger(split):
+    made = batcher(split)
+    batch = made.history([4, 9, 4])
+    assert batch.users.tolist() == [-1] and batch.items.tolist() == [[0, 0, 0, 4, 9, 4]]
+    assert (batch.cooccurrence.numpy() == made.cooccurrence.block(batch.items.numpy())).all()
+    assert made.history(list(range(1, 9))).items.tolist() == [[3, 4, 5, 6, 7, 8]]
+    user = int(split.users("test")[0])
+    known = made.history(split.history(user, "test").tolist(), user)
+    assert torch.equal(known.cooccurrence, made.evaluation([user], "test").cooccurrence)
+    with pytest.raises(DataError, match="the history is empty"):
+        made.history([])
+    with pytest.raises(DataError, match="expected item indices from 1 to 40"):
+        made.history([3, 41])
+
+
+def test_randomness_is_a_function_of_seed_and_step(split):
+    one, same, other = batcher(split), batcher(split), batcher(split, seed=6)
+    users = one.training_users
+    one.training(users, 11)  # what was drawn before does not matter
+    first = one.training(users, 12)
+    assert equal(first, same.training(users, 12))
+    assert not torch.equal(first.negatives, same.training(users, 13).negatives)
+    assert not torch.equal(first.negatives, other.training(users, 12).negatives)
+    assert not torch.equal(first.term_items, same.training(users, 13).term_items)
+    assert (one.epoch_order(3) == same.epoch_order(3)).all()
+    assert (one.epoch_order(3) != same.epoch_order(4)).any()
+    assert sorted(one.epoch_order(3)) == users.tolist()
+    assert one.steps_per_epoch(len(users)) == 1 and one.steps_per_epoch(len(users) - 1) == 2
+
+
+def test_parts_that_were_not_asked_for(split):
+    batch = Batcher(split, None, 6, seed=0).training([int(split.users("test")[0])], 0)
+    assert batch.negatives is batch.cooccurrence is batch.term_items is batch.term_counts is None
+    with pytest.raises(ValueError, match="term=True needs cooccurrence"):
+        Batcher(split, None, 6, seed=0, term=True)
+
+
+def test_nothing_to_train_on():
+    made = Batcher(make([[1, 2, 3], [3, 2, 1]], 3), None, 4, seed=0)
+    assert made.steps_per_epoch(8) == 0
+    with pytest.raises(DataError, match="no user has 2 training events"):
+        made.epoch_order(0)
+    with pytest.raises(DataError, match="user 'u0' trains on all 3 items, so no negative is left"):
+        Batcher(make([[1, 2, 3, 1, 2], [3, 2, 1]], 3), None, 4, seed=0, negatives=1)
+
+
+@pytest.mark.parametrize("num_items", [40, 1000])  # shuffled and drawn: both ways of choosing
+def test_candidates_are_distinct_and_never_had(num_items):
+    rng = np.random.default_rng(1)
+    split = make(
+        [rng.integers(1, num_items + 1, rng.integers(1, 15)) for _ in range(60)], num_items
+    )
+    for stage in ("valid", "test"):
+        chosen = sampled_candidates(split, stage, count=20, seed=3)
+        users = split.users(stage)
+        assert chosen.dtype == np.int32 and chosen.shape == (len(users), 20)
+        for user, row in zip(users, chosen.tolist(), strict=True):
+            assert len(set(row)) == 20 and min(row) >= 1 and max(row) <= num_items
+            assert not set(row) & set(split.sequences.sequence(user).tolist())
+        assert (chosen == sampled_candidates(split, stage, 20, seed=3)).all()
+        assert (chosen != sampled_candidates(split, stage, 20, seed=4)).any()
+    assert (sampled_candidates(split, "valid", 20, 3) != chosen).any()
+
+
+@pytest.mark.parametrize("num_items", [60, 400])
+def test_candidates_are_uniform(num_items):
+    split = make([[1, 2, 3]] * 4000, num_items)
+    counts = np.bincount(sampled_candidates(split, "test", 20).ravel(), minlength=num_items + 1)[4:]
+    expected = 4000 * 20 / (num_items - 3)
+    chi2 = ((counts - expected) ** 2 / expected).sum()
+    assert chi2 < len(counts) + 5 * np.sqrt(2 * len(counts))
+
+
+def test_catalogue_smaller_than_the_negatives():
+    split = make([[1, 2, 3, 4], [5, 6, 7]], 102)
+    message = "too small for 100 sampled negatives: of its 102 items user 'u0' has never had 98"
+    with pytest.raises(DataError, match=message):
+        sampled_candidates(split, "test", 100)
+    rows = sampled_candidates(split, "test", 98)  # exactly the rest
+    assert sorted(rows[0].tolist()) == list(range(5, 103))

@@ -1,0 +1,83 @@
+"""Counts against literal loops over users and pairs."""
+
+import numpy as np
+import pytest
+
+from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.sequences import Sequences
+from rka_fast.data.split import leave_one_out
+
+ITEMS = 12
+
+
+@pytest.fixture(scope="module")
+def split():
+    rng = np.random.default_rng(3)
+    lists = [rng.integers(1, ITEMS + 1, rng.integers(1, 9)) for _ in range(30)]
+    return leave_one_out(
+        Sequences(
+            np.cumsum([0, *map(len, lists)]),
+            np.concatenate(lists).astype(np.int32),
+            [str(k) for k in range(30)],
+            [str(k) for k in range(1, ITEMS + 1)],
+        )
+    )
+
+
+def train_sets(split):
+    s = split.sequences
+    return [set(s.items[s.indptr[u] : split.train_end[u]].tolist()) for u in range(s.num_users)]
+
+
+def count(sets, i, j):
+    return sum(i in items and j in items for items in sets)
+
+
+def test_matrix_counts_training_users(split):
+    counts = CoOccurrence.from_split(split)
+    sets = train_sets(split)
+    expected = [[count(sets, i, j) for j in range(ITEMS + 1)] for i in range(ITEMS + 1)]
+    assert counts.matrix.toarray().tolist() == expected
+    assert counts.matrix.dtype == np.int32 and counts.matrix.format == "csr"
+    assert counts.matrix[0].nnz == counts.matrix[:, 0].nnz == 0
+
+
+def test_block_with_padding_and_repeats(split):
+    counts, sets = CoOccurrence.from_split(split), train_sets(split)
+    items = np.array([[0, 0, 3, 5, 3], [1, 2, 3, 4, 12], [0, 0, 0, 0, 0], [0, 0, 0, 0, 7]])
+    block = counts.block(items)
+    assert block.dtype == np.float32 and block.shape == (4, 5, 5)
+    expected = [
+        [[count(sets, i, j) if i and j else 0 for j in row] for i in row] for row in items.tolist()
+    ]
+    assert block.tolist() == expected
+    assert counts.submatrix(np.array([2, 7, 9])).tolist() == [
+        [count(sets, i, j) for j in (2, 7, 9)] for i in (2, 7, 9)
+    ]
+
+
+def test_leave_self_out_is_a_count_without_the_user(split):
+    """Taking m m^T away gives what counting all the other users alone gives."""
+    counts, sets = CoOccurrence.from_split(split), train_sets(split)
+    users = [u for u in range(30) if len(sets[u]) >= 2]
+    items = np.zeros((len(users), 8), np.int64)
+    for row, user in enumerate(users):
+        # The whole sequence, targets included: those are not all in the counts.
+        sequence = split.sequences.sequence(user)
+        items[row, 8 - len(sequence) :] = sequence
+    counted = split.training_items.contains(np.array(users)[:, None], items)
+    block = counts.block(items, counted)
+    for row, user in enumerate(users):
+        others = sets[:user] + sets[user + 1 :]
+        for a, i in enumerate(items[row]):
+            for b, j in enumerate(items[row]):
+                assert block[row, a, b] == (count(others, i, j) if i and j else 0)
+    eigenvalues = np.linalg.eigvalsh(block.astype(np.float64))
+    assert eigenvalues.min() > -1e-9  # still a Gram matrix
+
+
+def test_padding_marked_as_counted_changes_nothing(split):
+    counts = CoOccurrence.from_split(split)
+    items = np.array([[0, 3, 5]])
+    everything = counts.block(items, np.ones((1, 3), bool))
+    assert (everything[0, 0] == 0).all() and (everything[0, :, 0] == 0).all()
