@@ -60,7 +60,7 @@ class TransformerRecommender(Recommender):
         self.blocks = nn.ModuleList(Block(a, width, dropout) for a in attentions)
         self.norm = nn.LayerNorm(width, eps=1e-8)
         for table in (self.items, self.positions):
-            nn.init.normal_(table.weight, std=1.0 / math.sqrt(width))
+            nn.init.normal_(table.weight, std=0.02)
         nn.init.zeros_(self.items.weight[0].data)
 
     def item_vectors(self) -> Tensor:

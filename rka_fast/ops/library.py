@@ -2,7 +2,8 @@
 
 `torch.ops.rka_fast.kernelized_attention` is a pure function of its arguments: the seed is one of
 them, so compilation, checkpointing and the backward pass all see the same noise. It is
-differentiable once; the gradient itself has no gradient.
+differentiable once; the gradient itself has no gradient. Of the `torch.func` transforms it
+supports `vmap`; `grad` and `vjp` need autograd rules that `torch.library` does not register.
 """
 
 import torch
@@ -22,12 +23,19 @@ _ARGUMENTS = """
 
 def _forward(*arguments) -> Tensor:
     *arguments, backend = arguments
-    return BACKENDS[backend].forward(Arguments(*arguments))
+    with _own_precision(arguments[0]):
+        return BACKENDS[backend].forward(Arguments(*arguments))
 
 
 def _backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
     *arguments, backend = arguments
-    return BACKENDS[backend].backward(grad, needs, Arguments(*arguments))
+    with _own_precision(grad):
+        return BACKENDS[backend].backward(grad, needs, Arguments(*arguments))
+
+
+def _own_precision(x: Tensor) -> torch.autocast:
+    """Autocast must not round what a backend computes: the covariance would lose its rank."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 forward_op = torch.library.custom_op(
@@ -63,8 +71,9 @@ def _setup_context(ctx, inputs, output):
 
 def _differentiate(ctx, grad):
     needs = [i for i in range(len(DIFFERENTIABLE)) if ctx.needs_input_grad[i]]
-    grads = backward_op(grad, needs, *ctx.saved_tensors, *ctx.options)
-    result = [None] * (len(ctx.saved_tensors) + len(ctx.options))
+    inputs = (*ctx.saved_tensors, *ctx.options)  # checkpointing lets them be unpacked once
+    grads = backward_op(grad, needs, *inputs)
+    result = [None] * len(inputs)
     for i, g in zip(needs, grads, strict=True):
         result[i] = g
     return tuple(result)
@@ -77,13 +86,13 @@ def _one_by_one(op):
     """vmap as the loop it stands for: each slice is an operator call of its own, same noise."""
 
     def rule(info, in_dims, *arguments):
+        def slice_of(x, dim, i):
+            return x.select(dim, i) if isinstance(dim, int) else x
+
         calls = [
-            op(*(
-                x if dim is None else x.select(dim, i)
-                for x, dim in zip(arguments, in_dims, strict=True)
-            ))
+            op(*(slice_of(x, dim, i) for x, dim in zip(arguments, in_dims, strict=True)))
             for i in range(info.batch_size)
-        ]  # fmt: skip
+        ]
         if isinstance(calls[0], Tensor):
             return torch.stack(calls), 0
         return [torch.stack(x) for x in zip(*calls, strict=True)], [0] * len(calls[0])

@@ -23,7 +23,7 @@ ACTIVATIONS = {
 }
 _DERIVATIVES = {
     "identity": torch.ones_like,
-    "leaky_relu": lambda x: torch.where(x > 0, 1.0, 0.01).to(x.dtype),
+    "leaky_relu": lambda x: torch.where(x > 0, torch.ones_like(x), 0.01),
     "relu": lambda x: (x > 0).to(x.dtype),
     "tanh": lambda x: 1.0 - torch.tanh(x) ** 2,
 }

@@ -1,0 +1,120 @@
+"""Ranking metrics: the target against sampled negatives and against every unseen item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rka_fast.data.batches import Batcher
+    from rka_fast.data.split import Split
+    from rka_fast.models.base import Recommender
+
+CUTOFFS = (5, 10)
+METRICS = tuple(f"{name}@{cutoff}" for cutoff in CUTOFFS for name in ("hit", "ndcg", "mrr"))
+SCORES_AT_ONCE = 2**23  # at most this many full-ranking scores are held at a time (32 MiB)
+
+
+def target_ranks(scores: Tensor, targets: Tensor, ignored: Tensor | None = None) -> Tensor:
+    """Rank of the target among its row's candidates, 1 for the best.
+
+    The rank is 1 + the number of other candidates that do not score below the target: ties
+    count against it wherever it stands, and a target whose score is NaN comes last.
+
+    scores: (B, C). targets: (B,) column of the target. ignored: (B, C) bool, columns that are
+    no candidates. Returns (B,) int64.
+    """
+    targets = targets[:, None]
+    ahead = ~(scores < scores.gather(1, targets))  # true where either is NaN
+    if ignored is not None:
+        ahead &= ~ignored
+    return 1 + ahead.scatter_(1, targets, False).sum(1)
+
+
+def rank_metrics(ranks: np.ndarray | Tensor) -> dict[str, float]:
+    """Mean Hit, NDCG and MRR at each cut-off over the ranks (N,), keyed as in METRICS."""
+    ranks = np.asarray(ranks, dtype=np.float64)
+    if not len(ranks):
+        raise ValueError("no ranks to average")
+    gains = {"hit": np.ones_like(ranks), "ndcg": 1 / np.log2(ranks + 1), "mrr": 1 / ranks}
+    return {
+        f"{name}@{cutoff}": float(np.where(ranks <= cutoff, gains[name], 0).mean())
+        for cutoff in CUTOFFS
+        for name in ("hit", "ndcg", "mrr")
+    }
+
+
+class Evaluation:
+    """Leave-one-out evaluation of one stage ("valid" or "test").
+
+    split: the data. batcher: makes the inputs. negatives: (users, count) int, row i for the
+    i-th evaluated user of the stage, the items that its target is ranked against.
+    """
+
+    def __init__(self, split: Split, batcher: Batcher, stage: str, negatives: np.ndarray) -> None:
+        self.split, self.batcher, self.stage = split, batcher, stage
+        self.users = split.users(stage)
+        self.targets = split.targets(stage)[self.users].astype(np.int64)
+        self.negatives = negatives
+        self.chunk = max(1, min(256, SCORES_AT_ONCE // (split.sequences.num_items + 1)))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: Recommender,
+        device: torch.device | str = "cpu",
+        *,
+        rank: int = 0,
+        world: int = 1,
+        reduce: Callable[[Tensor], Tensor] = lambda ranks: ranks,
+        seed: Callable[[int], object] = lambda chunk: None,
+    ) -> dict[str, dict[str, float]]:
+        """{"sampled": metrics, "full": metrics} of the model, left in evaluation mode.
+
+        Users are scored in chunks, process `rank` of `world` taking every world-th, and
+        `reduce` sums a tensor over the processes: since chunks do not depend on the number of
+        processes, neither do the metrics. `seed` is called with each chunk's number.
+        """
+        model.eval()
+        ranks = torch.zeros(2, len(self.users), dtype=torch.int64, device=device)
+        starts = range(0, len(self.users), self.chunk)
+        for number in range(rank, len(starts), world):
+            rows = slice(starts[number], starts[number] + self.chunk)
+            seed(number)
+            ranks[:, rows] = self._chunk_ranks(model, rows, device)
+        sampled, full = reduce(ranks).cpu()
+        return {"sampled": rank_metrics(sampled), "full": rank_metrics(full)}
+
+    def _chunk_ranks(self, model: Recommender, rows: slice, device: torch.device | str) -> Tensor:
+        users = self.users[rows]
+        batch = to_device(self.batcher.evaluation(users, self.stage), device)
+        targets = torch.from_numpy(self.targets[rows]).to(device)
+        scores = model.scores(batch, None).float()
+        negatives = torch.from_numpy(self.negatives[rows].astype(np.int64)).to(device)
+        sampled = scores.gather(1, torch.cat([targets[:, None], negatives], dim=1))
+        return torch.stack(
+            [
+                target_ranks(sampled, torch.zeros_like(targets)),
+                target_ranks(scores, targets, ignored=self._had(users).to(device)),
+            ]
+        )
+
+    def _had(self, users: np.ndarray) -> Tensor:
+        """(B, num_items + 1) bool: padding and every item of the user's whole sequence."""
+        sequences = self.split.sequences
+        had = np.zeros((len(users), sequences.num_items + 1), dtype=bool)
+        had[:, 0] = True
+        for row, user in enumerate(users):
+            had[row, sequences.sequence(user)] = True
+        return torch.from_numpy(had)
+
+
+def to_device(batch, device: torch.device | str):
+    """The batch (a NamedTuple of tensors or None) on the device."""
+    return type(batch)(
+        *(part if part is None else part.to(device, non_blocking=True) for part in batch)
+    )

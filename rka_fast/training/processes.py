@@ -1,0 +1,88 @@
+"""Device, precision, processes, seeds and signals of a training run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import signal
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+
+from rka_fast.data.batches import Batch
+from rka_fast.training.config import Config
+from rka_fast.training.errors import ConfigError
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """Device, precision and processes. Raises ConfigError where they are not to be had."""
+    kind, _, index = config.device.partition(":")
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if kind in available and not available[kind]():
+        raise ConfigError(
+            f"device {config.device!r} is not available on this machine; use --device cpu or auto"
+        )
+    if index:
+        if int(index) >= torch.cuda.device_count():
+            raise ConfigError(
+                f"device {config.device!r} does not exist: this machine has "
+                f"{torch.cuda.device_count()} CUDA devices, counted from 0"
+            )
+        torch.cuda.set_device(int(index))
+    AcceleratorState._reset_state(True)  # several runs in one process may differ in precision
+    accelerator = Accelerator(
+        cpu=kind == "cpu",
+        mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if config.precision == "fp16" and accelerator.device.type == "cpu":  # no loss scaling there
+        raise ConfigError("precision 'fp16' needs a GPU; on the CPU use --precision bf16 or fp32")
+    return accelerator
+
+
+def seed_torch(*key: object) -> None:
+    """Seed PyTorch's generators from the key."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def shard(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
+    """This process's users of a batch, and the weight of their mean loss.
+
+    With this weight the average over the processes is the mean over the targets of all users.
+    """
+    if world == 1:
+        return batch, 1.0
+    rows = np.array_split(np.arange(len(batch.users)), world)[rank]
+    total = (batch.targets > 0).sum().item()
+    own = (batch.targets[rows] > 0).sum().item() if len(rows) else 0
+    if not own:  # a small last batch: take part in the reductions, at weight 0
+        rows = np.arange(1)
+    per_user = ("users", "items", "targets", "negatives", "cooccurrence")
+    parts = {name: getattr(batch, name) for name in per_user}
+    return batch._replace(
+        **{name: part if part is None else part[rows] for name, part in parts.items()}
+    ), own * world / total
+
+
+@contextlib.contextmanager
+def stop_signals():
+    """Collects SIGINT and SIGTERM in a list, to stop between two steps; a second one kills."""
+    received: list[int] = []
+
+    def receive(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {}
+    with contextlib.suppress(ValueError):  # only the main thread may handle signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

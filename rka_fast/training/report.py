@@ -1,0 +1,62 @@
+"""What a person reads: the final table and the learning curve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rka_fast.training.metrics import METRICS
+from rka_fast.training.run_folder import RunFolder
+
+TITLES = [
+    name.replace("hit", "Hit").replace("ndcg", "NDCG").replace("mrr", "MRR") for name in METRICS
+]
+
+
+def result_table(result: dict[str, Any]) -> str:
+    """The test scores of the selected epoch, with popularity beside the model."""
+    title = f"Test scores of epoch {result['best_epoch']}, the best on validation"
+    rows = [("model", result["model"], result["test"])]
+    if result["model"] == "pop":
+        title, rows = "Test scores", []
+    rows.append(("popularity", "popularity", result["popularity"]["test"]))
+    if result["data"].get("synthetic"):
+        title += " (synthetic data)"
+    lines = [title, " " * 26 + "".join(f"{name:>9}" for name in TITLES)]
+    for kind, label in (("sampled", "100 negatives"), ("full", "full ranking")):
+        for row, (_, name, scores) in enumerate(rows):
+            numbers = "".join(f"{scores[kind][metric]:9.4f}" for metric in METRICS)
+            lines.append(f"{label if row == 0 else '':<14}{name:<12}{numbers}")
+    return "\n".join(lines)
+
+
+def plot_curve(folder: RunFolder, synthetic: bool = False) -> None:
+    """Draw the training loss and the validation scores of the run to curve.png."""
+    log = folder.read_log()
+    evaluations = [line for line in log if "valid" in line]
+    if not evaluations:
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    per_epoch = evaluations[0]["step"] / evaluations[0]["epoch"]
+    losses: dict[int, list[float]] = {}
+    for line in log:
+        if "loss" in line:
+            losses.setdefault(int((line["step"] - 1) // per_epoch) + 1, []).append(line["loss"])
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    left.plot(list(losses), [sum(values) / len(values) for values in losses.values()], ".-")
+    left.set(title="Training", xlabel="epoch", ylabel="mean loss")
+    epochs = [line["epoch"] for line in evaluations]
+    for kind, label in (("sampled", "100 negatives"), ("full", "full ranking")):
+        right.plot(
+            epochs, [line["valid"][kind]["ndcg@10"] for line in evaluations], ".-", label=label
+        )
+    right.set(title="Validation", xlabel="epoch", ylabel="NDCG@10", ylim=(0, None))
+    right.legend()
+    if synthetic:
+        figure.suptitle("Synthetic data")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(folder.curve, dpi=120)

@@ -1,0 +1,381 @@
+"""The operator on every backend against literal loops in float64, and the promises it makes."""
+
+import numpy as np
+import ops_cases
+import pytest
+import torch
+
+from rka_fast import Covariance, Kernels, kernelized_attention
+from rka_fast.ops.reference.attention import ACTIVATIONS, attention
+
+MODES = ("sample", "mean", "location")
+
+
+def masks(kind, batch, heads, n):
+    """Arguments of the call, the allowed pairs (B, H, n, n) and the existing keys (B, n)."""
+    rng = torch.Generator().manual_seed(8)
+    allowed = torch.ones(batch, heads, n, n, dtype=torch.bool)
+    present = torch.ones(batch, n, dtype=torch.bool)
+    arguments = {}
+    if "causal" in kind:
+        arguments["is_causal"] = True
+        allowed = allowed.tril()
+    if "padding" in kind:
+        present[0, :2] = False
+        arguments["key_padding_mask"] = ~present
+        allowed = allowed & present[:, None, None, :]
+    if "mask" in kind:
+        size = (batch, heads if "head" in kind else 1, n, n)
+        mask = torch.rand(size, generator=rng) > 0.3
+        mask[:, :, :, -1] &= "unseen" not in kind
+        mask[:, :, 1] = False  # a row that may see nothing
+        arguments["mask"] = mask
+        allowed = allowed & mask
+        present = present & allowed.any(2).any(1)
+    return arguments, allowed.numpy(), present.numpy()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "kind", ["none", "causal", "causal padding", "mask", "head mask", "causal mask unseen padding"]
+)
+def test_equals_the_literal_evaluation(backend, mode, kind):
+    inputs = ops_cases.random_inputs(bias="mask" in kind)
+    arguments, allowed, present = masks(kind, 2, 2, 6)
+    output = kernelized_attention(
+        **inputs, **arguments, mode=mode, seed=2**40 + 5, dropout_p=0.3, backend=backend
+    )
+    expected = ops_cases.literal(
+        inputs, allowed, present, mode, "leaky_relu", 2**40 + 5, dropout=0.3
+    )
+    np.testing.assert_allclose(output, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("missing", ["", "cooccurrence", "gate", "shape", "cooccurrence gate"])
+def test_activations_and_missing_pieces(backend, activation, missing):
+    inputs = ops_cases.random_inputs(**{name: False for name in missing.split()})
+    arguments, allowed, present = masks("causal padding", 2, 2, 6)
+    output = kernelized_attention(
+        **inputs, **arguments, activation=activation, seed=3, backend=backend
+    )
+    expected = ops_cases.literal(inputs, allowed, present, "sample", activation, 3)
+    np.testing.assert_allclose(output, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_more_keys_than_queries(backend):
+    inputs = ops_cases.random_inputs(n=3, keys=7, value_width=9, cooccurrence=False)
+    output = kernelized_attention(**inputs, seed=3, backend=backend)
+    allowed = np.ones((2, 2, 3, 7), bool)
+    expected = ops_cases.literal(inputs, allowed, np.ones((2, 7), bool), "sample", "leaky_relu", 3)
+    np.testing.assert_allclose(output, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["causal padding", "head mask"])
+def test_gradients_of_every_input(backend, mode, kind):
+    """Float64 gradcheck; tanh, because the others have a kink that finite differences may hit."""
+    inputs = ops_cases.random_inputs(n=4, width=2, feature_width=3, bias=True, requires_grad=True)
+    arguments, _, _ = masks(kind, 2, 2, 4)
+    leaves = ops_cases.differentiable(inputs)
+    assert len(leaves) == 13
+
+    def call(*tensors):
+        return kernelized_attention(
+            **ops_cases.replace(inputs, dict(zip(leaves, tensors, strict=True))),
+            **arguments, mode=mode, activation="tanh", dropout_p=0.2, seed=7, backend=backend,
+        )  # fmt: skip
+
+    assert torch.autograd.gradcheck(call, tuple(leaves.values()), atol=1e-6)
+
+
+@pytest.mark.parametrize("missing", ["cooccurrence", "gate", "shape"])
+def test_gradients_with_missing_pieces(backend, missing):
+    inputs = ops_cases.random_inputs(
+        n=4, width=2, feature_width=3, requires_grad=True, **{missing: False}
+    )
+    leaves = ops_cases.differentiable(inputs)
+    for mode in ("sample", "mean"):
+
+        def call(*tensors, mode=mode):
+            return kernelized_attention(
+                **ops_cases.replace(inputs, dict(zip(leaves, tensors, strict=True))),
+                is_causal=True, mode=mode, activation="tanh", seed=7, backend=backend,
+            )  # fmt: skip
+
+        assert torch.autograd.gradcheck(call, tuple(leaves.values()), atol=1e-6)
+
+
+def test_shared_mixture_and_broadcast_bias_get_summed_gradients(backend):
+    inputs = ops_cases.random_inputs(n=4, width=3)
+    mixture = torch.rand(1, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(1, 1, 1, 4, dtype=torch.float64, requires_grad=True)
+
+    def call(mixture, bias):
+        return kernelized_attention(
+            **ops_cases.replace(
+                inputs, {"covariance.kernels.mixture": mixture, "location.bias": bias}
+            ),
+            activation="tanh", seed=1, backend=backend,
+        )  # fmt: skip
+
+    assert torch.autograd.gradcheck(call, (mixture, bias), atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_backward_by_hand_equals_autograd(activation):
+    """The reference's own gradient formulas against differentiating its forward pass."""
+    inputs = ops_cases.random_inputs(requires_grad=True)
+    seen = {}
+    import rka_fast.ops.api as api
+
+    def spy(*arguments):
+        seen["arguments"] = api.Arguments(*arguments[:-1])
+        return attention(seen["arguments"])
+
+    original, api.forward_op = api.forward_op, spy
+    try:
+        by_autograd = kernelized_attention(**inputs, activation=activation, seed=2)
+    finally:
+        api.forward_op = original
+    by_hand = kernelized_attention(**inputs, activation=activation, seed=2, backend="reference")
+    grad = torch.randn_like(by_hand)
+    leaves = list(ops_cases.differentiable(inputs).values())
+    expected = torch.autograd.grad(by_autograd, leaves, grad)
+    actual = torch.autograd.grad(by_hand, leaves, grad)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_prefixes(backend, mode):
+    """Row t of one causal pass is the last row of a pass over the first t + 1 positions."""
+    inputs = ops_cases.random_inputs(n=7)
+    whole = kernelized_attention(**inputs, is_causal=True, mode=mode, seed=5, backend=backend)
+    for t in range(7):
+        prefix = kernelized_attention(
+            **first_positions(inputs, t + 1), is_causal=True, mode=mode, seed=5, backend=backend
+        )
+        torch.testing.assert_close(prefix[:, :, -1], whole[:, :, t], rtol=1e-12, atol=1e-12)
+
+
+def first_positions(inputs, n):
+    def cut(field, x):
+        if isinstance(x, tuple):
+            return type(x)(*(cut(f, y) for f, y in zip(x._fields, x, strict=True)))
+        if x is None or field in ("concentration", "mixture", "gate") or x.dim() < 3:
+            return x
+        return x[:, :n, :n] if field == "cooccurrence" else x[..., :n, :]
+
+    return {name: cut(name, x) for name, x in inputs.items()}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("content", [1e6, float("nan")])
+def test_padding_has_no_influence(backend, mode, content):
+    """Whatever padded keys hold, the visible rows and all gradients keep their bits."""
+    results = []
+    for filling in (0.3, content):
+        inputs = ops_cases.random_inputs(n=6)
+        padding = torch.zeros(2, 6, dtype=torch.bool)
+        padding[0, :2] = padding[1, 4:] = True
+        leaves = {
+            name: x.detach().clone()
+            for name, x in ops_cases.differentiable(ops_cases._with_grad(inputs)).items()
+        }
+        for name in ("location.key", "value", "covariance.key", "shape.key"):
+            leaves[name].masked_fill_(padding[:, None, :, None], filling)
+        leaves["covariance.kernels.features"].masked_fill_(padding[:, :, None], filling)
+        leaves = {name: x.requires_grad_() for name, x in leaves.items()}
+        output = kernelized_attention(
+            **ops_cases.replace(inputs, leaves), key_padding_mask=padding, mode=mode, seed=4,
+            backend=backend,
+        )  # fmt: skip
+        output.square().sum().backward()
+        grads = {name: x.grad for name, x in leaves.items() if x.grad is not None}
+        for name in ("location.key", "value", "covariance.key", "shape.key"):
+            if name in grads:
+                assert grads[name][padding[:, None, :].expand(2, 2, 6)].abs().max() == 0
+        results.append((output, grads))
+    (first, first_grads), (second, second_grads) = results
+    assert torch.equal(first, second)
+    for name in first_grads:
+        assert torch.equal(first_grads[name], second_grads[name]), name
+
+
+def test_a_key_that_no_row_sees_counts_as_padding(backend):
+    inputs = ops_cases.random_inputs(n=5)
+    mask = torch.ones(5, 5, dtype=torch.bool)
+    mask[:, 2] = False
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[:, 2] = True
+    hidden = kernelized_attention(**inputs, mask=mask, seed=6, backend=backend)
+    padded = kernelized_attention(**inputs, key_padding_mask=padding, seed=6, backend=backend)
+    torch.testing.assert_close(hidden, padded, rtol=1e-12, atol=1e-12)
+
+
+def test_a_future_key_gets_no_gradient(backend):
+    inputs = ops_cases.random_inputs(n=6, requires_grad=True)
+    output = kernelized_attention(**inputs, is_causal=True, seed=6, backend=backend)
+    output[:, :, 2].sum().backward()
+    for name in ("location.key", "value", "covariance.key", "shape.key"):
+        grad = ops_cases.differentiable(inputs)[name].grad
+        assert grad[:, :, 3:].abs().max() == 0 < grad[:, :, :3].abs().max()
+    features = ops_cases.differentiable(inputs)["covariance.kernels.features"].grad
+    assert features[:, 3:].abs().max() == 0 < features[:, :3].abs().max()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_that_see_nothing_are_zero(backend, mode):
+    inputs = ops_cases.random_inputs(requires_grad=True)
+    padding = torch.zeros(2, 6, dtype=torch.bool)
+    padding[0] = True
+    padding[1, :3] = True
+    output = kernelized_attention(
+        **inputs, is_causal=True, key_padding_mask=padding, mode=mode, seed=1, backend=backend
+    )
+    assert output[0].abs().max() == 0 and output[1, :, :3].abs().max() == 0
+    assert output[1, :, 3:].abs().min() > 0
+    output.sum().backward()
+    for leaf in ops_cases.differentiable(inputs).values():
+        assert leaf.grad is None or leaf.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("case", ["repeated", "one item", "zero features", "no co-occurrence"])
+def test_degenerate_sequences(backend, case):
+    n = 1 if case == "one item" else 6
+    inputs = ops_cases.random_inputs(n=n, dtype=torch.float32, requires_grad=True)
+    kernels = inputs["covariance"].kernels
+    features, counts = kernels.features.detach(), kernels.cooccurrence
+    if case == "repeated":
+        features, counts = features[:, [0, 0, 0, 1, 1, 1]], counts[:, [0, 0, 0, 1, 1, 1]]
+        counts = counts[:, :, [0, 0, 0, 1, 1, 1]]
+    elif case == "zero features":
+        features = torch.zeros_like(features)
+    elif case == "no co-occurrence":
+        counts = torch.zeros_like(counts)
+    leaves = {
+        "covariance.kernels.features": features.requires_grad_(),
+        "covariance.kernels.cooccurrence": counts,
+    }
+    inputs = ops_cases.replace(inputs, leaves)
+    output = kernelized_attention(**inputs, is_causal=True, seed=1, backend=backend)
+    allowed = np.tril(np.ones((2, 2, n, n), bool))
+    expected = ops_cases.literal(inputs, allowed, np.ones((2, n), bool), "sample", "leaky_relu", 1)
+    # Float32 against float64: the factor of a nearly singular K (least eigenvalue about 1e-4)
+    # magnifies the rounding of K by up to 1 / sqrt(1e-4).
+    np.testing.assert_allclose(output.detach(), expected, atol=100 * 6 * 1.2e-7 * 10)
+    output.sum().backward()
+    for name, leaf in ops_cases.differentiable(inputs).items():
+        assert leaf.grad.isfinite().all(), name
+
+
+def test_the_seed_decides_everything(backend):
+    inputs = ops_cases.random_inputs(dtype=torch.float32, n=9)
+
+    def draw(seed):
+        return kernelized_attention(**inputs, seed=seed, dropout_p=0.1, backend=backend)
+
+    assert torch.equal(draw(1), draw(1))
+    assert torch.equal(draw(1), draw(torch.tensor(1)))
+    assert not torch.equal(draw(1), draw(2))
+    assert not torch.equal(draw(1), draw(1 + 2**32))
+    torch.manual_seed(3)
+    first = draw(None)
+    assert not torch.equal(first, draw(None))
+    torch.manual_seed(3)
+    assert torch.equal(first, draw(None))
+
+
+def test_noise_depends_on_the_indices_alone(backend):
+    """A sequence keeps its draw whatever else is in the batch, and (b, h) counts as b * H + h."""
+    inputs = ops_cases.random_inputs(batch=2, heads=1)
+    whole = kernelized_attention(**inputs, seed=1, backend=backend)
+
+    def visit(x, pick):
+        if isinstance(x, tuple):
+            return type(x)(*(visit(y, pick) for y in x))
+        return x if x is None or x.dim() < 2 else x[pick]
+
+    first = {name: visit(x, [0]) for name, x in inputs.items()}
+    torch.testing.assert_close(
+        kernelized_attention(**first, seed=1, backend=backend)[0], whole[0], rtol=1e-12, atol=1e-12
+    )
+    twice = {name: visit(x, [0, 0]) for name, x in inputs.items()}
+    copies = kernelized_attention(**twice, seed=1, backend=backend)
+    assert not torch.allclose(copies[0], copies[1])
+    heads = {  # the same two copies as two heads of one sequence
+        "location": type(twice["location"])(
+            *(x if x is None else x.transpose(0, 1) for x in twice["location"])
+        ),
+        "value": twice["value"].transpose(0, 1),
+        "shape": type(twice["shape"])(*(x.transpose(0, 1) for x in twice["shape"])),
+        "covariance": Covariance(
+            twice["covariance"].query.transpose(0, 1),
+            twice["covariance"].key.transpose(0, 1),
+            first["covariance"].kernels,
+            inputs["covariance"].bias.expand(2),
+        ),
+    }
+    torch.testing.assert_close(
+        kernelized_attention(**heads, seed=1, backend=backend)[0], copies[:, 0],
+        rtol=1e-12, atol=1e-12,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_errors_of_low_precision_are_rounding_errors(backend, dtype):
+    """At most twice the error of the float32 or half-precision reference, plus one rounding."""
+    exact = ops_cases.random_inputs(n=24, width=8, requires_grad=True)
+    low = ops_cases.replace(
+        exact,
+        {
+            name: x.detach().to(dtype).requires_grad_()
+            for name, x in ops_cases.differentiable(exact).items()
+        },
+    )
+    same = ops_cases.replace(  # the rounded inputs, in float64
+        exact,
+        {
+            name: x.detach().double().requires_grad_()
+            for name, x in ops_cases.differentiable(low).items()
+        },
+    )
+
+    def run(inputs, backend):
+        leaves = ops_cases.differentiable(inputs)
+        output = kernelized_attention(**inputs, is_causal=True, seed=1, backend=backend)
+        grads = torch.autograd.grad(output.double().square().sum(), list(leaves.values()))
+        return {"output": output.detach(), **dict(zip(leaves, grads, strict=True))}
+
+    truth = run(same, "reference")
+    reference = run(low, "reference")
+    for name, actual in run(low, backend).items():
+        error = (actual.double() - truth[name]).abs().max()
+        allowed = (reference[name].double() - truth[name]).abs().max()
+        rounding = torch.finfo(dtype).eps * truth[name].abs().max()
+        assert error <= 2 * allowed + rounding, name
+        # and the reference itself is as good as its dtype and the conditioning of K allow
+        assert allowed <= 200 * rounding, name
+
+
+def test_kernels_have_defaults(backend):
+    """No mixture is an equal one of what is there, no concentration is 2."""
+    inputs = ops_cases.random_inputs(gate=False)
+    kernels = inputs["covariance"].kernels
+    explicit = Kernels(
+        kernels.features,
+        torch.tensor([2.0, 2.0], dtype=torch.float64),
+        torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64),
+        None,
+        kernels.cooccurrence,
+    )
+    defaults = Kernels(kernels.features, cooccurrence=kernels.cooccurrence)
+    outputs = [
+        kernelized_attention(
+            inputs["location"], inputs["value"], inputs["covariance"]._replace(kernels=k),
+            inputs["shape"], seed=1, backend=backend,
+        )
+        for k in (explicit, defaults)
+    ]  # fmt: skip
+    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,139 @@
+"""What PyTorch may do with the operator: opcheck, compile, vmap, per-sample gradients."""
+
+import ops_cases
+import pytest
+import torch
+import torch.utils.checkpoint
+
+from rka_fast import kernelized_attention
+from rka_fast.ops import api
+from rka_fast.ops.library import backward_op, forward_op
+
+
+def schema_arguments(backend, **changes):
+    """The positional arguments with which `kernelized_attention` calls the operator."""
+    inputs = ops_cases.random_inputs(dtype=torch.float32, requires_grad=True, **changes)
+    seen = []
+    original, api.forward_op = api.forward_op, lambda *a: seen.append(a) or a[2]
+    try:
+        padding = torch.zeros(2, 6, dtype=torch.bool)
+        padding[0, 0] = True
+        kernelized_attention(
+            **inputs, is_causal=True, key_padding_mask=padding, seed=1, backend=backend
+        )
+    finally:
+        api.forward_op = original
+    return tuple(
+        x.detach().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x
+        for x in seen[0]
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"gate": False, "cooccurrence": False}, {"spread": False}])
+def test_opcheck(backend, changes):
+    if not changes.get("spread", True):
+        a = list(schema_arguments(backend))
+        location = [*a[:3], *[None] * 13, None, True, "location", "identity", 0.0, 1e-4, backend]
+        torch.library.opcheck(forward_op, tuple(location))
+        return
+    arguments = schema_arguments(backend, **changes)
+    torch.library.opcheck(forward_op, arguments)
+    detached = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in arguments)
+    grad = torch.randn_like(arguments[2])
+    needs = [i for i in range(13) if arguments[i] is not None]
+    torch.library.opcheck(
+        backward_op,
+        (grad, needs, *detached),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+def test_compiles_without_a_break(backend):
+    inputs = ops_cases.random_inputs(dtype=torch.float32, n=9, requires_grad=True)
+    leaves = list(ops_cases.differentiable(inputs).values())
+
+    def step(seed):
+        output = kernelized_attention(**inputs, is_causal=True, seed=seed, backend=backend)
+        return output.square().sum()
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    seed = torch.tensor(3)
+    torch.testing.assert_close(compiled(seed), step(seed))
+    actual = torch.autograd.grad(compiled(seed), leaves)
+    expected = torch.autograd.grad(step(seed), leaves)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e)
+
+
+def test_the_seed_of_a_compiled_call_is_drawn_anew(backend):
+    inputs = ops_cases.random_inputs(dtype=torch.float32)
+    compiled = torch.compile(
+        lambda: kernelized_attention(**inputs, backend=backend), fullgraph=True, backend="aot_eager"
+    )
+    assert not torch.equal(compiled(), compiled())
+
+
+def test_vmap_is_the_loop(backend):
+    """Each slice is a call of its own with the same seed."""
+    inputs = ops_cases.random_inputs()
+    stacked = torch.stack([inputs["value"], 2 * inputs["value"], -inputs["value"]])
+
+    def call(value):
+        return kernelized_attention(**{**inputs, "value": value}, seed=1, backend=backend)
+
+    actual = torch.func.vmap(call)(stacked)
+    expected = torch.stack([call(v) for v in stacked])
+    torch.testing.assert_close(actual, expected)
+
+
+def test_vmap_over_the_gradient_is_the_loop(backend):
+    arguments = schema_arguments(backend)
+    detached = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
+    grads = torch.randn(3, *detached[2].shape)
+
+    def pull(grad):
+        return tuple(backward_op(grad, [0, 2, 9], *detached))
+
+    actual = torch.func.vmap(pull)(grads)
+    expected = [torch.stack(x) for x in zip(*(pull(g) for g in grads), strict=True)]
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e)
+
+
+def test_autocast_does_not_round_the_covariance(backend):
+    """Nearly equal items: rounded to bfloat16 inside, their K could not be factored."""
+    inputs = ops_cases.random_inputs(
+        dtype=torch.float32, n=40, feature_width=16, requires_grad=True
+    )
+    kernels = inputs["covariance"].kernels
+    close = (kernels.features[:, :1] + 1e-3 * kernels.features).detach().requires_grad_()
+    inputs = ops_cases.replace(inputs, {"covariance.kernels.features": close})
+    plain = kernelized_attention(**inputs, is_causal=True, seed=1, backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = kernelized_attention(**inputs, is_causal=True, seed=1, backend=backend)
+        output.square().sum().backward()
+    assert torch.equal(output, plain)
+    assert close.grad.isfinite().all()
+
+
+def test_checkpointing_sees_the_same_noise(backend):
+    inputs = ops_cases.random_inputs(requires_grad=True)
+    value = inputs["value"]
+
+    def call(value):
+        return kernelized_attention(**{**inputs, "value": value}, dropout_p=0.2, backend=backend)
+
+    torch.manual_seed(5)
+    plain = torch.autograd.grad(call(value).square().sum(), value)[0]
+    torch.manual_seed(5)
+    output = torch.utils.checkpoint.checkpoint(call, value, use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(output.square().sum(), value)[0], plain)
+
+
+def test_a_second_derivative_is_refused(backend):
+    inputs = ops_cases.random_inputs(requires_grad=True)
+    value = inputs["value"]
+    output = kernelized_attention(**inputs, seed=1, backend=backend)
+    (grad,) = torch.autograd.grad(output.square().sum(), value, create_graph=True)
+    with pytest.raises(RuntimeError):
+        grad.sum().backward()

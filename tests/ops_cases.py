@@ -1,0 +1,242 @@
+"""Random but seeded inputs of the operator, and its literal evaluation one row at a time."""
+
+import math
+
+import numpy as np
+import torch
+
+from rka_fast import Covariance, Kernels, Location, Shape
+
+KEY_BUMP = (0x9E3779B9, 0xBB67AE85)
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+ACTIVATIONS = {
+    "identity": lambda x: x,
+    "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
+    "relu": lambda x: max(x, 0.0),
+    "tanh": math.tanh,
+}
+
+
+def random_inputs(
+    batch=2,
+    heads=2,
+    n=6,
+    width=4,
+    keys=None,
+    value_width=None,
+    feature_width=5,
+    dtype=torch.float64,
+    cooccurrence=True,
+    gate=True,
+    shape=True,
+    spread=True,
+    bias=False,
+    seed=0,
+    requires_grad=False,
+):
+    """Keyword arguments of `kernelized_attention`, all drawn from one seed."""
+    rng = torch.Generator().manual_seed(seed)
+    keys = keys or n
+
+    def new(*size):
+        x = torch.randn(*size, generator=rng, dtype=torch.float64).to(dtype)
+        return x.requires_grad_(requires_grad)
+
+    def pair():
+        return new(batch, heads, n, width), new(batch, heads, keys, width)
+
+    inputs = {
+        "location": Location(*pair(), new(batch, 1, n, keys) if bias else None),
+        "value": new(batch, heads, keys, value_width or width),
+    }
+    if not spread:
+        return inputs
+    exact = torch.promote_types(dtype, torch.float32)
+    incidence = torch.randint(0, 2, (batch, keys, 7), generator=rng).to(exact)
+    mixture = torch.rand(batch, 3, generator=rng, dtype=torch.float64).add(0.1).to(exact)
+    kernels = Kernels(
+        new(batch, keys, feature_width),
+        torch.tensor([1.7, 0.6], dtype=exact, requires_grad=requires_grad),
+        mixture.requires_grad_(requires_grad),
+        new(batch, feature_width) if gate else None,
+        incidence @ incidence.mT if cooccurrence else None,
+    )
+    inputs["covariance"] = Covariance(*pair(), kernels, new(heads))
+    if shape:
+        inputs["shape"] = Shape(*pair())
+    return inputs
+
+
+def differentiable(inputs):
+    """The leaves of `random_inputs(requires_grad=True)` by name."""
+    leaves = {}
+
+    def visit(name, x):
+        if isinstance(x, torch.Tensor) and x.requires_grad:
+            leaves[name] = x
+        elif isinstance(x, tuple):
+            for field, y in zip(x._fields, x, strict=True):
+                visit(f"{name}.{field}", y)
+
+    for name, x in inputs.items():
+        visit(name, x)
+    return leaves
+
+
+def replace(inputs, leaves):
+    """The inputs with the leaves named as in `differentiable` exchanged."""
+
+    def visit(name, x):
+        if isinstance(x, tuple):
+            return type(x)(*(visit(f"{name}.{f}", y) for f, y in zip(x._fields, x, strict=True)))
+        return leaves.get(name, x)
+
+    return {name: visit(name, x) for name, x in inputs.items()}
+
+
+def philox(key, counter):
+    """Philox4x32-10 on Python's integers."""
+    k0, k1 = key
+    c0, c1, c2, c3 = counter
+    for _ in range(10):
+        p0, p1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 % 2**32, (p0 >> 32) ^ c3 ^ k1, p0 % 2**32
+        k0, k1 = (k0 + KEY_BUMP[0]) % 2**32, (k1 + KEY_BUMP[1]) % 2**32
+    return c0, c1, c2, c3
+
+
+def uniform(word):
+    signed = word - 2**32 if word >= 2**31 else word
+    signed = -signed - 1 if signed < 0 else signed
+    return float(np.float32(signed) * np.float32(4.6566127342e-10))
+
+
+def normal(seed, column, row, sequence_head, stream):
+    words = philox((seed % 2**32, seed >> 32), (column // 4, row, sequence_head, stream))
+    first, second = words[column % 4 // 2 * 2 : column % 4 // 2 * 2 + 2]
+    radius = math.sqrt(-2 * math.log(max(1e-7, uniform(first))))
+    angle = 2 * math.pi * uniform(second)
+    return radius * (math.sin(angle) if column % 2 else math.cos(angle))
+
+
+def literal(inputs, allowed, present, mode, activation, seed, dropout=0.0, jitter=1e-4):
+    """The operator in float64 loops: allowed (B, H, n, m), present (B, m) boolean arrays."""
+    x = {
+        name: leaf.detach().double().numpy()
+        for name, leaf in differentiable(_with_grad(inputs)).items()
+    }
+    counts = None
+    if "covariance" in inputs and inputs["covariance"].kernels.cooccurrence is not None:
+        counts = inputs["covariance"].kernels.cooccurrence.double().numpy()
+    query = x["location.query"]
+    batch, heads, rows, width = query.shape
+    m = x["value"].shape[2]
+    f = ACTIVATIONS[activation]
+    output = np.zeros((batch, heads, rows, x["value"].shape[3]))
+    for b in range(batch):
+        k = factor = None
+        if mode != "location":
+            k = _correlation(x, counts, b, present[b], jitter)
+            factor = np.linalg.cholesky(k)
+        for h in range(heads):
+            for t in range(rows):
+                seen = np.flatnonzero(allowed[b, h, t]).tolist()
+                if len(seen) == 0:
+                    continue
+                z = np.zeros(m)
+                for j in seen:
+                    z[j] = f(query[b, h, t] @ x["location.key"][b, h, j] / math.sqrt(width))
+                    if "location.bias" in x:
+                        bias = np.broadcast_to(x["location.bias"], (batch, heads, rows, m))
+                        z[j] += bias[b, h, t, j]
+                if mode != "location":
+                    s = _standard(x, counts, b, h, t, seen, k, factor, mode, f, seed, heads)
+                    for j in seen:
+                        raw = x["covariance.query"][b, h, t] @ x["covariance.key"][b, h, j]
+                        raw = raw / math.sqrt(x["covariance.query"].shape[-1])
+                        if "covariance.bias" in x:
+                            raw += x["covariance.bias"][h]
+                        z[j] += math.log1p(math.exp(raw)) * s[j]
+                weights = np.exp(z[seen] - z[seen].max())
+                weights /= weights.sum()
+                for w, j in zip(weights, seen, strict=True):
+                    if dropout:
+                        words = philox((seed % 2**32, seed >> 32), (j // 4, t, b * heads + h, 2))
+                        w *= (uniform(words[j % 4]) >= dropout) / (1 - dropout)
+                    output[b, h, t] += w * x["value"][b, h, j]
+    return output
+
+
+def _with_grad(inputs):
+    def visit(x):
+        if isinstance(x, torch.Tensor):
+            return x.detach().clone().requires_grad_() if x.is_floating_point() else x
+        if isinstance(x, tuple):
+            return type(x)(*(visit(y) for y in x))
+        return x
+
+    return {name: visit(x) for name, x in inputs.items()}
+
+
+def _cosine(a, b):
+    norm = math.sqrt((a @ a) * (b @ b))
+    return a @ b / norm if norm > 0 else 0.0
+
+
+def _correlation(x, counts, b, present, jitter):
+    features = x["covariance.kernels.features"][b]
+    gamma = x["covariance.kernels.concentration"]
+    r = x["covariance.kernels.mixture"][b].copy()
+    gate = x.get("covariance.kernels.gate")
+    r[0] *= counts is not None
+    r[2] *= gate is not None
+    r /= r.sum()
+    m = len(features)
+    k = np.eye(m)
+    for i in range(m):
+        for j in range(m):
+            if i == j or not (present[i] and present[j]):
+                continue
+            value = r[1] * math.exp(2 * gamma[0] * (_cosine(features[i], features[j]) - 1))
+            if counts is not None and counts[b, i, i] * counts[b, j, j] > 0:
+                c = counts[b]
+                value += r[0] * c[i, j] / math.sqrt(c[i, i] * c[j, j])
+            if gate is not None:
+                cosine = _cosine(features[i] * gate[b], features[j] * gate[b])
+                value += r[2] * math.exp(2 * gamma[1] * (cosine - 1))
+            k[i, j] = value / (1 + jitter)
+    return k
+
+
+def prior(counts, t, seen):
+    """alpha-hat over its maximum for one row, from the sum over allowed k of c_jk c_kt."""
+    m = len(counts)
+    c = counts.astype(float).copy()
+    for k in seen:
+        others = [counts[k, l] for l in seen if l != k]  # noqa: E741
+        c[k, k] = sum(others) / max(len(others), 1)
+    row = np.zeros(m)
+    for j in seen:
+        row[j] = sum(c[j, k] * c[k, t] for k in seen)
+    return row / row.max() if row.max() > 0 else np.zeros(m)
+
+
+def _standard(x, counts, b, h, t, seen, k, factor, mode, f, seed, heads):
+    m = len(k)
+    alpha = np.zeros(m)
+    if "shape.query" in x:
+        for j in seen:
+            raw = x["shape.query"][b, h, t] @ x["shape.key"][b, h, j]
+            alpha[j] = f(raw / math.sqrt(x["shape.query"].shape[-1]))
+        if counts is not None:
+            alpha *= prior(counts[b], t, seen)
+    delta = k @ alpha / math.sqrt(1 + alpha @ k @ alpha)
+    if mode == "mean":
+        return delta * math.sqrt(2 / math.pi)
+    noise = np.array([normal(seed, j, t, b * heads + h, 0) for j in range(m)])
+    logits = factor @ noise
+    skew = normal(seed, 0, t, b * heads + h, 1)
+    half = (alpha @ logits + skew) / math.sqrt(1 + alpha @ k @ alpha)
+    if "shape.query" not in x:
+        return logits
+    return (logits - delta * half) + delta * abs(half)

@@ -1,0 +1,155 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from rka_fast.models import MODELS
+from rka_fast.train import parse
+from rka_fast.training.config import RESUMABLE, Config
+from rka_fast.training.errors import ConfigError
+
+
+def test_json_round_trip():
+    config = Config(model="sasrec", negatives=None, min_rating=4.0, json="x.json", dropout=0.0)
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
+    values = {
+        "data": "a.csv",
+        "columns": "u,i",
+        "min_rating": 3.5,
+        "min_user_events": 2,
+        "min_item_events": 3,
+        "core": "iterated",
+        "repeats": "drop",
+        "model": "sasrec",
+        "max_length": 7,
+        "width": 6,
+        "blocks": 3,
+        "heads": 2,
+        "dropout": 0.25,
+        "activation": "tanh",
+        "loss": "bce",
+        "negatives": 4,
+        "kernel_weight": 0.125,
+        "leave_self_out": False,
+        "eval_mode": "sample",
+        "batch_size": 9,
+        "learning_rate": 0.5,
+        "epochs": 11,
+        "eval_every": 2,
+        "patience": 12,
+        "seed": 13,
+        "out": "o",
+        "json": "j",
+        "device": "cpu",
+        "precision": "bf16",
+        "backend": "reference",
+        "save_every": 14,
+    }
+    assert set(values) == {field.name for field in dataclasses.fields(Config)}
+    flags = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        flags += ["--no-" + flag] if value is False else ["--" + flag, str(value)]
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(values))
+    assert parse(flags)[0] == parse(["--config", str(file)])[0] == Config(**values)
+
+
+def test_flags_override_the_file(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"width": 6, "epochs": 3}')
+    config, _ = parse(["--config", str(file), "--epochs", "4"])
+    assert (config.width, config.epochs, config.blocks) == (6, 4, Config().blocks)
+
+
+def test_an_unknown_flag_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--learning-rat", "1"])
+    assert stop.value.code == 2
+    assert "--learning-rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"widht": 6}', "unknown setting 'widht'; did you mean 'width'"),
+        ('{"learning-rate": 6}', "did you mean 'learning_rate'"),
+        ('{"zzz": 6}', "known are data, columns"),
+        ('{"width": "6"}', "width must be int, got '6'"),
+        ('{"width": true}', "width must be int, got True"),
+        ('{"width": null}', "width must be int, got None"),
+        ('{"negatives": 1.5}', "negatives must be int or null, got 1.5"),
+        ('{"leave_self_out": 1}', "leave_self_out must be bool, got 1"),
+        ("[1]", "expected one JSON object"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_a_wrong_file(tmp_path, text, message):
+    file = tmp_path / "c.json"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="c.json") as error:
+        Config.read(file)
+    assert message in str(error.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read config file .*nowhere.json"):
+        parse(["--config", str(tmp_path / "nowhere.json")])
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"model": "rska"}, "did you mean 'rksa'"),
+        ({"dropout": 1.0}, "dropout must be from 0 to below 1, got 1.0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"save_every": 0}, "save_every must be at least 1"),
+        ({"width": 50, "heads": 3}, "width must be a multiple of heads (3), got 50"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0, got nan"),
+        ({"kernel_weight": -1.0}, "kernel_weight must not be negative"),
+        ({"device": "gpu"}, "device must be auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
+        ({"columns": "user"}, "columns 'user' must be 2 to 4 names"),
+        ({"negatives": 5}, "negatives has no meaning with loss 'ce'"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"max_length": 1}, "max_length must be at least 2"),
+    ],
+)
+def test_a_value_out_of_range(values, message):
+    with pytest.raises(ConfigError) as error:
+        Config(**values)
+    assert message in str(error.value)
+
+
+def test_whole_numbers_are_numbers():
+    assert Config(learning_rate=1, dropout=0).learning_rate == 1
+
+
+def test_defaults_that_depend_on_other_settings():
+    assert Config(data="/x/ml-1m.txt.gz", seed=3).run_dir == Path("runs/ml-1m-rksa-seed3")
+    assert Config(data="a.csv,b.csv", model="pop").run_dir == Path("runs/a-pop-seed0")
+    assert Config(out="here").run_dir == Path("here")
+    assert [Config(loss=loss).negatives_per_position for loss in ("ce", "bce", "sampled_ce")] == [
+        0,
+        1,
+        128,
+    ]
+    assert Config(loss="bce", negatives=7).negatives_per_position == 7
+
+
+def test_resuming_may_change_only_what_does_not_shape_the_result():
+    Config(epochs=9, json="x").check_resume(Config())
+    with pytest.raises(ConfigError, match="width cannot change on --resume: the run has 50, given"):
+        Config(width=6).check_resume(Config())
+    assert set(RESUMABLE) <= {field.name for field in dataclasses.fields(Config)}
+
+
+def test_the_choices_are_the_models_there_are():
+    for name in MODELS:
+        assert Config(model=name).model == name
+    with pytest.raises(ConfigError) as error:
+        Config(model="?")
+    assert set(str(error.value).split(" of ")[1].split(", got")[0].split(", ")) == set(MODELS)

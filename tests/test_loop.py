@@ -1,0 +1,197 @@
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from small_runs import SMALL, train, write_log
+
+from rka_fast.data.batches import Batcher
+from rka_fast.models import MODELS
+from rka_fast.train import parse
+from rka_fast.training.checkpoint import Checkpoint
+from rka_fast.training.config import Config
+from rka_fast.training.errors import ConfigError, Interrupted, TrainingError
+from rka_fast.training.loop import Trainer
+from rka_fast.training.processes import make_accelerator, shard
+from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.source import load_data
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    return write_log(tmp_path_factory.mktemp("log") / "log.txt")
+
+
+@pytest.fixture
+def trainer_for(log, tmp_path):
+    """Makes a trainer of a small run in folder NAME, going on with what is there."""
+
+    def make(name, *flags):
+        config, _ = parse(["--data", str(log), "--out", str(tmp_path / name), *SMALL, *flags])
+        folder = RunFolder(config.run_dir)
+        if not folder.path.exists():
+            RunFolder.create(config.run_dir)
+        sequences, data, _ = load_data(config)
+        trainer = Trainer(config, sequences, folder, data, quiet=True)
+        trainer.resume()
+        return trainer
+
+    return make
+
+
+def break_at(trainer, step, action):
+    """Let `action` see the loss parts of training step `step`, the first being 1."""
+    compute, steps = trainer.model.training_loss, [trainer.progress.step]
+
+    def training_loss(batch, config):
+        parts = compute(batch, config)
+        steps[0] += 1
+        return action(parts) if steps[0] == step else parts
+
+    trainer.model.training_loss = training_loss
+
+
+def lines(trainer, key):
+    return [
+        {name: line[name] for name in ("step", key)}
+        for line in trainer.folder.read_log()
+        if key in line
+    ]
+
+
+def without_seconds(result):
+    config = {**result["config"], "out": None}
+    return {**result, "seconds": None, "config": config}
+
+
+@pytest.mark.parametrize("model", ["rksa", "sasrec"])
+def test_stopped_and_resumed_equals_uninterrupted(trainer_for, model):
+    whole = trainer_for("whole", "--model", model, "--epochs", "3")
+    expected = whole.run()
+
+    def interrupt(parts):
+        os.kill(os.getpid(), signal.SIGINT)
+        return parts
+
+    for step in (3, 6):  # inside the first epoch of 4 steps, and inside the second
+        trainer = trainer_for("parts", "--model", model, "--epochs", "3")
+        break_at(trainer, step, interrupt)
+        with pytest.raises(Interrupted, match=f"after step {step} .*--resume .*parts"):
+            trainer.run()
+    trainer = trainer_for("parts", "--model", model, "--epochs", "3")
+    assert trainer.progress.step == 6
+    result = trainer.run()
+    assert lines(trainer, "loss") == lines(whole, "loss")
+    assert [line["step"] for line in lines(whole, "loss")] == list(range(1, 13))
+    assert lines(trainer, "valid") == lines(whole, "valid")
+    assert without_seconds(result) == without_seconds(expected)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(trainer_for):
+    trainer = trainer_for("nan", "--model", "sasrec", "--epochs", "3", "--save-every", "5")
+    break_at(trainer, 7, lambda parts: {**parts, "loss": parts["loss"] * torch.nan})
+    with pytest.raises(TrainingError) as error:
+        trainer.run()
+    message = str(error.value)
+    assert "the loss is nan at step 7 (epoch 2)" in message
+    assert str(trainer.folder.last) in message and "--learning-rate" in message
+    checkpoint = Checkpoint.load(trainer.folder.last)
+    assert checkpoint.meta["progress"]["step"] == 5
+    assert all(tensor.isfinite().all() for tensor in checkpoint.model.values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(trainer_for):
+    trainer = trainer_for("inf", "--model", "sasrec", "--epochs", "2")
+
+    def poison(parts):  # the loss is fine, its gradient is not
+        bad = next(trainer.model.parameters()).sum() * 0
+        return {**parts, "loss": parts["loss"] + torch.sqrt(bad)}
+
+    break_at(trainer, 8, poison)
+    with pytest.raises(TrainingError, match="weights are not finite after step 8"):
+        trainer.run()
+    assert Checkpoint.load(trainer.folder.last).meta["progress"]["step"] == 4
+
+
+def test_selection_is_by_validation_and_patience_stops(trainer_for, monkeypatch):
+    scores = iter([0.1, 0.3, 0.2, 0.2, 0.9])
+    trainer = trainer_for("patience", "--model", "sasrec", "--epochs", "5", "--patience", "2")
+    evaluate, weights = trainer.evaluate, []
+
+    def scripted(stage, *rest):
+        metrics = evaluate(stage, *rest)
+        if stage == "valid" and not trainer.finished:
+            metrics["sampled"]["ndcg@10"] = next(scores)
+            weights.append(
+                {name: value.clone() for name, value in trainer.model.state_dict().items()}
+            )
+        return metrics
+
+    monkeypatch.setattr(trainer, "evaluate", scripted)
+    result = trainer.run()
+    assert result["best_epoch"] == 2 and trainer.epoch == 4 and next(scores) == 0.9
+    trainer.model.load_state_dict(weights[1])
+    assert result["test"] == evaluate("test")
+
+
+def test_popularity_needs_no_training(trainer_for, log):
+    result = trainer_for("pop", "--model", "pop").run()
+    assert result["test"] == result["popularity"]["test"]
+    assert (
+        trainer_for("sasrec", "--model", "sasrec", "--epochs", "1").run()["popularity"]
+        == result["popularity"]
+    )
+
+
+def test_what_was_logged_after_the_checkpoint_is_dropped(tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+    kept = [{"step": 1, "loss": 0.1}, {"step": 2, "loss": 1 / 3}, {"step": 2, "valid": {}}]
+    cut = json.dumps({"step": 3, "loss": 0.5}) + '\n{"step": 4, "lo'
+    folder.log.write_text("".join(json.dumps(line) + "\n" for line in kept) + cut)
+    folder.truncate_log(2)
+    assert folder.read_log() == kept
+
+
+@pytest.mark.parametrize("users", [16, 5, 1])
+def test_weighted_shards_average_to_the_gradient_of_the_whole_batch(trainer_for, users):
+    trainer = trainer_for("shards", "--model", "sasrec", "--dropout", "0")
+    batch = trainer.batcher.training(trainer.batcher.epoch_order(0)[:users], 0)
+
+    def gradients(part, weight):
+        trainer.model.zero_grad()
+        (weight * trainer.model.training_loss(part, trainer.config)["loss"]).backward()
+        return [parameter.grad.clone() for parameter in trainer.model.parameters()]
+
+    parts = [gradients(*shard(batch, rank, 3)) for rank in range(3)]
+    for whole, *split in zip(gradients(batch, 1.0), *parts, strict=True):
+        torch.testing.assert_close(sum(split) / 3, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_negatives_reach_the_loss(trainer_for):
+    for loss in ("bce", "sampled_ce"):
+        flags = ("--model", "sasrec", "--loss", loss, "--negatives", "3", "--epochs", "1")
+        trainer = trainer_for(loss, *flags)
+        assert trainer.batcher.training(np.arange(4), 0).negatives.shape[-1] == 3
+        assert np.isfinite(trainer.run()["test"]["full"]["ndcg@10"])
+
+
+def test_only_models_that_use_co_occurrence_count_it(trainer_for):
+    for name, model in MODELS.items():
+        trainer = trainer_for(name, "--model", name)
+        assert isinstance(trainer.batcher, Batcher)
+        assert (trainer.batcher.cooccurrence is not None) == model.uses_cooccurrence
+
+
+def test_a_device_that_is_not_there():
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="device 'cuda' is not available.*--device cpu"):
+            make_accelerator(Config(device="cuda"))
+    with pytest.raises(ConfigError, match="precision 'fp16' needs a GPU.*--precision bf16"):
+        make_accelerator(Config(device="cpu", precision="fp16"))
+
+
+def test_low_precision_trains(log, tmp_path):
+    assert train(log, tmp_path / "bf16", "--precision", "bf16", "--epochs", "1") == 0
+    assert train(log, tmp_path / "fp32", "--model", "sasrec", "--epochs", "1") == 0

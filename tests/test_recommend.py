@@ -1,0 +1,97 @@
+import json
+
+import pytest
+import torch
+from small_runs import run_command, train, write_log
+
+from rka_fast.recommend import Recommendations, main
+from rka_fast.training.errors import ConfigError
+
+
+@pytest.fixture(scope="module", params=["rksa", "sasrec", "pop"])
+def run(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    log = write_log(folder / "log.txt")
+    assert train(log, folder / "run", "--model", request.param, "--epochs", "1") == 0
+    log.unlink()  # the run folder is enough
+    return folder / "run"
+
+
+def test_the_best_unseen_items_in_the_users_own_ids(run):
+    loaded = Recommendations(str(run))
+    sequences = loaded.sequences
+    user = sequences.user_index("u7")
+    history = sequences.sequence(user)
+    with torch.no_grad():
+        scores = loaded.model.scores(loaded.batcher.history(history.tolist(), user), None)[0]
+    expected = sorted(
+        (item for item in range(1, sequences.num_items + 1) if item not in history),
+        key=lambda item: -scores[item],
+    )[:5]
+    found = loaded.for_user("u7", top=5)
+    assert [score for _, score in found] == pytest.approx([scores[i].item() for i in expected])
+    seen = {sequences.item_id(item) for item in history}
+    assert len(found) == 5 and not seen & {item for item, _ in found}
+    assert all(item.startswith("i") for item, _ in found)
+
+
+def test_a_person_not_in_the_data(run):
+    loaded = Recommendations(str(run))
+    everything = loaded.for_history(["i3", "i5"], top=1000)
+    assert {item for item, _ in everything} == set(loaded.sequences.item_ids) - {"i3", "i5"}
+    assert loaded.for_history(["i3", "i5"], top=3) == everything[:3]
+    scores = [score for _, score in everything]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_the_command(run, capsys):
+    expected = Recommendations(str(run)).for_history(["i3", "i5"], top=2)
+    assert main([str(run), "--history", "i3, i5", "--top", "2", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["history"] == ["i3", "i5"]
+    assert printed["recommendations"] == [
+        {"rank": rank, "item": item, "score": score}
+        for rank, (item, score) in enumerate(expected, start=1)
+    ]
+    assert main([str(run), "--user", "u7", "--top", "3"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert "user u7" in table[0] and len(table) == 5
+    assert [line.split()[1] for line in table[2:]] == [
+        item for item, _ in Recommendations(str(run)).for_user("u7", top=3)
+    ]
+
+
+@pytest.mark.parametrize(
+    "flags, parts",
+    [
+        (["--user", "nobody"], ["'nobody'", "ids look like u"]),
+        (["--history", "i3,nothing,i4,none"], ["'nothing'", "'none'"]),
+        (["--history", ","], ["empty"]),
+        ([], ["--user", "--history"]),
+        (["--user", "u1", "--history", "i3"], ["--user", "--history"]),
+        (["--user", "u1", "--top", "0"], ["top must be at least 1, got 0"]),
+    ],
+)
+def test_a_wrong_request_is_a_message(run, capsys, flags, parts):
+    assert main([str(run), *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    for part in parts:
+        assert part in error
+
+
+def test_a_wrong_folder_is_a_message(tmp_path, capsys):
+    assert main([str(tmp_path / "none"), "--user", "u1"]) == 2
+    assert "none is not a run folder" in capsys.readouterr().err
+
+
+def test_top_is_checked_from_python(run):
+    with pytest.raises(ConfigError, match="top"):
+        Recommendations(str(run)).for_user("u1", top=-1)
+
+
+@pytest.mark.parametrize("run", ["pop"], indirect=True)
+def test_as_a_module(run):
+    done = run_command("rka_fast.recommend", run, "--user", "u1", "--top", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["recommendations"]) == 1
