@@ -65,8 +65,8 @@ class Config:
     batch_size: int = 128
     # Learning rate of Adam.
     learning_rate: float = 1e-3
-    # At most this many passes over the training users.
-    epochs: int = 30
+    # At most this many passes over the training users; default 200, for synthetic data 12.
+    epochs: int | None = None
     # Epochs between evaluations on the validation items.
     eval_every: int = 1
     # Stop after this many evaluations without a better validation NDCG@10 (sampled).
@@ -87,6 +87,8 @@ class Config:
     save_every: int | None = None
 
     def __post_init__(self) -> None:
+        if self.epochs is None:
+            object.__setattr__(self, "epochs", 12 if self.data == "synthetic" else 200)
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), hints[field.name])

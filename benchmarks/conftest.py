@@ -1,0 +1,3 @@
+"""What the benchmarks share with the tests."""
+
+from conftest import shared_data  # noqa: F401

@@ -1,0 +1,42 @@
+"""A tiny catalogue for the models."""
+
+import numpy as np
+import pytest
+import torch
+
+from rka_fast.data.batches import Batcher
+from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.sequences import Sequences
+from rka_fast.data.split import leave_one_out
+
+
+@pytest.fixture
+def split():
+    """Ten users, twelve items, histories of 4 to 9 events from one seed."""
+    rng = np.random.default_rng(0)
+    histories = [rng.permutation(np.arange(1, 13))[: rng.integers(4, 10)] for _ in range(10)]
+    indptr = np.concatenate(([0], np.cumsum([len(h) for h in histories])))
+    return leave_one_out(
+        Sequences(
+            indptr,
+            np.concatenate(histories).astype(np.int32),
+            [f"u{i}" for i in range(10)],
+            [f"i{i}" for i in range(1, 13)],
+            None,
+        )
+    )
+
+
+@pytest.fixture
+def batch(split):
+    """Six training users with everything a model may want."""
+    batcher = Batcher(split, CoOccurrence.from_split(split), 8, seed=0, negatives=2, term=True)
+    return batcher.training(np.arange(6), step=1)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,116 @@
+"""SASRec and RKSA: what they compute and what they must not see."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from rka_fast.data.batches import Batcher
+from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.models import MODELS, RKSA, SASRec
+
+CONFIG = SimpleNamespace(
+    max_length=8, width=12, blocks=2, heads=2, dropout=0.0, activation="leaky_relu",
+    kernel_weight=0.5, eval_mode="mean", backend="auto", loss="ce",
+)  # fmt: skip
+SEQUENTIAL = ("sasrec", "rksa")
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_no_position_sees_its_future(name, split, batch):
+    model = MODELS[name].from_config(CONFIG, split).eval()
+    before = model.encode(batch)
+    items = batch.items.clone()
+    items[:, -2:] = items[:, -2:] % 12 + 1
+    after = model.encode(batch._replace(items=items))
+    assert torch.equal(before[:, :-2], after[:, :-2])
+    assert not torch.allclose(before[:, -1], after[:, -1])
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_padding_to_a_longer_window_changes_nothing(name, split):
+    """Left padding is invisible but for the learned positions, which end at the newest item."""
+    counts = CoOccurrence.from_split(split)
+    model = MODELS[name].from_config(CONFIG, split).eval()
+    users = np.flatnonzero(split.train_end - split.sequences.indptr[:-1] <= 4)
+    batches = [Batcher(split, counts, n, 0).evaluation(users, "valid") for n in (4, 8)]
+    short, long = (model.scores(b) for b in batches)
+    torch.testing.assert_close(short[:, 1:], long[:, 1:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_scores_are_inner_products_with_the_item_embedding(name, split, batch):
+    model = MODELS[name].from_config(CONFIG, split).eval()
+    scores = model.scores(batch)
+    state = model.encode(batch)[:, -1]
+    assert scores.shape == (6, 13) and (scores[:, 0] == -torch.inf).all()
+    for item in (1, 12):
+        torch.testing.assert_close(scores[:, item], state @ model.items.weight[item])
+    candidates = torch.tensor([[3, 1], [5, 5], [12, 2], [1, 2], [7, 8], [9, 4]])
+    torch.testing.assert_close(model.scores(batch, candidates), scores.gather(1, candidates))
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce", "sampled_ce"])
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_every_parameter_learns(name, loss, split, batch):
+    model = MODELS[name].from_config(CONFIG, split)
+    config = SimpleNamespace(**{**vars(CONFIG), "loss": loss})
+    parts = model.training_loss(batch, config)
+    assert parts["loss"].item() == pytest.approx(
+        sum(v.item() for k, v in parts.items() if k != "loss") or parts["loss"].item()
+    )
+    parts["loss"].backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, parameter_name
+    assert model.items.weight.grad[0].abs().max() == 0  # padding stays where it is
+
+
+def test_a_few_steps_learn_the_training_sequences(split, batch):
+    for name in SEQUENTIAL:
+        torch.manual_seed(0)
+        model = MODELS[name].from_config(CONFIG, split)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        losses = []
+        for _ in range(40):
+            loss = model.training_loss(batch, CONFIG)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.75 * losses[0]
+
+
+def test_rksa_in_location_mode_ignores_every_relation(split, batch):
+    model = RKSA(12, 10, width=12, max_length=8, eval_mode="location").eval()
+    other = batch._replace(cooccurrence=batch.cooccurrence * 0, users=batch.users + 1)
+    assert torch.equal(model.encode(batch), model.encode(other))
+
+
+def test_rksa_uses_users_and_counts(split, batch):
+    model = RKSA(12, 10, width=12, max_length=8).eval()
+    torch.nn.init.normal_(model.users.weight)
+    state = model.encode(batch)
+    unrelated = model.encode(batch._replace(cooccurrence=batch.cooccurrence * 0))
+    unknown = model.encode(batch._replace(users=torch.full_like(batch.users, -1)))
+    assert not torch.allclose(state, unrelated) and not torch.allclose(state, unknown)
+
+
+def test_rksa_without_the_term_has_none(split, batch):
+    model = RKSA(12, 10, width=12, max_length=8, kernel_weight=0.0)
+    assert not model.uses_kernel_term
+    assert set(model.training_loss(batch, CONFIG)) == {"loss"}
+
+
+def test_sasrec_attention_is_a_literal_softmax(split, batch):
+    model = SASRec(12, width=12, max_length=8, heads=1, blocks=1, dropout=0.0).eval()
+    attention = model.blocks[0].attention
+    query, x = torch.randn(1, 5, 12), torch.randn(1, 5, 12)
+    padding = torch.tensor([[True, False, False, False, False]])
+    output = attention(query, x, padding)[0]
+    key, value = attention.key_value(x[0]).chunk(2, -1)
+    q = attention.query(query[0])
+    for t in range(1, 5):
+        weights = torch.tensor([(q[t] @ key[j] / 12**0.5).item() for j in range(1, t + 1)])
+        expected = attention.output(weights.softmax(0) @ value[1 : t + 1])
+        torch.testing.assert_close(output[t], expected, rtol=1e-5, atol=1e-6)
