@@ -1,3 +1,79 @@
-"""What the benchmarks share with the tests."""
+"""What the benchmarks share: threads, what each result says about itself, the summary table."""
 
-from conftest import shared_data  # noqa: F401
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import shared_data  # noqa: F401 - the fixture of the tests
+from peers import THREADS
+
+
+def pytest_addoption(parser):
+    parser.addoption("--report", metavar="FILE", help="write the summary table to FILE (Markdown)")
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
+def sgemm_rate() -> float:
+    """The machine's float32 matrix product, in 10^9 operations per second."""
+    x = torch.randn(1024, 1024)
+    times = []
+    for _ in range(12):
+        start = time.perf_counter()
+        x @ x
+        times.append(time.perf_counter() - start)
+    return 2e-9 * 1024**3 / statistics.median(times[2:])
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    session = getattr(config, "_benchmarksession", None)
+    rows = [b for b in session.benchmarks if "backend" in b.extra_info] if session else []
+    if not rows:
+        return
+    torch.set_num_threads(THREADS)
+    table = summary(rows, sgemm_rate())
+    terminalreporter.section(f"{THREADS} threads, torch {torch.__version__}")
+    terminalreporter.write_line(table)
+    if path := config.getoption("--report"):
+        Path(path).write_text(table + "\n")
+
+
+def summary(benchmarks, sgemm: float) -> str:
+    """A Markdown table: medians, ratios to the reference and to sdpa, rate, memory."""
+    median = {_key(b): b.stats.median for b in benchmarks}
+    lines = [
+        f"Share: of this machine's float32 matrix product, {sgemm:.0f} GFLOP/s.",
+        "",
+        "| operator | shape | pass | backend | median ms | faster than reference "
+        "| times sdpa | GFLOP/s | share | peak MB |",
+        "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for b in sorted(benchmarks, key=_key):
+        op, shape, passes, backend = _key(b)
+        seconds = median[_key(b)]
+        reference = median.get((op, shape, passes, "reference"))
+        sdpa = median.get((op, shape, passes, "sdpa"))
+        rate = b.extra_info["gflops"] / seconds
+        size = b.extra_info["bytes"]
+        cells = (
+            op, shape, passes, backend, f"{seconds * 1e3:.2f}",
+            f"{reference / seconds:.1f}x" if reference else "",
+            f"{seconds / sdpa:.2f}" if sdpa else "",
+            f"{rate:.0f}", f"{rate / sgemm:.0%}",
+            "" if size is None else f"{size / 2**20:.1f}",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _key(benchmark) -> tuple[str, str, str, str]:
+    info = benchmark.extra_info
+    return info["op"], info["shape"], info["pass"], info["backend"]

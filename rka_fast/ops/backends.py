@@ -11,6 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.native.cpu import Cpp
 from rka_fast.ops.reference import attention as _reference
 
 ENVIRONMENT = "RKA_FAST_BACKEND"
@@ -39,7 +40,7 @@ class Reference:
         return _reference.attention_backward(grad, needs, a)
 
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Reference(),)}
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Cpp(), Reference())}
 
 
 def available_backends() -> list[str]:

@@ -1,0 +1,152 @@
+"""Shapes and peers of the attention benchmarks, and the peak memory of one of them.
+
+`python benchmarks/peers.py cpp forward B32-H1-n200-d50` prints the bytes that one call adds to the
+memory of a fresh process at its peak (Linux).
+"""
+
+import ctypes
+import os
+import subprocess
+import sys
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from rka_fast import (
+    Covariance,
+    Kernels,
+    Location,
+    Shape,
+    available_backends,
+    kernelized_attention,
+)
+from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.reference.attention import attention
+
+PASSES = ("forward", "forward+backward")
+THREADS = min(2, os.cpu_count() or 1)
+
+
+class Size(NamedTuple):
+    batch: int
+    heads: int
+    length: int
+    width: int
+
+    def __str__(self) -> str:
+        return "B{}-H{}-n{}-d{}".format(*self)
+
+    @classmethod
+    def parse(cls, text: str) -> "Size":
+        return cls(*(int(part[1:]) for part in text.split("-")))
+
+
+SIZES = (Size(128, 1, 50, 50), Size(32, 1, 200, 50))
+# The eager reference differentiated by autograd, the same compiled, our backends, and ordinary
+# attention of the same shape as the yardstick.
+NATIVE = tuple(name for name in available_backends() if name != "reference")
+PEERS = ("reference", "compiled", *NATIVE, "sdpa")
+
+
+def workload(peer: str, passes: str, size: Size):
+    """A function without arguments that runs one call of `peer` (causal, float32, mode sample)."""
+    b, h, n, d = size
+    rng = torch.Generator().manual_seed(0)
+    backward = passes == "forward+backward"
+
+    def new(*shape):
+        return torch.randn(*shape, generator=rng).requires_grad_(backward)
+
+    query, key, value = new(b, h, n, d), new(b, h, n, d), new(b, h, n, d)
+    leaves = [query, key, value]
+    if peer == "sdpa":
+
+        def call():
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+    else:
+        bought = (torch.rand(b, 30, n, generator=rng) < 0.2).float()
+        scale, shape = (
+            Shape(new(b, h, n, d), new(b, h, n, d)),
+            Shape(new(b, h, n, d), new(b, h, n, d)),
+        )
+        features, gate, bias = new(b, n, h * d), new(b, h * d), new(h)
+        concentration = torch.full((2,), 2.0, requires_grad=backward)
+        mixture = torch.full((b, 3), 1 / 3, requires_grad=backward)
+        leaves += [*scale, *shape, features, gate, bias, concentration, mixture]
+        kernels = Kernels(features, concentration, mixture, gate, bought.mT @ bought)
+        seed = torch.tensor(7)
+        if peer in ("reference", "compiled"):
+            arguments = Arguments(
+                query, key, value, None, *scale, bias, *shape, *kernels,
+                seed=seed, causal=True, mode="sample", activation="leaky_relu",
+            )  # fmt: skip
+            function = torch.compile(attention) if peer == "compiled" else attention
+
+            def call():
+                return function(arguments)
+
+        else:
+
+            def call():
+                return kernelized_attention(
+                    Location(query, key), value, Covariance(*scale, kernels, bias), shape,
+                    is_causal=True, seed=seed, backend=peer,
+                )  # fmt: skip
+
+    grad = torch.randn(b, h, n, d, generator=rng)
+    if backward:
+        return lambda: torch.autograd.grad(call(), leaves, grad)
+    return torch.no_grad()(call)
+
+
+def gflop(peer: str, passes: str, size: Size) -> float:
+    """The work of one call in 10^9 operations, by the products it cannot do without (causal)."""
+    b, h, n, d = size
+    square, cube = n * n * d, n**3
+    if peer == "sdpa":  # half of two products; backward has five, one of them a second time
+        forward, backward = square, 2.5 * square
+    else:
+        # Three scores, P V and two Gram matrices by half; prior and P by a third, X and the factor
+        # by a sixth.
+        head, shared = 2 * square + cube / 2, h * square + cube / 2
+        forward = head + shared / h
+        # What the forward pass did but P V; twice the products of its scores, of P V, of P, of X
+        # and of the factor; two whole products from the Gram matrices.
+        backward = forward - square / 2 + 4 * square + cube * (2 / 3 + 1 / 6 + 1 / 3)
+        backward += 2 * square
+    total = forward + backward if passes == "forward+backward" else forward
+    return 2e-9 * b * h * total
+
+
+def peak_memory(peer: str, passes: str, size: Size) -> int | None:
+    """Bytes that one call adds at its peak, in a process of its own; None where not measurable."""
+    if not os.path.exists("/proc/self/clear_refs"):
+        return None
+    command = [sys.executable, __file__, peer, passes, str(size)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return int(result.stdout) if result.returncode == 0 else None
+
+
+def _status(field: str) -> int:
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def _measure(peer: str, passes: str, size: Size) -> int:
+    torch.set_num_threads(THREADS)
+    # Libraries and threads are up after a small call; a compiled graph needs its own shape.
+    warm = size if peer == "compiled" else Size(2, 1, 4, 4)
+    workload(peer, passes, warm)()
+    call = workload(peer, passes, size)
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew
+    before = _status("VmRSS")
+    call()
+    return max(0, _status("VmHWM") - before)
+
+
+if __name__ == "__main__":
+    print(_measure(sys.argv[1], sys.argv[2], Size.parse(sys.argv[3])))

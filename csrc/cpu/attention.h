@@ -1,0 +1,70 @@
+// The call as the CPU kernels see it: raw pointers, element strides, no torch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../common.h"
+
+namespace rka {
+
+enum class Type : int { f32, f64, f16, bf16, u8 };
+
+// A strided array of four dimensions; absent when data is null. Broadcast dimensions have stride 0.
+// One with fewer dimensions keeps its first as the first (sequence) and its last ones as the last:
+// features (B, 1, m, df), gate and mixture (B, 1, 1, .), padding (B, 1, 1, m), scale_bias and
+// concentration (1, 1, 1, .).
+struct View {
+  char* data = nullptr;
+  Type type = Type::f32;
+  int64_t stride[4] = {0, 0, 0, 0};
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+// Sizes, inputs and options of one call. The meaning of each is in rka_fast/ops/arguments.py.
+struct Call {
+  int64_t batch, heads, rows, keys;
+  int64_t width, scale_width, shape_width, value_width, feature_width;
+  View query, key, value, bias, scale_query, scale_key, scale_bias, shape_query, shape_key;
+  View features, concentration, mixture, gate, cooccurrence, mask, padding;
+  bool mask_per_head;
+  uint64_t seed;
+  bool causal;
+  Mode mode;
+  Activation activation;
+  double dropout, jitter;
+  View output;
+};
+
+// Where gradients go; absent ones are not wanted, and what the mode leaves without effect must be
+// absent. Those that several sequences share have one partial sum for each sequence, zero to begin
+// with and in the precision of the computation; the caller adds them in order.
+struct Gradients {
+  View output;  // dL/d output
+  View query, key, value, scale_query, scale_key, shape_query, shape_key, features, gate;
+  View bias;           // partial (B, H or 1, n or 1, m or 1)
+  View scale_bias;     // partial (B, 1, 1, H)
+  View concentration;  // partial (B, 1, 1, 2)
+  View mixture;        // partial (B, 1, 1, 3)
+};
+
+// One instruction set's build. `scratch` holds `bytes(call, backward)`, aligned to 64 bytes, and
+// belongs to the calling thread. Each function serves one sequence and writes nothing that another
+// sequence owns.
+struct Kernels {
+  const char* name;
+  size_t (*bytes)(const Call&, const Gradients*, bool f64);
+  void (*forward)(const Call&, int64_t sequence, bool f64, void* scratch);
+  void (*backward)(const Call&, const Gradients&, int64_t sequence, bool f64, void* scratch);
+  // Noise as the kernels make it, for tests: `columns` words of a stream, and normals, of one row.
+  void (*words)(uint64_t seed, uint32_t row, uint32_t head, uint32_t stream, int columns, uint32_t*);
+  void (*normals)(uint64_t seed, uint32_t row, uint32_t head, int columns, float*);
+};
+
+extern const Kernels kernels_plain, kernels_avx2, kernels_avx512;
+
+// The best build that this processor runs.
+const Kernels& kernels();
+
+}  // namespace rka

@@ -1,0 +1,43 @@
+// Included last by every kernel source: the table of one instruction set.
+#pragma once
+
+#include "backward.h"
+
+namespace rka {
+inline namespace RKA_ISA {
+
+template <class T>
+size_t scratch_bytes(const Call& call, bool backward) {
+  Sequence<T> s(call, 0);
+  Arena arena{nullptr};
+  s.allocate(arena, backward);
+  return arena.used;
+}
+inline size_t bytes_of(const Call& call, const Gradients* g, bool f64) {
+  return f64 ? scratch_bytes<double>(call, g) : scratch_bytes<float>(call, g);
+}
+inline void run_forward(const Call& call, int64_t sequence, bool f64, void* scratch) {
+  f64 ? forward<double>(call, sequence, scratch) : forward<float>(call, sequence, scratch);
+}
+inline void run_backward(const Call& call, const Gradients& g, int64_t sequence, bool f64,
+                         void* scratch) {
+  f64 ? backward<double>(call, g, sequence, scratch) : backward<float>(call, g, sequence, scratch);
+}
+inline void words_row(uint64_t seed, uint32_t row, uint32_t head, uint32_t stream, int columns,
+                      uint32_t* out) {
+  uint32_t step[4 * GROUPS];
+  for (int c = 0; c < columns; ++c) {
+    if (c % (4 * GROUPS) == 0) philox_groups(seed, uint32_t(c / 4), row, head, stream, step);
+    out[c] = step[c % (4 * GROUPS)];
+  }
+}
+inline void normals_row(uint64_t seed, uint32_t row, uint32_t head, int columns, float* out) {
+  for (int c = 0; c < columns; c += 4) {
+    float four[4];
+    normal_tile(seed, uint32_t(c / 4), row, head, 1, [](int) { return 4; }, four, 4);
+    for (int l = 0; l < 4 && c + l < columns; ++l) out[c + l] = four[l];
+  }
+}
+
+}  // namespace RKA_ISA
+}  // namespace rka

@@ -1,0 +1,29 @@
+// The CPU kernels for AVX2 and FMA.
+//
+// Standard headers come first: their inline functions must stay runnable everywhere.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cfloat>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+#define RKA_ISA avx2
+#define RKA_AVX2
+#include "kernels.h"
+
+namespace rka {
+const Kernels kernels_avx2 = {"avx2",       bytes_of,  run_forward,
+                             run_backward, words_row, normals_row};
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,345 @@
+// The CPU kernels as PyTorch operators, on LibTorch's stable ABI only.
+//
+// torch.ops.rka_fast_native.attention_cpu{,_backward} take the operator's schema without the
+// backend. They are called below autograd, by rka_fast/ops/native/cpu.py.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "attention.h"
+
+namespace rka {
+
+const Kernels& kernels() {
+#if defined(__x86_64__)
+  static const bool avx512 = __builtin_cpu_supports("avx512f") &&
+                             __builtin_cpu_supports("avx512bw") &&
+                             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  // RKA_FAST_CPU names a lower instruction set, to test it where a higher one is there.
+  static const char* const most = std::getenv("RKA_FAST_CPU");
+  static const std::string limit = most ? most : "avx512";
+  if (avx512 && limit == "avx512") return kernels_avx512;
+  if (avx2 && limit != "plain") return kernels_avx2;
+#endif
+  return kernels_plain;
+}
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+
+Type type_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+      return Type::f32;
+    case ScalarType::Double:
+      return Type::f64;
+    case ScalarType::Half:
+      return Type::f16;
+    case ScalarType::BFloat16:
+      return Type::bf16;
+    case ScalarType::Bool:
+      return Type::u8;
+    default:
+      STD_TORCH_CHECK(false, "rka_fast: a tensor's dtype is neither a float nor bool");
+  }
+}
+
+// A tensor of up to four dimensions: the first stays the first, the others become the last ones.
+View view(const Tensor& t) {
+  View v{static_cast<char*>(t.data_ptr()), type_of(t), {0, 0, 0, 0}};
+  const int64_t dims = t.dim();
+  for (int64_t i = 0; i < dims; ++i) {
+    const int64_t slot = i == 0 && dims > 1 ? 0 : i + 4 - dims;
+    v.stride[slot] = t.size(i) == 1 ? 0 : t.stride(i);
+  }
+  // A last dimension of one element must still be writable as a row.
+  return v;
+}
+View view(const MaybeTensor& t) { return t ? view(*t) : View{}; }
+
+struct Options {
+  bool causal;
+  std::string mode, activation;
+  double dropout, jitter;
+};
+
+Mode mode_of(const std::string& name) {
+  return name == "sample" ? Mode::sample : name == "mean" ? Mode::mean : Mode::location;
+}
+Activation activation_of(const std::string& name) {
+  return name == "leaky_relu" ? Activation::leaky_relu
+         : name == "relu"     ? Activation::relu
+         : name == "tanh"     ? Activation::tanh
+                              : Activation::identity;
+}
+
+int64_t width_of(const MaybeTensor& t) { return t ? t->size(t->dim() - 1) : 0; }
+
+// The arguments in the order of the schema.
+struct Inputs {
+  Tensor query, key, value;
+  MaybeTensor bias, scale_query, scale_key, scale_bias, shape_query, shape_key;
+  MaybeTensor features, concentration, mixture, gate, cooccurrence, mask, padding, seed;
+
+  Call call(const Options& o) const {
+    Call c{};
+    c.batch = query.size(0), c.heads = query.size(1);
+    c.rows = query.size(2), c.keys = key.size(2);
+    c.width = query.size(3), c.value_width = value.size(3);
+    c.scale_width = width_of(scale_query), c.shape_width = width_of(shape_query);
+    c.feature_width = width_of(features);
+    c.query = view(query), c.key = view(key), c.value = view(value), c.bias = view(bias);
+    c.scale_query = view(scale_query), c.scale_key = view(scale_key);
+    c.scale_bias = view(scale_bias);
+    c.shape_query = view(shape_query), c.shape_key = view(shape_key);
+    c.features = view(features), c.concentration = view(concentration);
+    c.mixture = view(mixture), c.gate = view(gate);
+    c.cooccurrence = view(cooccurrence), c.mask = view(mask), c.padding = view(padding);
+    c.mask_per_head = mask && mask->size(1) != 1;
+    c.seed = seed ? uint64_t(*static_cast<const int64_t*>(seed->data_ptr())) : 0;
+    c.causal = o.causal;
+    c.mode = mode_of(o.mode), c.activation = activation_of(o.activation);
+    c.dropout = o.dropout, c.jitter = o.jitter;
+    return c;
+  }
+  bool f64() const { return query.scalar_type() == ScalarType::Double; }
+};
+
+// A thread's scratch memory. Kept from call to call, since fresh pages cost more than using them,
+// unless it is unusually large.
+class Scratch {
+ public:
+  void* reserve(size_t bytes) {
+    if (bytes > size_) {
+      memory_.reset(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
+      size_ = memory_ ? bytes : 0;
+      if (!memory_) throw std::bad_alloc();
+    }
+    return memory_.get();
+  }
+  void release() {
+    if (size_ <= KEPT) return;
+    memory_.reset();
+    size_ = 0;
+  }
+
+ private:
+  static constexpr size_t KEPT = 8 << 20;
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  std::unique_ptr<void, Free> memory_;
+  size_t size_ = 0;
+};
+
+// Runs f(sequence, scratch) for every sequence. A thread takes the next one when it is ready:
+// sequences differ in length, and none writes what another owns, so the result is the same.
+template <class F>
+void for_each_sequence(int64_t batch, size_t bytes, const F& f) {
+  const int64_t threads = torch::stable::get_num_threads();
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, threads < batch ? threads : batch, 1, [&](int64_t, int64_t) {
+    thread_local Scratch scratch;
+    void* memory = scratch.reserve(bytes);
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < batch;) f(i, memory);
+    scratch.release();
+  });
+}
+
+Tensor attention(const Inputs& in, const Options& options) {
+  Call call = in.call(options);
+  Tensor output = torch::stable::new_empty(
+      in.value, std::vector<int64_t>{call.batch, call.heads, call.rows, call.value_width});
+  call.output = view(output);
+  call.output.stride[3] = 1;
+  const Kernels& k = kernels();
+  for_each_sequence(call.batch, k.bytes(call, nullptr, in.f64()), [&](int64_t i, void* scratch) {
+    k.forward(call, i, in.f64(), scratch);
+  });
+  return output;
+}
+
+// Partial sums of an argument that sequences share, one row of `size` elements for each.
+struct Partial {
+  int64_t size = 0;
+  std::vector<char> bytes;
+
+  View allocate(int64_t batch, int64_t elements, bool f64) {
+    size = elements;
+    bytes.assign(size_t(batch * elements) * (f64 ? 8 : 4), 0);
+    return {bytes.data(), f64 ? Type::f64 : Type::f32, {elements, 0, 0, 1}};
+  }
+  // Adds the sequences in their order into a tensor of `size` (or batch * size) elements.
+  template <class T>
+  Tensor reduce(int64_t batch, const Tensor& like) const {
+    const auto sizes = like.sizes();
+    Tensor sums = torch::stable::new_empty(like, sizes,
+                                           sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+    T* out = static_cast<T*>(sums.data_ptr());
+    const T* in = reinterpret_cast<const T*>(bytes.data());
+    const bool shared = like.dim() < 2 || like.size(0) == 1;
+    const int64_t count = shared ? size : size * batch;
+    torch::stable::parallel_for(0, count, 4096, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        T total = in[i];
+        for (int64_t b = 1; shared && b < batch; ++b) total += in[b * size + i];
+        out[i] = total;
+      }
+    });
+    return like.scalar_type() == sums.scalar_type()
+               ? sums
+               : torch::stable::to(sums, like.scalar_type());
+  }
+  Tensor reduce(int64_t batch, const Tensor& like, bool f64) const {
+    return f64 ? reduce<double>(batch, like) : reduce<float>(batch, like);
+  }
+};
+
+std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int64_t>& needs,
+                                       const Inputs& in, const Options& options) {
+  const Call call = in.call(options);
+  const bool f64 = in.f64();
+  const int64_t B = call.batch;
+  Gradients g{};
+  g.output = view(grad);
+  Partial bias, scale_bias, concentration, mixture;
+  std::vector<Tensor> result;
+  // What the mode leaves without effect has a gradient of zero and is not computed.
+  const bool spread = call.mode != Mode::location;
+  const bool covariance = call.mode == Mode::sample || (spread && in.shape_query);
+
+  const auto rows = [&](const MaybeTensor& t, View& v, bool computed) {
+    if (!computed) return torch::stable::new_zeros(*t, t->sizes());
+    Tensor out = torch::stable::new_empty(*t, t->sizes());
+    v = view(out);
+    v.stride[3] = 1;
+    return out;
+  };
+  const auto partial = [&](Partial& p, const MaybeTensor& t, View& v, int64_t size, bool computed) {
+    if (computed) v = p.allocate(B, size, f64);
+    return torch::stable::new_zeros(*t, t->sizes());  // replaced by the sums below
+  };
+  for (const int64_t i : needs) switch (i) {
+      case 0: result.push_back(rows(in.query, g.query, true)); break;
+      case 1: result.push_back(rows(in.key, g.key, true)); break;
+      case 2: result.push_back(rows(in.value, g.value, true)); break;
+      case 3: {
+        const auto& t = *in.bias;
+        const int64_t heads = t.size(1), n = t.size(2), m = t.size(3);
+        result.push_back(partial(bias, t, g.bias, heads * n * m, true));
+        const int64_t stride[4] = {heads * n * m, heads > 1 ? n * m : 0, n > 1 ? m : 0, m > 1};
+        for (int d = 0; d < 4; ++d) g.bias.stride[d] = stride[d];
+        break;
+      }
+      case 4: result.push_back(rows(in.scale_query, g.scale_query, spread)); break;
+      case 5: result.push_back(rows(in.scale_key, g.scale_key, spread)); break;
+      case 6:
+        result.push_back(partial(scale_bias, in.scale_bias, g.scale_bias, call.heads, spread));
+        break;
+      case 7: result.push_back(rows(in.shape_query, g.shape_query, spread)); break;
+      case 8: result.push_back(rows(in.shape_key, g.shape_key, spread)); break;
+      case 9: result.push_back(rows(in.features, g.features, covariance)); break;
+      case 10:
+        result.push_back(partial(concentration, in.concentration, g.concentration, 2, covariance));
+        break;
+      case 11: result.push_back(partial(mixture, in.mixture, g.mixture, 3, covariance)); break;
+      case 12: {
+        result.push_back(torch::stable::new_zeros(*in.gate, in.gate->sizes()));
+        if (covariance) g.gate = view(result.back()), g.gate.stride[3] = 1;
+        break;
+      }
+      default: STD_TORCH_CHECK(false, "rka_fast: no gradient for argument ", i);
+    }
+
+  const Kernels& k = kernels();
+  for_each_sequence(B, k.bytes(call, &g, f64), [&](int64_t i, void* scratch) {
+    k.backward(call, g, i, f64, scratch);
+  });
+  for (size_t i = 0; i < needs.size(); ++i) {
+    if (needs[i] == 3) result[i] = bias.reduce(B, *in.bias, f64);
+    if (needs[i] == 6 && g.scale_bias) result[i] = scale_bias.reduce(B, *in.scale_bias, f64);
+    if (needs[i] == 10 && covariance)
+      result[i] = concentration.reduce(B, *in.concentration, f64);
+    if (needs[i] == 11 && covariance) result[i] = mixture.reduce(B, *in.mixture, f64);
+  }
+  return result;
+}
+
+#define RKA_PARAMETERS                                                                          \
+  Tensor query, Tensor key, Tensor value, MaybeTensor bias, MaybeTensor scale_query,            \
+      MaybeTensor scale_key, MaybeTensor scale_bias, MaybeTensor shape_query,                   \
+      MaybeTensor shape_key, MaybeTensor features, MaybeTensor concentration,                   \
+      MaybeTensor mixture, MaybeTensor gate, MaybeTensor cooccurrence, MaybeTensor mask,        \
+      MaybeTensor padding, MaybeTensor seed, bool causal, std::string mode,                     \
+      std::string activation, double dropout, double jitter
+#define RKA_INPUTS                                                                              \
+  Inputs {                                                                                      \
+    query, key, value, bias, scale_query, scale_key, scale_bias, shape_query, shape_key,        \
+        features, concentration, mixture, gate, cooccurrence, mask, padding, seed               \
+  }
+#define RKA_SCHEMA                                                                              \
+  "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? scale_query, "                 \
+  "Tensor? scale_key, Tensor? scale_bias, Tensor? shape_query, Tensor? shape_key, "             \
+  "Tensor? features, Tensor? concentration, Tensor? mixture, Tensor? gate, "                    \
+  "Tensor? cooccurrence, Tensor? mask, Tensor? padding, Tensor? seed, bool causal, str mode, "  \
+  "str activation, float dropout, float jitter"
+
+Tensor attention_op(RKA_PARAMETERS) {
+  return attention(RKA_INPUTS, Options{causal, mode, activation, dropout, jitter});
+}
+std::vector<Tensor> attention_backward_op(Tensor grad, std::vector<int64_t> needs, RKA_PARAMETERS) {
+  return attention_backward(grad, needs, RKA_INPUTS,
+                            Options{causal, mode, activation, dropout, jitter});
+}
+
+std::string cpu_instructions() { return kernels().name; }
+
+// Words (int64) and normals of row `row`, head `head`, for tests. `seed` holds one int64.
+Tensor words_op(Tensor seed, int64_t row, int64_t head, int64_t stream, int64_t columns) {
+  std::vector<uint32_t> words(static_cast<size_t>(columns));
+  kernels().words(uint64_t(*static_cast<const int64_t*>(seed.data_ptr())), uint32_t(row),
+                  uint32_t(head), uint32_t(stream), int(columns), words.data());
+  Tensor out = torch::stable::new_empty(seed, std::vector<int64_t>{columns});
+  for (size_t i = 0; i < words.size(); ++i) static_cast<int64_t*>(out.data_ptr())[i] = words[i];
+  return out;
+}
+Tensor normals_op(Tensor seed, int64_t row, int64_t head, int64_t columns) {
+  Tensor out = torch::stable::new_empty(seed, std::vector<int64_t>{columns}, ScalarType::Float);
+  kernels().normals(uint64_t(*static_cast<const int64_t*>(seed.data_ptr())), uint32_t(row),
+                    uint32_t(head), int(columns), static_cast<float*>(out.data_ptr()));
+  return out;
+}
+
+}  // namespace
+}  // namespace rka
+
+STABLE_TORCH_LIBRARY_FRAGMENT(rka_fast_native, m) {
+  m.def("attention_cpu(" RKA_SCHEMA ") -> Tensor");
+  m.def("attention_cpu_backward(Tensor grad, int[] needs, " RKA_SCHEMA ") -> Tensor[]");
+  m.def("cpu_instructions() -> str");
+  m.def("philox_words_cpu(Tensor seed, int row, int head, int stream, int columns) -> Tensor");
+  m.def("normals_cpu(Tensor seed, int row, int head, int columns) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(rka_fast_native, CompositeExplicitAutograd, m) {
+  m.impl("cpu_instructions", TORCH_BOX(&rka::cpu_instructions));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(rka_fast_native, CPU, m) {
+  m.impl("attention_cpu", TORCH_BOX(&rka::attention_op));
+  m.impl("attention_cpu_backward", TORCH_BOX(&rka::attention_backward_op));
+  m.impl("philox_words_cpu", TORCH_BOX(&rka::words_op));
+  m.impl("normals_cpu", TORCH_BOX(&rka::normals_op));
+}

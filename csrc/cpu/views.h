@@ -1,0 +1,159 @@
+// Rows of strided arrays of any storage type, in and out of the precision of the computation.
+#pragma once
+
+#include <type_traits>
+
+#include "attention.h"
+#include "simd.h"
+
+namespace rka {
+inline namespace RKA_ISA {
+
+inline float from_bits(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+inline uint32_t to_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+struct BFloat16 {
+  uint16_t bits;
+  operator float() const { return from_bits(uint32_t(bits) << 16); }
+  static BFloat16 of(float x) {  // to nearest even
+    const uint32_t b = to_bits(x);
+    if (x != x) return {uint16_t((b >> 16) | 0x40)};
+    return {uint16_t((b + 0x7FFF + ((b >> 16) & 1)) >> 16)};
+  }
+};
+
+struct Half {
+  uint16_t bits;
+  operator float() const {
+    // The exponent is moved by a product, which also normalises subnormal numbers.
+    const uint32_t rest = uint32_t(bits & 0x7FFF) << 13, sign = uint32_t(bits & 0x8000) << 16;
+    if (rest >= 0x0F800000u) return from_bits(sign | rest | 0x70000000u);  // inf, NaN
+    return from_bits(sign | to_bits(from_bits(rest) * 0x1p112f));
+  }
+  static Half of(float x) {
+    const uint32_t b = to_bits(x), sign = (b >> 16) & 0x8000, rest = b & 0x7FFFFFFF;
+    if (rest > 0x7F800000u) return {uint16_t(sign | 0x7E00)};
+    if (rest >= 0x477FF000u) return {uint16_t(sign | 0x7C00)};  // rounds to infinity
+    if (rest < 0x38800000u) {  // subnormal: adding 1/2 aligns the last bit and rounds
+      return {uint16_t(sign | (to_bits(from_bits(rest) + 0.5f) - 0x3F000000u))};
+    }
+    return {uint16_t(sign | ((rest + 0xFFF + ((rest >> 13) & 1) - 0x38000000u) >> 13))};
+  }
+};
+
+template <class S, class T>
+inline S convert(T x) {
+  return S(x);
+}
+template <>
+inline BFloat16 convert<BFloat16, float>(float x) {
+  return BFloat16::of(x);
+}
+template <>
+inline BFloat16 convert<BFloat16, double>(double x) {
+  return BFloat16::of(float(x));
+}
+template <>
+inline Half convert<Half, float>(float x) {
+  return Half::of(x);
+}
+template <>
+inline Half convert<Half, double>(double x) {
+  return Half::of(float(x));
+}
+
+// The common case in whole vectors: no conversion, unit stride.
+template <class T>
+inline void copy_same(const T* in, int count, T scale, T* out) {
+  int i = 0;
+  for (; i + LANES<T> <= count; i += LANES<T>) store(out + i, load(in + i) * scale);
+  if (i < count) store_first<T>(out + i, load_first<T>(in + i, count - i) * scale, count - i);
+}
+
+template <class S, class T>
+inline void copy_in(const S* in, int64_t stride, int count, T scale, T* out) {
+  if constexpr (std::is_same_v<S, T>) {
+    if (stride == 1) return copy_same(in, count, scale, out);
+  }
+  if (stride == 1)
+    for (int i = 0; i < count; ++i) out[i] = T(in[i]) * scale;
+  else
+    for (int i = 0; i < count; ++i) out[i] = T(in[i * stride]) * scale;
+}
+template <class S, class T>
+inline void copy_out(const T* in, int count, T scale, S* out) {
+  if constexpr (std::is_same_v<S, T>)
+    copy_same(in, count, scale, out);
+  else
+    for (int i = 0; i < count; ++i) out[i] = convert<S, T>(in[i] * scale);
+}
+
+// Elements (i, j, k, 0 .. count - 1) of a view, times `scale`.
+template <class T>
+inline void read_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l, int count, T scale,
+                     T* out) {
+  const int64_t at = i * v.stride[0] + j * v.stride[1] + k * v.stride[2] + l * v.stride[3];
+  const int64_t s = v.stride[3];
+  switch (v.type) {
+    case Type::f32:
+      return copy_in(reinterpret_cast<const float*>(v.data) + at, s, count, scale, out);
+    case Type::f64:
+      return copy_in(reinterpret_cast<const double*>(v.data) + at, s, count, scale, out);
+    case Type::f16:
+      return copy_in(reinterpret_cast<const Half*>(v.data) + at, s, count, scale, out);
+    case Type::bf16:
+      return copy_in(reinterpret_cast<const BFloat16*>(v.data) + at, s, count, scale, out);
+    case Type::u8:
+      return copy_in(reinterpret_cast<const uint8_t*>(v.data) + at, s, count, scale, out);
+  }
+}
+
+// The same elements written; a view that is written has unit stride in its last dimension.
+template <class T>
+inline void write_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l, int count, T scale,
+                      const T* in) {
+  const int64_t at = i * v.stride[0] + j * v.stride[1] + k * v.stride[2] + l * v.stride[3];
+  switch (v.type) {
+    case Type::f32:
+      return copy_out(in, count, scale, reinterpret_cast<float*>(v.data) + at);
+    case Type::f64:
+      return copy_out(in, count, scale, reinterpret_cast<double*>(v.data) + at);
+    case Type::f16:
+      return copy_out(in, count, scale, reinterpret_cast<Half*>(v.data) + at);
+    case Type::bf16:
+      return copy_out(in, count, scale, reinterpret_cast<BFloat16*>(v.data) + at);
+    case Type::u8:
+      return;
+  }
+}
+
+template <class T>
+inline T read(const View& v, int64_t i, int64_t j = 0, int64_t k = 0, int64_t l = 0) {
+  T x = T(0);
+  read_row(v, i, j, k, l, 1, T(1), &x);
+  return x;
+}
+
+// Rows [0, count) of a (..., rows, width) slice into a padded matrix; the rest of every row and the
+// rows up to `padded_rows` become zero, and so do rows whose `valid` is 0.
+template <class T>
+inline void pack(const View& v, int64_t i, int64_t j, int64_t row, int count, int width,
+                 int padded_rows, int64_t ld, T scale, const T* valid, T* out) {
+  for (int r = 0; r < padded_rows; ++r, out += ld) {
+    const bool present = r < count && (!valid || valid[r] != T(0));
+    for (int64_t c = present ? width / LANES<T> * LANES<T> : 0; c < ld; c += LANES<T>)
+      store(out + c, Vec<T>{});
+    if (present) read_row(v, i, j, row + r, 0, width, scale, out);
+  }
+}
+
+}  // namespace RKA_ISA
+}  // namespace rka
