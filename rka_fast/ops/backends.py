@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.native.cpu import Cpp
+from rka_fast.ops.native.cuda import Cuda
 from rka_fast.ops.reference import attention as _reference
 
 ENVIRONMENT = "RKA_FAST_BACKEND"
@@ -40,7 +41,7 @@ class Reference:
         return _reference.attention_backward(grad, needs, a)
 
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Cpp(), Reference())}
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Cuda(), Cpp(), Reference())}
 
 
 def available_backends() -> list[str]:

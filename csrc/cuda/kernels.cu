@@ -1,0 +1,59 @@
+// The two kernels, each for a factor in shared memory and in global memory.
+#include <cuda_runtime.h>
+
+#include "backward.h"
+#include "forward.h"
+#include "launch.h"
+
+namespace rka::cuda {
+namespace {
+
+constexpr int BLOCKS = 2;  // on one multiprocessor: at most 128 registers
+
+extern __shared__ float4 dynamic_shared[];
+
+template <bool IN_SHARED>
+__global__ void __launch_bounds__(THREADS, BLOCKS)
+    forward_kernel(const __grid_constant__ Problem p) {
+  forward_block(DeviceBlock<IN_SHARED>{}, p, blockIdx.x, blockIdx.y, gridDim.y,
+                reinterpret_cast<float*>(dynamic_shared));
+}
+
+template <bool IN_SHARED>
+__global__ void __launch_bounds__(THREADS, BLOCKS)
+    backward_kernel(const __grid_constant__ Problem p) {
+  backward_block(DeviceBlock<IN_SHARED>{}, p, blockIdx.x,
+                 reinterpret_cast<float*>(dynamic_shared));
+}
+
+const char* launch(void (*kernel)(Problem), const Problem& p, int parts, void* stream) {
+  const int bytes = int(p.layout.shared_size() * sizeof(float));
+  cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error == cudaSuccess) {
+    kernel<<<dim3(p.batch, parts), THREADS, bytes, static_cast<cudaStream_t>(stream)>>>(p);
+    error = cudaGetLastError();
+  }
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace
+
+Device describe_device(int index) {
+  int shared = 0, multiprocessors = 0;
+  cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index);
+  return {shared, multiprocessors};
+}
+
+const char* launch_forward(const Problem& p, int parts, void* stream) {
+  const bool shared = p.layout.factor_in_shared;
+  return launch(shared ? forward_kernel<true> : forward_kernel<false>, p, parts, stream);
+}
+
+const char* launch_backward(const Problem& p, void* stream) {
+  const bool shared = p.layout.factor_in_shared;
+  return launch(shared ? backward_kernel<true> : backward_kernel<false>, p, 1, stream);
+}
+
+}  // namespace rka::cuda

@@ -1,0 +1,247 @@
+// The CUDA kernels as PyTorch operators, on LibTorch's stable ABI only.
+//
+// torch.ops.rka_fast_native.attention_cuda{,_backward} take the operator's schema without the
+// backend, as prepared by rka_fast/ops/native/cuda.py: small arguments are contiguous float32,
+// the others have an innermost stride of 1. The tests compile this file for host tensors.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backward.h"
+#include "forward.h"
+#include "launch.h"
+
+#if !defined(RKA_EMULATION)
+#define RKA_LIBRARY rka_fast_native
+#define RKA_DISPATCH_KEY CUDA
+#else
+#define RKA_LIBRARY rka_fast_emulation
+#define RKA_DISPATCH_KEY CPU
+#endif
+
+namespace rka::cuda {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+
+#if !defined(RKA_EMULATION)
+using Guard = torch::stable::accelerator::DeviceGuard;
+void* current_stream(int device) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  return stream;
+}
+#else
+struct Guard {
+  explicit Guard(int) {}
+};
+void* current_stream(int) { return nullptr; }
+#endif
+
+Scalar scalar_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+      return Scalar::float32;
+    case ScalarType::Half:
+      return Scalar::float16;
+    case ScalarType::BFloat16:
+      return Scalar::bfloat16;
+    default:
+      STD_TORCH_CHECK(false, "rka_fast: expected float32, float16 or bfloat16");
+  }
+}
+
+Heads heads(const MaybeTensor& t) {
+  if (!t) return {};
+  STD_TORCH_CHECK(t->size(3) == 1 || t->stride(3) == 1, "rka_fast: innermost stride is not 1");
+  return {t->data_ptr(), t->stride(0), t->stride(1), t->stride(2), int(t->size(3))};
+}
+
+template <class T>
+Pairs<T> pairs(const MaybeTensor& t) {
+  if (!t) return {};
+  const auto stride = [&](int i) { return t->size(i) == 1 ? 0 : t->stride(i); };
+  return {static_cast<const T*>(t->data_ptr()), stride(0), stride(1), stride(2), stride(3)};
+}
+
+template <class T>
+const T* pointer(const MaybeTensor& t) {
+  STD_TORCH_CHECK(!t || t->is_contiguous(), "rka_fast: expected a contiguous tensor");
+  return t ? static_cast<const T*>(t->data_ptr()) : nullptr;
+}
+
+Activation activation_of(const std::string& name) {
+  return name == "leaky_relu" ? Activation::leaky_relu
+         : name == "relu"     ? Activation::relu
+         : name == "tanh"     ? Activation::tanh
+                              : Activation::identity;
+}
+
+// The arguments in the order of the schema.
+struct Inputs {
+  Tensor query, key, value;
+  MaybeTensor bias, scale_query, scale_key, scale_bias, shape_query, shape_key;
+  MaybeTensor features, concentration, mixture, gate, cooccurrence, mask, padding, seed;
+  bool causal;
+  std::string mode, activation;
+  double dropout, jitter;
+
+  Problem problem() const {
+    Problem p;
+    p.batch = int(query.size(0)), p.heads = int(query.size(1));
+    p.rows = int(query.size(2)), p.keys = int(key.size(2));
+    p.feature_width = features ? int(features->size(2)) : 0;
+    p.scalar = scalar_of(query);
+    p.mode = mode == "sample" ? Mode::sample : mode == "mean" ? Mode::mean : Mode::location;
+    p.activation = activation_of(activation);
+    p.causal = causal, p.dropout = float(dropout), p.jitter = float(jitter);
+    p.query = heads(query), p.key = heads(key), p.value = heads(value);
+    p.scale_query = heads(scale_query), p.scale_key = heads(scale_key);
+    p.shape_query = heads(shape_query), p.shape_key = heads(shape_key);
+    p.bias = pairs<float>(bias), p.mask = pairs<uint8_t>(mask);
+    p.scale_bias = pointer<float>(scale_bias), p.features = pointer<float>(features);
+    p.concentration = pointer<float>(concentration), p.mixture = pointer<float>(mixture);
+    p.mixture_batch = mixture && mixture->size(0) > 1 ? 3 : 0;
+    p.gate = pointer<float>(gate), p.cooccurrence = pointer<float>(cooccurrence);
+    p.padding = pointer<uint8_t>(padding), p.seed = pointer<int64_t>(seed);
+    return p;
+  }
+};
+
+Tensor new_floats(const Tensor& like, std::vector<int64_t> sizes, bool zero = false) {
+  return zero ? torch::stable::new_zeros(like, sizes, ScalarType::Float)
+              : torch::stable::new_empty(like, sizes, ScalarType::Float);
+}
+
+// Chooses the layout, allocates the scratch memory of `parts` blocks per sequence.
+Tensor plan(Problem& p, const Tensor& like, bool backward, int parts, int64_t shared_limit) {
+  p.layout = choose_layout(
+      p.keys, p.rows, backward ? BACKWARD_TILES : FORWARD_TILES, shared_limit);
+  STD_TORCH_CHECK(p.layout.tile_rows > 0 && p.keys <= MAX_KEYS,
+                  "rka_fast: ", p.keys, " keys do not fit into shared memory");
+  p.scratch_per_block = scratch_per_block(p, backward);
+  Tensor scratch = new_floats(like, {p.scratch_per_block * p.batch * parts});
+  p.scratch = static_cast<float*>(scratch.data_ptr());
+  return scratch;
+}
+
+void check(const char* error) {
+  STD_TORCH_CHECK(error == nullptr, "rka_fast: the CUDA kernel failed: ", error);
+}
+
+Tensor attention(const Inputs& in) {
+  const int index = int(in.query.get_device_index());
+  const Guard guard(index);
+  const Device device = describe_device(index);
+  Problem p = in.problem();
+  Tensor output = torch::stable::new_empty(
+      in.value, std::vector<int64_t>{p.batch, p.heads, p.rows, p.value.width});
+  if (p.batch == 0 || p.heads == 0) return output;
+  p.output = output.data_ptr();
+  // Few sequences: several blocks share one, each with a factorisation of its own.
+  const Layout layout = choose_layout(p.keys, p.rows, FORWARD_TILES, device.shared_limit);
+  const int tile_rows = std::max(layout.tile_rows, 1);
+  const int tiles = p.heads * ((p.rows + tile_rows - 1) / tile_rows);
+  const int parts = std::clamp(2 * device.multiprocessors / p.batch, 1, tiles);
+  const Tensor scratch = plan(p, in.query, false, parts, device.shared_limit);
+  check(launch_forward(p, parts, current_stream(index)));
+  return output;
+}
+
+// float32 gradients of the arguments `needs`; those of arguments that sequences share come as one
+// share per sequence, (B, ...), for the caller to add up.
+std::vector<Tensor> attention_backward(
+    const Tensor& grad, const std::vector<int64_t>& needs, const Inputs& in) {
+  const int index = int(in.query.get_device_index());
+  const Guard guard(index);
+  Problem p = in.problem();
+  p.grad = heads(grad);
+  const int64_t B = p.batch, H = p.heads;
+  const bool spread = p.has_spread(), covariance = p.needs_covariance(), shape = p.has_shape();
+  std::vector<Tensor> result;
+  const auto add = [&](std::vector<int64_t> sizes, float*& pointer, bool computed, bool zero) {
+    result.push_back(new_floats(in.query, std::move(sizes), zero || !computed));
+    if (computed) pointer = static_cast<float*>(result.back().data_ptr());
+  };
+  const auto rows = [&](const MaybeTensor& t, float*& pointer, bool computed = true) {
+    const auto sizes = t->sizes();
+    add({sizes.begin(), sizes.end()}, pointer, computed, false);
+  };
+  for (const int64_t i : needs) switch (i) {
+      case 0: rows(in.query, p.d_query); break;
+      case 1: rows(in.key, p.d_key); break;
+      case 2: rows(in.value, p.d_value); break;
+      case 3: add({B, H, p.rows, p.keys}, p.d_bias, true, p.causal); break;
+      case 4: rows(in.scale_query, p.d_scale_query, spread); break;
+      case 5: rows(in.scale_key, p.d_scale_key, spread); break;
+      case 6: add({B, H}, p.d_scale_bias, spread, false); break;
+      case 7: rows(in.shape_query, p.d_shape_query, shape); break;
+      case 8: rows(in.shape_key, p.d_shape_key, shape); break;
+      case 9: rows(in.features, p.d_features, covariance); break;
+      case 10: add({B, 2}, p.d_concentration, covariance, true); break;
+      case 11: add({B, 3}, p.d_mixture, covariance, true); break;
+      case 12: rows(in.gate, p.d_gate, covariance); break;
+      default: STD_TORCH_CHECK(false, "rka_fast: no gradient for argument ", i);
+    }
+  if (B == 0 || H == 0) return result;
+  const Tensor scratch = plan(p, in.query, true, 1, describe_device(index).shared_limit);
+  check(launch_backward(p, current_stream(index)));
+  return result;
+}
+
+#define RKA_PARAMETERS                                                                          \
+  Tensor query, Tensor key, Tensor value, MaybeTensor bias, MaybeTensor scale_query,            \
+      MaybeTensor scale_key, MaybeTensor scale_bias, MaybeTensor shape_query,                   \
+      MaybeTensor shape_key, MaybeTensor features, MaybeTensor concentration,                   \
+      MaybeTensor mixture, MaybeTensor gate, MaybeTensor cooccurrence, MaybeTensor mask,        \
+      MaybeTensor padding, MaybeTensor seed, bool causal, std::string mode,                     \
+      std::string activation, double dropout, double jitter
+#define RKA_INPUTS                                                                              \
+  Inputs {                                                                                      \
+    query, key, value, bias, scale_query, scale_key, scale_bias, shape_query, shape_key,        \
+        features, concentration, mixture, gate, cooccurrence, mask, padding, seed, causal,      \
+        mode, activation, dropout, jitter                                                       \
+  }
+#define RKA_SCHEMA                                                                              \
+  "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? scale_query, "                 \
+  "Tensor? scale_key, Tensor? scale_bias, Tensor? shape_query, Tensor? shape_key, "             \
+  "Tensor? features, Tensor? concentration, Tensor? mixture, Tensor? gate, "                    \
+  "Tensor? cooccurrence, Tensor? mask, Tensor? padding, Tensor? seed, bool causal, str mode, "  \
+  "str activation, float dropout, float jitter"
+
+// [bytes of shared memory of a block, rows per tile, 1 if the factor is among it].
+std::vector<int64_t> layout_op(int64_t keys, int64_t rows, bool backward, int64_t shared_limit) {
+  const Layout l = choose_layout(
+      int(keys), int(rows), backward ? BACKWARD_TILES : FORWARD_TILES, shared_limit);
+  return {l.shared_size() * int64_t(sizeof(float)), l.tile_rows, l.factor_in_shared};
+}
+
+Tensor attention_op(RKA_PARAMETERS) { return attention(RKA_INPUTS); }
+std::vector<Tensor> attention_backward_op(Tensor grad, std::vector<int64_t> needs, RKA_PARAMETERS) {
+  return attention_backward(grad, needs, RKA_INPUTS);
+}
+
+}  // namespace
+}  // namespace rka::cuda
+
+STABLE_TORCH_LIBRARY_FRAGMENT(RKA_LIBRARY, m) {
+  m.def("attention_cuda(" RKA_SCHEMA ") -> Tensor");
+  m.def("attention_cuda_backward(Tensor grad, int[] needs, " RKA_SCHEMA ") -> Tensor[]");
+  m.def("attention_cuda_layout(int keys, int rows, bool backward, int shared_limit) -> int[]");
+}
+STABLE_TORCH_LIBRARY_IMPL(RKA_LIBRARY, CompositeExplicitAutograd, m) {
+  m.impl("attention_cuda_layout", TORCH_BOX(&rka::cuda::layout_op));
+}
+STABLE_TORCH_LIBRARY_IMPL(RKA_LIBRARY, RKA_DISPATCH_KEY, m) {
+  m.impl("attention_cuda", TORCH_BOX(&rka::cuda::attention_op));
+  m.impl("attention_cuda_backward", TORCH_BOX(&rka::cuda::attention_backward_op));
+}

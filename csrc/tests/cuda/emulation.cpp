@@ -1,0 +1,117 @@
+// The CUDA program on the host: blocks one after the other, the threads of a block phase by phase.
+//
+// Linked with ../../cuda/library.cpp in place of kernels.cu. Shared memory and scratch start as
+// NaN. `set_order` chooses the order of the threads within a phase: a phase whose result depends
+// on it has a race.
+#include <torch/csrc/stable/library.h>
+
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "../../cuda/backward.h"
+#include "../../cuda/forward.h"
+#include "../../cuda/launch.h"
+
+namespace rka::cuda {
+namespace {
+
+int64_t order = 0, shared_limit = LARGE_SHARED, multiprocessors = 132, launches = 0;
+
+template <bool IN_SHARED>
+struct HostBlock {
+  static constexpr bool factor_in_shared = IN_SHARED;
+
+  template <class F>
+  void for_each(int count, F f) const {
+    if (order == 0) {
+      for (int i = 0; i < count; ++i) f(i);
+    } else if (order == 1) {
+      for (int i = count; i-- > 0;) f(i);
+    } else {  // thread by thread, each with its own units in their order
+      std::vector<int> threads(THREADS);
+      std::iota(threads.begin(), threads.end(), 0);
+      std::shuffle(threads.begin(), threads.end(), std::mt19937_64(order));
+      for (const int thread : threads) {
+        for (int i = thread; i < count; i += THREADS) f(i);
+      }
+    }
+  }
+};
+
+constexpr float POISON = std::numeric_limits<float>::quiet_NaN();
+
+// Runs f(shared) for a block with fresh shared memory; what lies behind it must stay untouched.
+template <class F>
+const char* with_shared(const Problem& p, F f) {
+  const size_t size = size_t(p.layout.shared_size());
+  std::vector<Four> memory(size / 4 + 16, Four{{POISON, POISON, POISON, POISON}});
+  float* shared = memory.data()->v;
+  for (size_t i = size; i < 4 * memory.size(); ++i) shared[i] = 12345.0f;
+  f(shared);
+  for (size_t i = size; i < 4 * memory.size(); ++i) {
+    if (shared[i] != 12345.0f) return "a block wrote beyond its shared memory";
+  }
+  return nullptr;
+}
+
+void poison_scratch(const Problem& p, int64_t blocks) {
+  for (int64_t i = 0; i < blocks * p.scratch_per_block; ++i) p.scratch[i] = POISON;
+}
+
+template <bool IN_SHARED>
+const char* forward(const Problem& p, int parts) {
+  poison_scratch(p, int64_t(p.batch) * parts);
+  for (int b = 0; b < p.batch; ++b) {
+    for (int part = 0; part < parts; ++part) {
+      const char* error = with_shared(p, [&](float* shared) {
+        forward_block(HostBlock<IN_SHARED>{}, p, b, part, parts, shared);
+      });
+      if (error) return error;
+    }
+  }
+  return nullptr;
+}
+
+template <bool IN_SHARED>
+const char* backward(const Problem& p) {
+  poison_scratch(p, p.batch);
+  for (int b = 0; b < p.batch; ++b) {
+    const char* error = with_shared(
+        p, [&](float* shared) { backward_block(HostBlock<IN_SHARED>{}, p, b, shared); });
+    if (error) return error;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Device describe_device(int) { return {shared_limit, int(multiprocessors)}; }
+
+const char* launch_forward(const Problem& p, int parts, void*) {
+  ++launches;
+  return p.layout.factor_in_shared ? forward<true>(p, parts) : forward<false>(p, parts);
+}
+
+const char* launch_backward(const Problem& p, void*) {
+  ++launches;
+  return p.layout.factor_in_shared ? backward<true>(p) : backward<false>(p);
+}
+
+void set_device(int64_t limit, int64_t count) { shared_limit = limit, multiprocessors = count; }
+void set_order(int64_t seed) { order = seed; }
+int64_t launch_count() { return launches; }
+
+}  // namespace rka::cuda
+
+STABLE_TORCH_LIBRARY_FRAGMENT(rka_fast_emulation, m) {
+  m.def("set_device(int shared_limit, int multiprocessors) -> ()");
+  m.def("set_order(int seed) -> ()");
+  m.def("launch_count() -> int");
+}
+STABLE_TORCH_LIBRARY_IMPL(rka_fast_emulation, CompositeExplicitAutograd, m) {
+  m.impl("set_device", TORCH_BOX(&rka::cuda::set_device));
+  m.impl("set_order", TORCH_BOX(&rka::cuda::set_order));
+  m.impl("launch_count", TORCH_BOX(&rka::cuda::launch_count));
+}

@@ -1,0 +1,94 @@
+"""The CUDA C++ backend: one launch forward and one backward, one block per sequence."""
+
+import torch
+from torch import Tensor
+
+from rka_fast.ops import native
+from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
+
+MAX_KEYS = 1024
+OLDEST = (8, 0)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Arguments with batch, head and row strides; the rest are small and become contiguous float32.
+_STRIDED = ("query", "key", "value", "scale_query", "scale_key", "shape_query", "shape_key")
+_SMALL = ("scale_bias", "features", "concentration", "mixture", "gate", "cooccurrence")
+
+
+class Cuda:
+    """float32, float16 and bfloat16, computed in float32; any mask; at most 1,024 keys."""
+
+    name = "cuda"
+
+    def why_not(self, a: Arguments | None) -> list[str]:
+        reasons = [*native.why_not("_cuda"), *_device_refusals()]
+        return reasons if a is None else reasons + refusals(a)
+
+    def forward(self, a: Arguments) -> Tensor:
+        return forward(_operators(), a)
+
+    def backward(self, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
+        return backward(_operators(), grad, needs, a)
+
+
+@torch.compiler.assume_constant_result
+def _device_refusals() -> tuple[str, ...]:
+    if not torch.cuda.is_available():
+        return ("there is no CUDA device",)
+    devices = range(torch.cuda.device_count())
+    if min(torch.cuda.get_device_capability(i) for i in devices) < OLDEST:
+        return (f"a device is older than compute capability {OLDEST[0]}.{OLDEST[1]}",)
+    return ()
+
+
+def refusals(a: Arguments) -> list[str]:
+    """Why the kernels cannot serve these inputs, on whatever device."""
+    reasons = []
+    if a.query.device.type != "cuda":
+        reasons.append(f"the inputs are on {a.query.device}, it computes on CUDA devices")
+    if a.query.dtype not in DTYPES:
+        reasons.append(f"it has no {a.query.dtype}, only float32, float16 and bfloat16")
+    if a.key.shape[2] > MAX_KEYS:
+        reasons.append(f"{a.key.shape[2]} keys, at most {MAX_KEYS} are supported")
+    return reasons
+
+
+def forward(operators, a: Arguments) -> Tensor:
+    """The output by the operators of a library: the GPU's, or the emulation of the tests."""
+    return operators.attention_cuda(*_prepare(a))
+
+
+def backward(operators, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
+    """Gradients of the arguments at the positions `needs`, in their dtypes."""
+    grad = _unit_stride(grad.to(a.query.dtype))
+    grads = operators.attention_cuda_backward(grad, needs, *_prepare(a))
+    result = []
+    for i, g in zip(needs, grads, strict=True):
+        name, argument = DIFFERENTIABLE[i], a[i]
+        if name in ("scale_bias", "concentration"):  # one share per sequence
+            g = g.sum(0)
+        elif name in ("bias", "mixture"):
+            g = g.sum_to_size(argument.shape)
+        result.append(g.to(argument.dtype))
+    return result
+
+
+def _operators():
+    """A compiled graph may come from another process, so loading is not left to `why_not`."""
+    if reasons := native.why_not("_cuda"):
+        raise RuntimeError(f"backend 'cuda': {'; '.join(reasons)}")
+    return torch.ops.rka_fast_native
+
+
+def _prepare(a: Arguments) -> Arguments:
+    """The arguments as the kernels read them; nothing is copied that is already so."""
+    new = {n: _unit_stride(x) for n in _STRIDED if (x := getattr(a, n)) is not None}
+    new |= {n: x.float().contiguous() for n in _SMALL if (x := getattr(a, n)) is not None}
+    if a.bias is not None:
+        new["bias"] = a.bias.float()
+    if a.padding is not None:
+        new["padding"] = a.padding.contiguous()
+    return a._replace(**new)
+
+
+def _unit_stride(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

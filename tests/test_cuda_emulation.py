@@ -1,0 +1,312 @@
+"""The CUDA program on the host, compiled by g++ from the source that nvcc compiles.
+
+The blocks run one after the other, their threads phase by phase between barriers; the operator,
+its binding and its autograd are those of the GPU. See csrc/tests/cuda/emulation.cpp.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ops_cases import differentiable, random_inputs, replace
+
+from rka_fast import Location, kernelized_attention
+from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.backends import BACKENDS
+from rka_fast.ops.native import cuda
+
+CSRC = Path(__file__).resolve().parents[1] / "csrc"
+SIZES = [1, 2, 15, 17, 50, 64, 65, 128, 200, 256]
+KB = 1024
+
+
+@pytest.fixture(scope="module")
+def emulation(tmp_path_factory):
+    """The operators of the emulation, as `torch.ops.rka_fast_emulation`."""
+    if sys.platform != "linux" or shutil.which("g++") is None:
+        pytest.skip("needs g++ on Linux")
+    home = Path(torch.__file__).parent
+    library = tmp_path_factory.mktemp("emulation") / "emulation.so"
+    subprocess.run(
+        ["g++", "-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"]
+        + ["-DRKA_EMULATION", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+        + ["-I", str(home / "include"), "-o", str(library)]
+        + [str(CSRC / "cuda" / "library.cpp"), str(CSRC / "tests" / "cuda" / "emulation.cpp")]
+        + [f"-L{home / 'lib'}", "-ltorch_cpu", f"-Wl,-rpath,{home / 'lib'}"],
+        check=True,
+    )
+    torch.ops.load_library(library)
+    return torch.ops.rka_fast_emulation
+
+
+class Emulation:
+    name = "emulation"
+
+    def __init__(self, operators):
+        self.operators = operators
+
+    def why_not(self, a):
+        return []
+
+    def forward(self, a):
+        return cuda.forward(self.operators, a)
+
+    def backward(self, grad, needs, a):
+        return cuda.backward(self.operators, grad, needs, a)
+
+
+@pytest.fixture(autouse=True)
+def _registered(emulation, monkeypatch):
+    monkeypatch.setitem(BACKENDS, "emulation", Emulation(emulation))
+    yield
+    emulation.set_order(0)
+    emulation.set_device(227 * KB, 132)
+
+
+def run(inputs, backend, **options):
+    """The output and all gradients by name, for a fixed gradient of the output."""
+    leaves = differentiable(inputs)
+    spread = (inputs.get("covariance"), inputs.get("shape"))
+    output = kernelized_attention(
+        inputs["location"], inputs["value"], *spread, backend=backend, seed=11, **options
+    )
+    rng = torch.Generator().manual_seed(1)
+    grad = torch.randn(output.shape, generator=rng, dtype=torch.float64).to(output.dtype)
+    grads = torch.autograd.grad(output, list(leaves.values()), grad, allow_unused=True)
+    return {"output": output.detach()} | {
+        n: g for n, g in zip(leaves, grads, strict=True) if g is not None
+    }
+
+
+def in_double(inputs):
+    leaves = differentiable(inputs)
+    return replace(inputs, {n: x.detach().double().requires_grad_() for n, x in leaves.items()})
+
+
+def agrees(inputs, **options):
+    """Output and gradients in float32 against the reference in float64 on the same inputs.
+
+    At most twice the error of the reference in float32, plus rounding.
+    """
+    actual = run(inputs, "emulation", **options)
+    eager = run(inputs, "reference", **options)
+    expected = run(in_double(inputs), "reference", **options)
+    assert actual.keys() == expected.keys()
+    for name, x in expected.items():
+        tolerance = 2 * largest(eager[name] - x) + 3e-5 * max(largest(x), 1.0)
+        assert largest(actual[name] - x) <= tolerance, name
+
+
+def largest(x):
+    return x.abs().max().item() if x.numel() else 0.0
+
+
+def inputs_of(**case):
+    return random_inputs(**{"dtype": torch.float32, "requires_grad": True} | case)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_every_length(n):
+    heads = 1 if n > 128 else 2
+    agrees(inputs_of(n=n, width=20, feature_width=18, heads=heads), is_causal=True)
+
+
+@pytest.mark.parametrize("mode", ["sample", "mean", "location"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        {},
+        {"shape": False},
+        {"gate": False},
+        {"cooccurrence": False},
+        {"gate": False, "cooccurrence": False, "shape": False},
+        {"bias": True, "heads": 3, "batch": 3},
+    ],
+)
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_modes_and_parts(mode, case, is_causal):
+    agrees(inputs_of(n=21, width=6, **case), mode=mode, is_causal=is_causal)
+
+
+@pytest.mark.parametrize("activation", ["identity", "leaky_relu", "relu", "tanh"])
+def test_activations(activation):
+    agrees(inputs_of(n=19), activation=activation)
+
+
+def test_plain_attention_without_spread():
+    inputs = inputs_of(n=33, spread=False)
+    agrees(inputs, mode="location", activation="identity", dropout_p=0.3)
+
+
+@pytest.mark.parametrize("mode", ["sample", "mean"])
+@pytest.mark.parametrize("shape", [(2, 2, 30, 30), (1, 1, 30, 30), (30, 30), (2, 1, 1, 30)])
+def test_masks(shape, mode):
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(2)) > 0.4
+    padding = torch.zeros(2, 30, dtype=torch.bool)
+    padding[0, :9] = padding[1, 5:] = True
+    agrees(inputs_of(n=30, bias=True), mask=mask, mode=mode)
+    agrees(
+        inputs_of(n=30, bias=True), mask=mask, key_padding_mask=padding, mode=mode, dropout_p=0.2
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 18), (2, 1, 18, 1), (1, 2, 18, 18)])
+def test_gradient_of_a_broadcast_bias(shape):
+    inputs = inputs_of(n=18, bias=True)
+    bias = torch.randn(shape, requires_grad=True)
+    inputs["location"] = inputs["location"]._replace(bias=bias)
+    agrees(inputs, is_causal=True)
+
+
+def test_shared_mixture():
+    inputs = inputs_of(n=18)
+    kernels = inputs["covariance"].kernels._replace(mixture=torch.rand(1, 3, requires_grad=True))
+    inputs["covariance"] = inputs["covariance"]._replace(kernels=kernels)
+    agrees(inputs)
+
+
+@pytest.mark.parametrize("keys", [7, 40])
+def test_queries_that_are_not_the_keys(keys):
+    agrees(inputs_of(n=20, keys=keys, value_width=11, cooccurrence=False), dropout_p=0.1)
+
+
+def test_heads_that_were_transposed():
+    inputs = inputs_of(n=20, width=8)
+    leaves = differentiable(inputs)
+    strided = {
+        name: x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+        for name, x in leaves.items()
+        if x.dim() == 4
+    }
+    assert not any(x.is_contiguous() for x in strided.values())
+    agrees(replace(inputs, strided))
+
+
+def test_what_padding_holds_has_no_influence():
+    padding = torch.zeros(2, 23, dtype=torch.bool)
+    padding[:, :5] = True
+    plain = inputs_of(n=23)
+    poisoned = {}
+    for name, x in differentiable(plain).items():
+        y = x.detach().clone()
+        if name.endswith((".key", "value")):
+            y[:, :, :5] = float("nan")
+        elif name.endswith("features"):
+            y[:, :5] = float("nan")
+        poisoned[name] = y.requires_grad_()
+    options = {"key_padding_mask": padding, "is_causal": True}
+    expected = run(plain, "emulation", **options)
+    actual = run(replace(plain, poisoned), "emulation", **options)
+    for name, x in expected.items():
+        assert torch.equal(actual[name], x), name
+    assert not expected["output"][:, :, :5].any()  # rows that see nothing
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_within_twice_the_eager_error(dtype):
+    inputs = inputs_of(n=40, width=16, dtype=dtype)
+    actual = run(inputs, "emulation", is_causal=True)
+    eager = run(inputs, "reference", is_causal=True)
+    exact = run(in_double(inputs), "reference", is_causal=True)
+    for name, x in exact.items():
+        assert actual[name].dtype == eager[name].dtype, name
+        rounding = torch.finfo(actual[name].dtype).eps * largest(x)
+        assert largest(actual[name] - x) <= 2 * largest(eager[name] - x) + rounding, name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rounds_to_even(dtype):
+    bits = torch.arange(-(2**15), 2**15 - 1).to(torch.int16)
+    low, high = bits.view(dtype), (bits + 1).view(dtype)
+    finite = low.isfinite() & high.isfinite() & (low.sign() == high.sign())
+    value = torch.stack((low[finite], high[finite]))[None, None]
+    query = torch.zeros(1, 1, 1, 4, dtype=dtype)
+    location = Location(query, query.expand(1, 1, 2, 4))
+    output = kernelized_attention(location, value, mode="location", backend="emulation")
+    expected = value.double().mean(2, keepdim=True).float().to(dtype)
+    assert torch.equal(output, expected)
+
+
+@pytest.mark.parametrize(("n", "limit"), [(70, 30), (200, 99), (300, 227), (400, 99)])
+def test_factor_in_global_memory(emulation, n, limit):
+    emulation.set_device(limit * KB, 132)
+    assert emulation.attention_cuda_layout(n, n, True, limit * KB)[2] == 0
+    agrees(inputs_of(n=n, width=8, feature_width=24, heads=1, batch=1), is_causal=True)
+
+
+@pytest.mark.parametrize("n", [33, 70])
+@pytest.mark.parametrize("mode", ["sample", "mean"])
+@pytest.mark.parametrize("limit", [227, 24])
+def test_the_order_of_the_threads_does_not_matter(emulation, n, mode, limit):
+    """A phase in which one thread reads what another writes would show here."""
+    emulation.set_device(limit * KB, 132)
+    inputs = inputs_of(n=n, width=9, bias=True)
+    options = {"mode": mode, "is_causal": True, "dropout_p": 0.1}
+    first = run(inputs, "emulation", **options)
+    for order in (1, 2, 3):
+        emulation.set_order(order)
+        again = run(inputs, "emulation", **options)
+        for name, x in first.items():
+            assert torch.equal(again[name], x), (name, order)
+
+
+def test_the_number_of_blocks_does_not_matter(emulation):
+    inputs = inputs_of(n=150, heads=3, width=8)
+    outputs = []
+    for multiprocessors in (1, 5, 1000):
+        emulation.set_device(227 * KB, multiprocessors)
+        outputs.append(run(inputs, "emulation")["output"])
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+
+
+def test_one_launch_forward_and_one_backward(emulation):
+    before = emulation.launch_count()
+    run(inputs_of(n=256, heads=1, batch=1), "emulation")
+    assert emulation.launch_count() == before + 2
+
+
+def test_a_sequence_that_cannot_be_factored_is_nan_as_in_the_reference():
+    inputs = inputs_of(n=12)
+    kernels = inputs["covariance"].kernels
+    counts = kernels.cooccurrence.clone()
+    counts[0] = 10.0 - 9.0 * torch.eye(12)  # correlations far beyond 1
+    kernels = kernels._replace(cooccurrence=counts)
+    inputs["covariance"] = inputs["covariance"]._replace(kernels=kernels)
+    actual, expected = run(inputs, "emulation"), run(inputs, "reference")
+    assert expected["output"][0].isnan().all() and not expected["output"][1].isnan().any()
+    for name, x in expected.items():
+        assert torch.equal(actual[name].isnan(), x.isnan()), name
+
+
+def test_an_empty_batch():
+    inputs = inputs_of(n=5, batch=0)
+    assert run(inputs, "emulation")["output"].shape == (0, 2, 5, 4)
+
+
+@pytest.mark.parametrize("n", [*SIZES, 100, 129])
+@pytest.mark.parametrize("backward", [False, True])
+def test_shared_memory(emulation, n, backward):
+    """Consumer cards hold 128 keys with their factor, sm_90 holds 256."""
+    for limit in (99 * KB, 227 * KB):
+        used, tile_rows, factor_in_shared = emulation.attention_cuda_layout(n, n, backward, limit)
+        assert used <= limit and tile_rows >= 4
+        assert factor_in_shared or (limit == 99 * KB and n > 129)
+        assert n > 128 or used <= 99 * KB
+
+
+@pytest.mark.parametrize("limit", [99, 163, 227])
+def test_a_thousand_keys_fit_every_card(emulation, limit):
+    for n in (257, 512, 1024):
+        for backward in (False, True):
+            used, tile_rows, _ = emulation.attention_cuda_layout(n, n, backward, limit * KB)
+            assert used <= limit * KB and tile_rows >= 4
+
+
+def test_refusals_name_what_is_wrong():
+    x = torch.zeros(1, 1, 1025, 2, dtype=torch.float64)
+    reasons = "; ".join(cuda.refusals(Arguments(x, x, x)))
+    for part in ("cpu", "float64", "1025 keys"):
+        assert part in reasons

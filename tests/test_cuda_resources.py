@@ -1,0 +1,44 @@
+"""What the compiler made of the CUDA kernels, for every architecture of the build."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from rka_fast.ops import native
+
+REPORT = Path(__file__).resolve().parents[1] / "benchmarks" / "cuda_report.py"
+
+
+@pytest.fixture(scope="module")
+def report():
+    spec = importlib.util.spec_from_file_location("cuda_report", REPORT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_report_is_read_as_cuobjdump_writes_it(report, tmp_path):
+    tool = tmp_path / "cuobjdump"
+    tool.write_text(
+        "#!/bin/sh\ncat <<'END'\n"
+        "arch = sm_80\n"
+        " Function _ZN3rka15backward_kernelILb1EEEvNS0_7ProblemE:\n"
+        "  REG:128 STACK:0 SHARED:0 LOCAL:24 CONSTANT[0]:1032 TEXTURE:0\n"
+        "END\n"
+    )
+    tool.chmod(0o755)
+    expected = ("sm_80", "backward, L in shared memory", 128, 0, 24)
+    assert report.usages(str(tool), tmp_path) == [expected]
+
+
+def test_no_local_memory(report, capsys):
+    library, tool = native.find("_cuda"), report.cuobjdump()
+    if library is None or tool is None:
+        pytest.skip("needs the built CUDA library and cuobjdump")
+    usages = report.usages(tool, library)
+    architectures = {u.architecture for u in usages}
+    assert len(usages) == 4 * len(architectures) > 0
+    for u in usages:
+        assert (u.stack, u.local) == (0, 0), u
+        assert u.registers <= 128, u  # two blocks on a multiprocessor
