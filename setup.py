@@ -17,9 +17,12 @@ import torch
 from setuptools import Extension, setup
 
 NATIVE = "rka_fast.ops.native."
+os.chdir(Path(__file__).parent)
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11
 # No -ffast-math: a NaN has to reach the output.
 FLAGS = ["-O3", "-fvisibility=hidden", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math"]
+WATCHED = {"language": "c++", "depends": glob("csrc/**/*.h", recursive=True)}
+STABLE = {"py_limited_api": True, "depends": WATCHED["depends"]}
 ARCHITECTURES = "8.0 8.6 8.9 9.0+PTX"
 
 
@@ -29,20 +32,22 @@ def cuda_toolkit() -> tuple[str | None, str]:
     nvcc = os.path.join(home, "bin", "nvcc") if home else shutil.which("nvcc")
     if nvcc is None or not os.path.exists(nvcc):
         return None, f"no nvcc ({nvcc or 'not on the PATH, and CUDA_HOME is not set'})"
-    release = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
-    found = re.search(r"release (\d+)", release)
+    found = re.search(r"release (\d+)", output_of(nvcc, "--version"))
     wanted = (torch.version.cuda or "").split(".")[0]
     if found is None or found[1] != wanted:
         return None, f"nvcc is for CUDA {found and found[1]}, torch for {wanted or 'the CPU only'}"
     if home is None:  # nvcc may be a link or a wrapper outside its toolkit: ask it
-        dry = subprocess.run(
-            [nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True
-        )
-        top = re.search(r"^#\$ TOP=(.+)$", dry.stderr + dry.stdout, re.MULTILINE)
+        dry_run = output_of(nvcc, "--dryrun", "-x", "cu", os.devnull)
+        top = re.search(r"^#\$ TOP=(.+)$", dry_run, re.MULTILINE)
         if top is None:
             return None, f"{nvcc} --dryrun does not name its toolkit; set CUDA_HOME"
         home = os.path.realpath(top[1].strip().strip('"'))
     return home, ""
+
+
+def output_of(*command: str) -> str:
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.stdout + result.stderr
 
 
 def cuda_extension() -> list[Extension]:
@@ -50,24 +55,21 @@ def cuda_extension() -> list[Extension]:
     if choice not in ("", "0", "1"):
         raise SystemExit(f"RKA_FAST_CUDA: expected 0 or 1, got {choice!r}")
     sources = sorted(glob("csrc/cuda/*.cu") + glob("csrc/cuda/*.cpp"))
-    if choice == "0" or not sources:
-        return []
-    home, reason = cuda_toolkit()
-    if home is None:
+    home, reason = (None, "RKA_FAST_CUDA=0") if choice == "0" else cuda_toolkit()
+    if home is None or not sources:
+        reason = reason or "csrc/cuda is empty"
         if choice == "1":
             raise SystemExit(f"RKA_FAST_CUDA=1, but CUDA code cannot be compiled: {reason}")
+        print(f"rka_fast: built without CUDA: {reason}")
         return []
     os.environ["CUDA_HOME"] = home  # read when cpp_extension is imported
     if not torch.cuda.is_available():
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
     from torch.utils.cpp_extension import CUDAExtension
 
-    flags = {"cxx": [*FLAGS, STABLE_ABI, "-DUSE_CUDA"], "nvcc": ["-O3", STABLE_ABI, "-DUSE_CUDA"]}
-    headers = glob("csrc/**/*.h", recursive=True)
-    return [
-        CUDAExtension(NATIVE + "_cuda", sources, extra_compile_args=flags, depends=headers,
-                      py_limited_api=True)
-    ]  # fmt: skip
+    device = ["-O3", STABLE_ABI, "-DUSE_CUDA"]
+    flags = {"cxx": [*FLAGS, STABLE_ABI, "-DUSE_CUDA"], "nvcc": device}
+    return [CUDAExtension(NATIVE + "_cuda", sources, extra_compile_args=flags, **STABLE)]
 
 
 def build() -> dict:
@@ -82,19 +84,16 @@ def build() -> dict:
     import pybind11
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
-    headers = glob("csrc/**/*.h", recursive=True)
-    facts = {
-        "TORCH": torch.__version__,
-        "CUDA": torch.version.cuda if cuda else "",
-        "ARCHITECTURES": os.environ.get("TORCH_CUDA_ARCH_LIST", "") if cuda else "",
-    }
-    flags = ["-O2", *(f'-DRKA_{name}="{value}"' for name, value in facts.items())]
-    info = Extension(NATIVE + "_info", ["csrc/info.cpp"], include_dirs=[pybind11.get_include()],
-                     depends=headers, language="c++", extra_compile_args=flags)  # fmt: skip
-    cpu = CppExtension(NATIVE + "_cpu", sorted(glob("csrc/cpu/*.cpp")), depends=headers,
-                       extra_compile_args=[*FLAGS, STABLE_ABI], py_limited_api=True)  # fmt: skip
+    facts = {"TORCH": torch.__version__, "CUDA": "", "ARCHITECTURES": ""}
+    if cuda:
+        facts["CUDA"] = torch.version.cuda
+        facts["ARCHITECTURES"] = os.environ.get("TORCH_CUDA_ARCH_LIST", "of this machine's GPU")
+    macros = [(f"RKA_{name}", f'"{fact}"') for name, fact in facts.items()]
+    include = [pybind11.get_include()]
+    info = Extension(NATIVE + "_info", ["csrc/info.cpp"], include, macros, **WATCHED)
+    flags, sources = [*FLAGS, STABLE_ABI], sorted(glob("csrc/cpu/*.cpp"))
+    cpu = CppExtension(NATIVE + "_cpu", sources, extra_compile_args=flags, **STABLE)
     return {"ext_modules": [info, cpu, *cuda], "cmdclass": {"build_ext": BuildExtension}}
 
 
-os.chdir(Path(__file__).parent)
 setup(**build())

@@ -8,11 +8,13 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+import rka_fast
 from rka_fast import (
     Covariance,
     Kernels,
@@ -67,10 +69,8 @@ def workload(peer: str, passes: str, size: Size):
 
     else:
         bought = (torch.rand(b, 30, n, generator=rng) < 0.2).float()
-        scale, shape = (
-            Shape(new(b, h, n, d), new(b, h, n, d)),
-            Shape(new(b, h, n, d), new(b, h, n, d)),
-        )
+        scale = new(b, h, n, d), new(b, h, n, d)
+        shape = Shape(new(b, h, n, d), new(b, h, n, d))
         features, gate, bias = new(b, n, h * d), new(b, h * d), new(h)
         concentration = torch.full((2,), 2.0, requires_grad=backward)
         mixture = torch.full((b, 3), 1 / 3, requires_grad=backward)
@@ -125,8 +125,11 @@ def peak_memory(peer: str, passes: str, size: Size) -> int | None:
     if not os.path.exists("/proc/self/clear_refs"):
         return None
     command = [sys.executable, __file__, peer, passes, str(size)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    return int(result.stdout) if result.returncode == 0 else None
+    root = Path(rka_fast.__file__).parents[1]
+    result = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, check=True
+    )
+    return int(result.stdout)
 
 
 def _status(field: str) -> int:

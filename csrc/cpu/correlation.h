@@ -178,16 +178,18 @@ struct CosineGrad {
     store(at, d_cosine * (inverse[i] * load(inverse + j)));
     return pull;
   }
-  // The symmetric gradient of the Gram matrix.
-  void close(int m, int ld) {
-    for (int i = 0; i < m; ++i)
-      cosine[int64_t(i) * ld + i] = -diagonal[i] * inverse[i] * inverse[i];
-    mirror(m, cosine, ld);
-    for (int i = 0; i < m; ++i)
-      for (int j = i / LANES<T> * LANES<T>; j < i; ++j)
-        cosine[int64_t(j) * ld + i] = cosine[int64_t(i) * ld + j];
-  }
 };
+
+// The whole symmetric gradient of a Gram matrix from its lower triangle and what the norms pull.
+template <class T>
+void close_gram(int m, int ld, const T* diagonal, const T* inverse, T* gram) {
+  for (int i = 0; i < m; ++i)
+    gram[int64_t(i) * ld + i] = -diagonal[i] * inverse[i] * inverse[i];
+  mirror(m, gram, ld);
+  for (int i = 0; i < m; ++i)
+    for (int j = i / LANES<T> * LANES<T>; j < i; ++j)
+      gram[int64_t(j) * ld + i] = gram[int64_t(i) * ld + j];
+}
 
 // From s.dk (entries of K, not yet symmetric) and, where there was a draw, s.du (symmetric) to the
 // Gram matrices, the mixture and the concentrations.
@@ -221,8 +223,8 @@ void grams_backward(Sequence<T>& s, const Gradients& g) {
     if (gate) user.diagonal[i] += sum<T>(user_pull);
     if (counts) counting += counted * s.inverse_count[i];
   }
-  item.close(m, ld);
-  if (gate) user.close(m, ld);
+  close_gram(m, ld, s.diagonal_item, s.inverse_item, s.cosine_item);
+  if (gate) close_gram(m, ld, s.diagonal_user, s.inverse_user, s.cosine_user);
   const T mixture[3] = {sum<T>(counting), sum<T>(item.weight), sum<T>(user.weight)};
   const T concentration[2] = {T(2) * sum<T>(item.twice_gamma), T(2) * sum<T>(user.twice_gamma)};
   if (g.mixture) write_row(g.mixture, s.b, 0, 0, 0, 3, T(1), mixture);

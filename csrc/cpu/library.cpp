@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "cooccurrence.h"
 
 namespace rka {
 
@@ -304,6 +305,38 @@ std::vector<Tensor> attention_backward_op(Tensor grad, std::vector<int64_t> need
                             Options{causal, mode, activation, dropout, jitter});
 }
 
+// Counts (B, n, n) float32 at every pair of positions of items (B, n) int64; 0 is padding.
+// indptr int64, indices and data int32: compressed rows with sorted columns, row 0 empty.
+Tensor gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, MaybeTensor counted) {
+  const int64_t B = items.size(0), n = items.size(1);
+  const Tensor ids = torch::stable::contiguous(items);
+  const int64_t* item = static_cast<const int64_t*>(ids.data_ptr());
+  MaybeTensor marks;
+  if (counted) marks = torch::stable::contiguous(*counted);
+  const bool* mark = marks ? static_cast<const bool*>(marks->data_ptr()) : nullptr;
+  const Counts counts{static_cast<const int64_t*>(indptr.data_ptr()),
+                      static_cast<const int32_t*>(indices.data_ptr()),
+                      static_cast<const int32_t*>(data.data_ptr())};
+  const int64_t rows = indptr.size(0) - 1;
+  for (int64_t i = 0; i < B * n; ++i)
+    STD_TORCH_CHECK(item[i] >= 0 && item[i] < rows, "items: expected 0 .. ", rows - 1, ", got ",
+                    item[i]);
+  Tensor out = torch::stable::new_empty(items, std::vector<int64_t>{B, n, n}, ScalarType::Float);
+  float* block = static_cast<float*>(out.data_ptr());
+  std::vector<int32_t> order(static_cast<size_t>(B * n));
+  torch::stable::parallel_for(0, B, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) order_items(item + b * n, n, order.data() + b * n);
+  });
+  torch::stable::parallel_for(0, B * n, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i / n;
+      count_row(counts, item + b * n, mark ? mark + b * n : nullptr, n, order.data() + b * n, i % n,
+                block + b * n * n);
+    }
+  });
+  return out;
+}
+
 std::string cpu_instructions() { return kernels().name; }
 
 // Words (int64) and normals of row `row`, head `head`, for tests. `seed` holds one int64.
@@ -328,6 +361,8 @@ Tensor normals_op(Tensor seed, int64_t row, int64_t head, int64_t columns) {
 STABLE_TORCH_LIBRARY_FRAGMENT(rka_fast_native, m) {
   m.def("attention_cpu(" RKA_SCHEMA ") -> Tensor");
   m.def("attention_cpu_backward(Tensor grad, int[] needs, " RKA_SCHEMA ") -> Tensor[]");
+  m.def(
+      "gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, Tensor? counted) -> Tensor");
   m.def("cpu_instructions() -> str");
   m.def("philox_words_cpu(Tensor seed, int row, int head, int stream, int columns) -> Tensor");
   m.def("normals_cpu(Tensor seed, int row, int head, int columns) -> Tensor");
@@ -340,6 +375,7 @@ STABLE_TORCH_LIBRARY_IMPL(rka_fast_native, CompositeExplicitAutograd, m) {
 STABLE_TORCH_LIBRARY_IMPL(rka_fast_native, CPU, m) {
   m.impl("attention_cpu", TORCH_BOX(&rka::attention_op));
   m.impl("attention_cpu_backward", TORCH_BOX(&rka::attention_backward_op));
+  m.impl("gather", TORCH_BOX(&rka::gather));
   m.impl("philox_words_cpu", TORCH_BOX(&rka::words_op));
   m.impl("normals_cpu", TORCH_BOX(&rka::normals_op));
 }

@@ -8,6 +8,8 @@ import scipy.sparse
 
 from rka_fast.data.sequences import lookup
 from rka_fast.data.split import Split
+from rka_fast.ops import native
+from rka_fast.ops.native.cpu import gather
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,17 @@ class CoOccurrence:
             there. One is taken from every pair of them, which leaves the other users' counts.
             None gives the plain counts.
         """
+        if native.why_not("_cpu"):
+            return self._block(items, counted)
+        return gather(*self._compressed, items, counted)
+
+    @cached_property
+    def _compressed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        matrix = self.matrix
+        return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data
+
+    def _block(self, items: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+        """`block` in numpy, where the native library was not built."""
         batch, length = items.shape
         first, second = np.tril_indices(length)
         valid = items > 0

@@ -15,8 +15,8 @@ import torch
 
 from rka_fast.version import __version__
 
-_HERE = Path(__file__).resolve().parent
-_SUFFIXES = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+HERE = Path(__file__).resolve().parent
+SUFFIXES = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 
 
 def folders() -> list[Path]:
@@ -26,13 +26,13 @@ def folders() -> list[Path]:
         for distribution in importlib.metadata.distributions(name="rka_fast")
         if distribution.version == __version__
     ]
-    return list(dict.fromkeys([_HERE, *installed]))
+    return list(dict.fromkeys([HERE, *installed]))
 
 
 def find(name: str) -> Path | None:
     """The file of library `name` ("_cpu", "_cuda", "_info"), or None if it was not built."""
     for folder in folders():
-        for suffix in _SUFFIXES:
+        for suffix in SUFFIXES:
             if (path := folder / f"{name}{suffix}").is_file():
                 return path
     return None
@@ -40,12 +40,13 @@ def find(name: str) -> Path | None:
 
 @torch.compiler.assume_constant_result
 def why_not(name: str) -> tuple[str, ...]:
-    """Loads library `name` of PyTorch operators; the reasons why that cannot be done."""
-    return _load(name)
+    """Loads library `name` of PyTorch operators; returns the reasons why that cannot be done."""
+    return load(name)
 
 
 @cache
-def _load(name: str) -> tuple[str, ...]:
+def load(name: str) -> tuple[str, ...]:
+    """`why_not` as plain Python: a compiled graph takes the answer for a constant."""
     path = find(name)
     if path is None:
         return (

@@ -1,0 +1,154 @@
+"""The build: wheels that outlive a torch upgrade, clear words where something is missing."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from rka_fast.ops import native
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
+from_source = pytest.mark.skipif(
+    not (ROOT / "setup.py").is_file() or COMPILER is None,
+    reason="needs the source tree and a C++ compiler",
+)
+
+# Run by a Python with another torch, with nothing of rka_fast but the unpacked wheel.
+USE = """
+import sys, torch
+from rka_fast.ops import native
+from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.native.cpu import Cpp
+from rka_fast.ops.reference.attention import attention
+built, seed = native.build_info()["torch"], torch.tensor(3)
+assert not native.why_not("_cpu"), native.why_not("_cpu")
+draw = lambda: torch.randn(2, 2, 9, 4)
+a = Arguments(
+    draw(), draw(), draw(), None, draw(), draw(), torch.randn(2), draw(), draw(),
+    torch.randn(2, 9, 4), torch.ones(2), torch.full((2, 3), 1 / 3), torch.rand(2, 4),
+    torch.eye(9).expand(2, 9, 9) * 5, seed=seed, causal=True, mode="sample",
+)
+torch.testing.assert_close(Cpp().forward(a), attention(a), rtol=1e-4, atol=1e-5)
+grads = Cpp().backward(torch.ones(2, 2, 9, 4), [0, 6, 9], a)
+assert all(torch.isfinite(g).all() for g in grads)
+print(built, "->", torch.__version__)
+"""
+
+
+def setup(tmp_path, *command, **environment):
+    """setup.py in a copy of the source tree, so that nothing is left in it."""
+    copy = tmp_path / "source"
+    if not copy.exists():
+        ignore = shutil.ignore_patterns(
+            "*.so", "build", ".git", "*.egg-info", "runs", "__pycache__"
+        )
+        shutil.copytree(ROOT, copy, ignore=ignore)
+    result = subprocess.run(
+        [sys.executable, *command], cwd=copy, env={**os.environ, **environment},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    return result.returncode, result.stdout + result.stderr
+
+
+@from_source
+def test_a_wheel_serves_another_torch(tmp_path):
+    """Set RKA_FAST_OTHER_PYTHON to a Python of the same version with another torch >= 2.11."""
+    other = os.environ.get("RKA_FAST_OTHER_PYTHON")
+    if other is None:
+        pytest.skip("RKA_FAST_OTHER_PYTHON is not set")
+    command = "-m pip wheel --no-build-isolation --no-deps --wheel-dir wheels .".split()
+    code, output = setup(tmp_path, *command, RKA_FAST_CUDA="0")
+    assert code == 0, output[-3000:]
+    (wheel,) = (tmp_path / "source" / "wheels").glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = "import torch; print(torch.__version__)"
+    version = subprocess.run([other, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert version.strip() != torch.__version__, "RKA_FAST_OTHER_PYTHON has the same torch"
+    result = subprocess.run(
+        [other, "-c", USE], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.strip() == f"{torch.__version__} -> {version.strip()}"
+
+
+@pytest.mark.parametrize("name", ["_cpu", "_cuda"])
+def test_libraries_use_only_the_stable_abi(name):
+    """No symbol of torch's C++ interface, which changes from version to version."""
+    path, nm = native.find(name), shutil.which("nm")
+    if path is None or nm is None:
+        pytest.skip(f"{name} was not built, or there is no nm")
+    symbols = subprocess.run(
+        [nm, "-D", "--undefined-only", path], capture_output=True, text=True, check=True
+    ).stdout
+    assert "aoti_torch_" in symbols
+    assert not re.findall(r"_ZN?K?(?:2at|3c10|5torch)\w*", symbols)
+
+
+@from_source
+def test_installs_without_a_compiler(tmp_path):
+    code, output = setup(
+        tmp_path, "setup.py", "-q", "build", CXX="no-such-compiler", RKA_FAST_CUDA=""
+    )
+    assert code == 0, output[-3000:]
+    assert "no C++ compiler (no-such-compiler); only the Python backends" in output
+    built = tmp_path / "source" / "build"
+    assert list(built.rglob("backends.py")) and not list(built.rglob("*.so"))
+
+
+@from_source
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({"RKA_FAST_CUDA": "1", "CXX": "no-such-compiler"}, "there is no C++ compiler"),
+        ({"RKA_FAST_CUDA": "yes"}, "RKA_FAST_CUDA: expected 0 or 1, got 'yes'"),
+        ({"RKA_FAST_CUDA": "1", "CUDA_HOME": "/no/toolkit"}, "no nvcc (/no/toolkit/bin/nvcc)"),
+    ],
+)
+def test_the_build_says_what_is_missing(tmp_path, environment, message):
+    code, output = setup(tmp_path, "setup.py", "-q", "build", **environment)
+    assert code != 0
+    assert message in output
+
+
+@from_source
+def test_cuda_is_for_this_torch_or_left_out(tmp_path):
+    """A toolkit of another major version is refused when CUDA is asked for."""
+    nvcc = tmp_path / "toolkit" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 3.1, V3.1.0'\n")
+    nvcc.chmod(0o755)
+    code, output = setup(
+        tmp_path, "setup.py", "-q", "build", RKA_FAST_CUDA="1", CUDA_HOME=str(tmp_path / "toolkit")
+    )
+    assert code != 0
+    assert "nvcc is for CUDA 3, torch for" in output
+
+
+@from_source
+@pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
+def test_the_kernels_under_sanitizers(tmp_path, instructions):
+    """Functions against libm, factor and gradient, and whole calls with poisoned scratch memory."""
+    available = ("plain", "avx2", "avx512")
+    if native.cpu_instructions() and available.index(instructions) > available.index(
+        native.cpu_instructions()
+    ):
+        pytest.skip(f"this processor has no {instructions}")
+    program = tmp_path / "test_kernels"
+    define = [] if instructions == "plain" else [f"-DRKA_TEST_{instructions.upper()}"]
+    flags = "-std=c++17 -O1 -g -w -fno-math-errno -fno-trapping-math -fsanitize=address,undefined"
+    source = ROOT / "csrc" / "tests" / "test_kernels.cpp"
+    subprocess.run(
+        [COMPILER, *flags.split(), "-fno-sanitize-recover=all", *define, source, "-o", program],
+        check=True,
+    )
+    result = subprocess.run([program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert "all passed" in result.stdout
