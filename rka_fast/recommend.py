@@ -6,6 +6,7 @@ python -m rka_fast.recommend RUN --history ID,ID,...   (a person not seen in tra
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,20 +24,24 @@ from rka_fast.models import MODELS
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.errors import ConfigError, UserError
 from rka_fast.training.metrics import to_device
-from rka_fast.training.processes import seed_torch
+from rka_fast.training.processes import check_device, seed_torch
 from rka_fast.training.run_folder import RunFolder, to_json
 
 
 class Recommendations:
     """The best epoch of a run, ready to recommend.
 
-    run: path of the run folder. device: a torch device. Raises FolderError, CheckpointError or
-    DataError where the run cannot be used.
+    run: path of the run folder. device: auto, cpu, cuda, cuda:N or mps. Raises FolderError,
+    CheckpointError, ConfigError or DataError where the run or the device cannot be used.
     """
 
     def __init__(self, run: str, device: str = "cpu") -> None:
         folder = RunFolder.open(run)
-        self.config, self.device = folder.read_config(), device
+        # The run's settings on this device; the replacement checks the name.
+        self.config = dataclasses.replace(folder.read_config(), device=device, backend="auto")
+        if check_device(device) == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device
         self.data = folder.read_json("data.json")
         self.sequences = Sequences.load(folder.sequences)
         checkpoint = Checkpoint.load(folder.best, self.sequences.fingerprint())
@@ -106,7 +111,7 @@ class Arguments:
     top: int = 10
     # Print JSON instead of a table.
     json: tyro.conf.FlagCreatePairsOff[bool] = False
-    # Device to compute on.
+    # Device to compute on: auto, cpu, cuda, cuda:N or mps.
     device: str = "cpu"
 
 
@@ -159,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         )
         return 0
-    except (UserError, DataError) as error:
+    except (UserError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -9,7 +9,7 @@ from small_runs import SMALL, train, write_log
 
 from rka_fast.data.batches import Batcher
 from rka_fast.models import MODELS
-from rka_fast.train import parse
+from rka_fast.train import main, parse
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
 from rka_fast.training.errors import ConfigError, Interrupted, TrainingError
@@ -195,3 +195,13 @@ def test_a_device_that_is_not_there():
 def test_low_precision_trains(log, tmp_path):
     assert train(log, tmp_path / "bf16", "--precision", "bf16", "--epochs", "1") == 0
     assert train(log, tmp_path / "fp32", "--model", "sasrec", "--epochs", "1") == 0
+
+
+def test_a_backend_that_cannot_serve_is_an_error_before_anything_is_written(log, tmp_path, capsys):
+    for name, message in (("foo", "expected 'auto' or one of"), ("cuda", "no CUDA device")):
+        if name == "cuda" and torch.cuda.is_available():
+            continue
+        out = tmp_path / name
+        assert main(["--data", str(log), "--out", str(out), "--backend", name]) == 2
+        assert message in capsys.readouterr().err
+        assert not out.exists()

@@ -283,3 +283,10 @@ def test_real_files_have_their_published_counts(shared_data, name):
     )
     assert log.form.startswith(form + ":")
     assert log.ordered == ("citeulike-a" not in name)
+
+
+def test_a_third_column_too_large_for_a_rating_is_time(tmp_path):
+    log = read_interactions(write(tmp_path, b"a,x,300\na,y,200\nb,x,101\n"))
+    assert log.frame.columns == ["user", "item", "timestamp"]
+    log = read_interactions(write(tmp_path, b"a,x,3\na,y,2\nb,x,5\n"))
+    assert log.frame.columns == ["user", "item", "rating"]

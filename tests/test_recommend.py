@@ -95,3 +95,9 @@ def test_as_a_module(run):
     done = run_command("rka_fast.recommend", run, "--user", "u1", "--top", "1", "--json")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["recommendations"]) == 1
+
+
+def test_a_device_that_is_not_there(run, capsys):
+    for device, message in (("nope", "must be auto, cpu"), ("cuda:99", "cuda:99")):
+        assert main([str(run), "--user", "1", "--device", device]) == 2
+        assert message in capsys.readouterr().err

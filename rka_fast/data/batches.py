@@ -179,7 +179,7 @@ def sampled_candidates(split: Split, stage: str, count: int = 100, seed: int = 0
         worst = split.sequences.user_ids[users[free.argmin()]]
         raise DataError(
             f"the catalogue is too small for {count} sampled negatives: of its {num_items} items "
-            f"user {worst!r} has never had {free.min()}; sample fewer negatives, or use more data"
+            f"user {worst!r} has never had {free.min()}; use more data or looser filters"
         )
     rng = _generator(seed, STAGES.index(stage), _CANDIDATES)
     chosen = np.zeros((len(users), count), np.int32)

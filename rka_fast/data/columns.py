@@ -23,6 +23,7 @@ KNOWN = {role: names.split() for role, names in _NAMES.items()}
 # An ISO date, or date and time, after "T" became a space and a final "Z" went.
 _DATE, _DATE_TIME = "%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f"
 _BIG = 1e8  # seconds since 1970 pass this in 1973; no rating does
+_HIGHEST_RATING = 100  # a lone third column above this counts time in steps of its own
 
 
 def recognise(names: Sequence[str]) -> dict[str, int]:
@@ -64,7 +65,8 @@ def guess(sample: Sequence[Sequence[str]], width: int) -> dict[str, int] | None:
     if width == 2:
         return {"user": 0, "item": 1}
     if width == 3:
-        return {"user": 0, "item": 1, "timestamp" if _is_time(last) else "rating": 2}
+        is_time = _is_time(last, above=_HIGHEST_RATING)
+        return {"user": 0, "item": 1, "timestamp" if is_time else "rating": 2}
     if width == 4:
         if _is_time([row[2] for row in sample]) and not _is_time(last):
             return {"user": 0, "item": 1, "timestamp": 2, "rating": 3}
@@ -114,9 +116,9 @@ def _numbers(column: pl.Series, role: str) -> pl.Series:
     return numbers.zip_with(numbers.is_not_null(), seconds)
 
 
-def _is_time(values: Sequence[str]) -> bool:
+def _is_time(values: Sequence[str], above: float = _BIG) -> bool:
     numbers = _numbers(pl.Series(values, dtype=pl.String), "timestamp")
-    return numbers.null_count() == 0 and numbers.min() > _BIG
+    return numbers.null_count() == 0 and numbers.min() > above
 
 
 def _complete(chosen: dict[str, int], said: str, width: int) -> dict[str, int]:

@@ -130,7 +130,7 @@ def kernelized_attention(
     check.options(arguments, has_covariance=covariance is not None)
     if covariance is not None and mode != "location":
         arguments = _with_covariance(arguments, covariance, shape)
-    if mode == "sample" or dropout_p > 0.0:
+    if seed is not None or mode == "sample" or dropout_p > 0.0:
         arguments = arguments._replace(seed=as_seed(seed, value.device))
     check.tensors(arguments)
     return forward_op(*arguments, choose(backend, arguments))
@@ -142,7 +142,7 @@ def as_seed(seed: Tensor | int | None, device: torch.device) -> Tensor:
         return torch.randint(2**63 - 1, (), device=device)
     if isinstance(seed, int):
         return torch.tensor((seed + 2**63) % 2**64 - 2**63, device=device)  # any 64 bits
-    return seed
+    return check.is_tensor("seed (an int or a tensor of one int64)", seed)
 
 
 def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) -> Arguments:

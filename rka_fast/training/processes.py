@@ -12,25 +12,15 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 
 from rka_fast.data.batches import Batch
+from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.backends import choose
 from rka_fast.training.config import Config
 from rka_fast.training.errors import ConfigError
 
 
 def make_accelerator(config: Config) -> Accelerator:
     """Device, precision and processes. Raises ConfigError where they are not to be had."""
-    kind, _, index = config.device.partition(":")
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if kind in available and not available[kind]():
-        raise ConfigError(
-            f"device {config.device!r} is not available on this machine; use --device cpu or auto"
-        )
-    if index:
-        if int(index) >= torch.cuda.device_count():
-            raise ConfigError(
-                f"device {config.device!r} does not exist: this machine has "
-                f"{torch.cuda.device_count()} CUDA devices, counted from 0"
-            )
-        torch.cuda.set_device(int(index))
+    kind = check_device(config.device)
     AcceleratorState._reset_state(True)  # several runs in one process may differ in precision
     accelerator = Accelerator(
         cpu=kind == "cpu",
@@ -39,7 +29,37 @@ def make_accelerator(config: Config) -> Accelerator:
     )
     if config.precision == "fp16" and accelerator.device.type == "cpu":  # no loss scaling there
         raise ConfigError("precision 'fp16' needs a GPU; on the CPU use --precision bf16 or fp32")
+    check_backend(config, accelerator.device)
     return accelerator
+
+
+def check_backend(config: Config, device: torch.device) -> None:
+    """Raises ConfigError, with every reason, where the backend cannot serve this model here."""
+    query = torch.zeros(
+        1, config.heads, config.max_length, config.width // config.heads, device=device
+    )
+    try:
+        choose(config.backend, Arguments(query, query, query))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def check_device(device: str) -> str:
+    """The kind of a device by name. Raises ConfigError where there is none on this machine."""
+    kind, _, index = device.partition(":")
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if kind in available and not available[kind]():
+        raise ConfigError(
+            f"device {device!r} is not available on this machine; use --device cpu or auto"
+        )
+    if index:
+        if int(index) >= torch.cuda.device_count():
+            raise ConfigError(
+                f"device {device!r} does not exist: this machine has "
+                f"{torch.cuda.device_count()} CUDA devices, counted from 0"
+            )
+        torch.cuda.set_device(int(index))
+    return kind
 
 
 def seed_torch(*key: object) -> None:

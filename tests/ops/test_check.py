@@ -55,6 +55,8 @@ CASES = {
     "dropout": ({"dropout_p": 1.0}, ("dropout_p", "1.0")),
     "jitter": ({"jitter": 0.0}, ("jitter", "0.0", "1e-4")),
     "seed dtype": ({"seed": torch.tensor(1.5)}, ("seed", "int64", "float32")),
+    "seed kind": ({"seed": 1.5}, ("seed", "int", "float")),
+    "seed kind unused": ({"seed": 1.5, "mode": "location"}, ("seed", "float")),
     "seed size": ({"seed": torch.tensor([1, 2])}, ("seed", "(2,)")),
     "backend": ({"backend": "cobol"}, ("backend", "reference", "'cobol'")),
 }  # fmt: skip

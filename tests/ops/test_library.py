@@ -48,7 +48,8 @@ def test_opcheck(backend, changes):
     )
 
 
-def test_compiles_without_a_break(backend):
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_compiles_without_a_break(backend, compiler):
     inputs = ops_cases.random_inputs(dtype=torch.float32, n=9, requires_grad=True)
     leaves = list(ops_cases.differentiable(inputs).values())
 
@@ -56,7 +57,7 @@ def test_compiles_without_a_break(backend):
         output = kernelized_attention(**inputs, is_causal=True, seed=seed, backend=backend)
         return output.square().sum()
 
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(step, fullgraph=True, backend=compiler)
     seed = torch.tensor(3)
     torch.testing.assert_close(compiled(seed), step(seed))
     actual = torch.autograd.grad(compiled(seed), leaves)
