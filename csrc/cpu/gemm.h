@@ -16,7 +16,7 @@ enum class Op { set, add, subtract };
 constexpr int TILE_ROWS = 8, TILE_VECTORS = 3;  // 24 of 32 registers accumulate
 constexpr bool HALVES = true;                   // half a vector for the last columns costs half
 #else
-constexpr int TILE_ROWS = 4, TILE_VECTORS = 2;
+constexpr int TILE_ROWS = 4, TILE_VECTORS = 3;
 constexpr bool HALVES = false;
 #endif
 
@@ -60,7 +60,7 @@ inline __attribute__((always_inline)) void tile_kernel(int depth, const T* a, in
     for (int v = 0; v < VECTORS; ++v) row[v] = load_as<V>(b + v * W);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const V x = V{} + (TRANSPOSED ? a[r] : a[r * lda]);
+      const V x = (TRANSPOSED ? a[r] : a[r * lda]) - V{};  // x + 0 would have to be computed
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; ++v) acc[r][v] += x * row[v];
     }
@@ -140,7 +140,7 @@ void gemm(int rows, int columns, int depth, const T* a, int64_t lda, const T* b,
 template <class T, Op OP>
 void gemm_upper(int rows, int columns, int depth, const T* a, int64_t lda, const T* b, int64_t ldb,
                 T* c, int64_t ldc) {
-  constexpr int BLOCK = 2 * LANES<T>;
+  constexpr int BLOCK = TILE_VECTORS * LANES<T>;
   for (int j = 0; j < columns; j += BLOCK) {
     const int width = columns - j < BLOCK ? columns - j : BLOCK;
     const int limit = j + width < depth ? j + width : depth;

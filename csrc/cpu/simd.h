@@ -78,6 +78,18 @@ template <>
 inline void store_first<float>(float* p, FloatV x, int count) {
   _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)x);
 }
+#elif defined(RKA_AVX2)
+inline __m256i first_lanes(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+template <>
+inline FloatV load_first<float>(const float* p, int count) {
+  return (FloatV)_mm256_maskload_ps(p, first_lanes(count));
+}
+template <>
+inline void store_first<float>(float* p, FloatV x, int count) {
+  _mm256_maskstore_ps(p, first_lanes(count), (__m256)x);
+}
 #endif
 
 // 0, 1, 2, ...
@@ -90,14 +102,15 @@ inline Vec<T> lane_numbers() {
 
 template <>
 inline FloatV constant<FloatV>(double c) {
-  return FloatV{} + float(c);
+  return float(c) - FloatV{};
 }
 template <>
 inline DoubleV constant<DoubleV>(double c) {
-  return DoubleV{} + c;
+  return c - DoubleV{};
 }
-inline FloatV broadcast(float x) { return FloatV{} + x; }
-inline DoubleV broadcast(double x) { return DoubleV{} + x; }
+// x - 0 is x, which compilers know; x + 0 they would compute: it turns -0 to 0.
+inline FloatV broadcast(float x) { return x - FloatV{}; }
+inline DoubleV broadcast(double x) { return x - DoubleV{}; }
 
 inline FloatV select(IntV mask, FloatV yes, FloatV no) { return mask ? yes : no; }
 inline DoubleV select(LongV mask, DoubleV yes, DoubleV no) { return mask ? yes : no; }
