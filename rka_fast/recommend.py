@@ -19,7 +19,7 @@ from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.errors import DataError
 from rka_fast.data.sequences import Sequences
-from rka_fast.data.split import leave_one_out
+from rka_fast.data.split import SPLITS
 from rka_fast.models import MODELS
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.errors import ConfigError, UserError
@@ -45,7 +45,7 @@ class Recommendations:
         self.data = folder.read_json("data.json")
         self.sequences = Sequences.load(folder.sequences)
         checkpoint = Checkpoint.load(folder.best, self.sequences.fingerprint())
-        split = leave_one_out(self.sequences)
+        split = SPLITS[self.config.split](self.sequences)
         self.model = MODELS[self.config.model].from_config(self.config, split)
         counts = CoOccurrence.from_split(split) if self.model.uses_cooccurrence else None
         self.batcher = Batcher(

@@ -24,6 +24,7 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "min_item_events": 3,
         "core": "iterated",
         "repeats": "drop",
+        "split": "time",
         "model": "sasrec",
         "max_length": 7,
         "width": 6,

@@ -120,8 +120,8 @@ def test_selection_is_by_validation_and_patience_stops(trainer_for, monkeypatch)
     trainer = trainer_for("patience", "--model", "sasrec", "--epochs", "5", "--patience", "2")
     evaluate, weights = trainer.evaluate, []
 
-    def scripted(stage, *rest):
-        metrics = evaluate(stage, *rest)
+    def scripted(stage):
+        metrics = evaluate(stage)
         if stage == "valid" and not trainer.finished:
             metrics["sampled"]["ndcg@10"] = next(scores)
             weights.append(

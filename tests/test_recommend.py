@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_runs import run_command, train, write_log
 
+from rka_fast.data.split import time_split
 from rka_fast.recommend import Recommendations, main
 from rka_fast.training.errors import ConfigError
 
@@ -101,3 +102,18 @@ def test_a_device_that_is_not_there(run, capsys):
     for device, message in (("nope", "must be auto, cpu"), ("cuda:99", "cuda:99")):
         assert main([str(run), "--user", "1", "--device", device]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_run_with_the_time_split_recommends_from_its_own_counts(tmp_path, capsys):
+    lines = write_log(tmp_path / "log.txt").read_text().splitlines()
+    log = tmp_path / "log.csv"
+    rows = [f"{line.replace(' ', ',')},{1e9 + n * 7 % 601}" for n, line in enumerate(lines)]
+    log.write_text("user,item,timestamp\n" + "\n".join(rows) + "\n")
+    assert train(log, tmp_path / "run", "--split", "time", "--epochs", "1") == 0
+    assert "split by time  " in capsys.readouterr().out
+    loaded = Recommendations(str(tmp_path / "run"))
+    expected = time_split(loaded.sequences)
+    assert (loaded.batcher.split.train_end == expected.train_end).all()
+    diagonal = loaded.batcher.cooccurrence.matrix.diagonal()
+    assert diagonal.sum() == expected.training_items.distinct.sum()
+    assert len(loaded.for_user("u7", top=5)) == 5

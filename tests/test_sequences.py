@@ -78,6 +78,8 @@ def test_membership():
     answer = owned.contains(np.arange(-1, 20)[:, None], np.arange(16))
     expected = [[(u, i) in has for i in range(16)] for u in range(-1, 20)]
     assert answer.tolist() == expected
+    some = np.array([7, 0, 7, 19])
+    assert owned.mask(some).tolist() == [[i == 0 or (u, i) in has for i in range(16)] for u in some]
     assert owned.distinct.tolist() == [sum(u == v for v, _ in has) for u in range(20)]
     assert owned.of(3).tolist() == sorted(i for u, i in has if u == 3)
 

@@ -81,6 +81,7 @@ def test_the_run_folder(run):
         "best.safetensors",
         "last.safetensors",
         "curve.png",
+        "ranks.npz",
         "result.json",
     }
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -18,7 +18,7 @@ _ORDER, _NEGATIVES, _TERM, _CANDIDATES = range(4)
 class Batch(NamedTuple):
     """One batch, on the CPU; a field that was not asked for is None.
 
-    users: int64 (B,), -1 for a person who is not in the data.
+    users: int64 (B,), -1 for a person without training events.
     items: int64 (B, n), left padded with 0.
     targets: int64 (B, n), the item after every position; 0 = none.
     negatives: int64 (B, n, k), items outside the user's training set; 0 where there is no target.
@@ -85,7 +85,8 @@ class Batcher:
         if len(self.training_users) == 0:
             raise DataError(
                 "no user has 2 training events, so there is no item to predict from another; "
-                "leave-one-out needs users with 4 events to train a sequential model"
+                "leave-one-out needs users with 4 events to train a sequential model, the time "
+                "split users with 2 before its first boundary"
             )
         return _generator(self.seed, epoch, _ORDER).permutation(self.training_users)
 
@@ -136,8 +137,9 @@ class Batcher:
 
     def _inputs(self, users: np.ndarray, items: np.ndarray) -> Batch:
         counts = self._counts(users, items)
+        trained = self.split.training_items.distinct[users] > 0  # others have no vector of theirs
         return Batch(
-            users=torch.from_numpy(users),
+            users=torch.from_numpy(np.where(trained, users, -1)),
             items=torch.from_numpy(items),
             cooccurrence=None if counts is None else torch.from_numpy(counts),
         )
@@ -169,11 +171,11 @@ class Batcher:
 def sampled_candidates(split: Split, stage: str, count: int = 100, seed: int = 0) -> np.ndarray:
     """Uniform negatives for sampled ranking, int32 (len(split.users(stage)), count).
 
-    A row holds distinct items its user never had, in any part of the split, and does not depend
-    on the model. Raises DataError where a user has fewer than `count` such items.
+    A row holds distinct items outside the user's `split.known_items`, and does not depend on the
+    model. Raises DataError where a user has fewer than `count` such items.
     """
     users, num_items = split.users(stage), split.sequences.num_items
-    seen = split.all_items
+    seen = split.known_items(stage)
     free = num_items - seen.distinct[users]
     if len(users) and free.min() < count:
         worst = split.sequences.user_ids[users[free.argmin()]]

@@ -54,7 +54,7 @@ class Dropped:
 class DataReport:
     """What was read and kept. `lengths` holds quantiles of the events of a user.
 
-    short_users: users with fewer than 3 events, who train only under leave-one-out.
+    short_users: users with fewer than 3 events; under leave-one-out they train only.
     ties: events at the same time as the user's event before, None without times.
     """
 
@@ -83,7 +83,7 @@ class DataReport:
             for d in self.dropped
         ]
         if self.short_users:
-            lines.append(f"{self.short_users:,} users have fewer than 3 events and train only")
+            lines.append(f"{self.short_users:,} users have fewer than 3 events")
         if self.ties is None:
             lines.append("no times: the order of the file is taken as the order in time")
         elif self.ties:

@@ -130,6 +130,17 @@ class UserItems:
         first, last = np.searchsorted(self._keys, (user * self._stride, (user + 1) * self._stride))
         return self._keys[first:last] - user * self._stride
 
+    def mask(self, users: np.ndarray) -> np.ndarray:
+        """Bool (len(users), num_items + 1): which items each user has; padding counts as had."""
+        first, last = (np.searchsorted(self._keys, (users + k) * self._stride) for k in (0, 1))
+        row = np.repeat(np.arange(len(users)), last - first)
+        # The keys of all rows, one row after the other.
+        place = np.arange(len(row)) + (last - np.cumsum(last - first))[row]
+        mask = np.zeros((len(users), self._stride), bool)
+        mask[:, 0] = True
+        mask[row, self._keys[place] - users[row] * self._stride] = True
+        return mask
+
     def _key(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         return np.asarray(users, np.int64) * self._stride + items
 

@@ -1,5 +1,6 @@
-"""Which events train, validate and test."""
+"""Which events train, validate and test: leave-one-out, or two boundaries in time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +10,7 @@ from rka_fast.data.errors import DataError
 from rka_fast.data.sequences import Sequences, UserItems
 
 STAGES = ("valid", "test")
+BOUNDARIES = (0.8, 0.9)  # quantiles of the event times at which validation and test begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,12 +21,15 @@ class Split:
 
     train_end: int64 (num_users,), user u trains on items[indptr[u]:train_end[u]].
     valid_at, test_at: int64 (num_users,), offset of the target; -1 where the user has none.
+    future_hidden: whether what a user has after the target competes with it like any other item;
+        otherwise all that the user ever has is left out of the candidates.
     """
 
     sequences: Sequences
     train_end: np.ndarray
     valid_at: np.ndarray
     test_at: np.ndarray
+    future_hidden: bool = False
 
     @cached_property
     def valid_target(self) -> np.ndarray:
@@ -76,10 +81,23 @@ class Split:
         """Which user has which item at all."""
         return self._user_items(slice(None))
 
+    def known_items(self, stage: str) -> UserItems:
+        """Which user has which item that is no candidate beside its target of the stage."""
+        self.target_offsets(stage)
+        return self._known[stage] if self.future_hidden else self.all_items
+
     def train_counts(self) -> np.ndarray:
         """Training events of every item, int64 (num_items + 1,); index 0 is 0."""
         items = self.sequences.items[self.training_events]
         return np.bincount(items, minlength=self.sequences.num_items + 1)
+
+    @cached_property
+    def _known(self) -> dict[str, UserItems]:
+        owner = self.sequences.event_users
+        return {
+            stage: self._user_items(np.arange(len(owner)) <= self.target_offsets(stage)[owner])
+            for stage in STAGES
+        }
 
     def _target(self, offsets: np.ndarray) -> np.ndarray:
         return np.where(offsets >= 0, self.sequences.items[offsets], 0).astype(np.int32)
@@ -108,3 +126,62 @@ def leave_one_out(sequences: Sequences) -> Split:
         valid_at=np.where(evaluated, end - 2, -1),
         test_at=np.where(evaluated, end - 1, -1),
     )
+
+
+def time_boundaries(sequences: Sequences) -> tuple[float, float]:
+    """The times at which validation and test begin: the BOUNDARIES quantiles of all event times.
+
+    Raises DataError where the data has no times.
+    """
+    if sequences.timestamps is None:
+        raise DataError(
+            "the time split needs the time of every event and this data has none; name the "
+            "column with --columns user,item,rating,timestamp, or use --split leave-one-out"
+        )
+    valid, test = np.quantile(sequences.timestamps, BOUNDARIES, method="higher").tolist()
+    return valid, test
+
+
+def time_split(sequences: Sequences) -> Split:
+    """Two boundaries in time, the same for all users: what came before the first one trains.
+
+    A user's first event from the first boundary on, and before the second, validates; its first
+    event from the second on tests. The history is everything the user had before the target, so
+    the model is asked what it would be asked on the day it was trained. Users without such an
+    event, or without a history, are not evaluated in that stage. Leave-one-out instead trains on
+    what other users did after a user's target (Meng et al., RecSys 2020; Ji et al., ACM TOIS
+    2023, whose remedy is one time line for all users).
+
+    Raises DataError where the data has no times, or one of the stages has nobody.
+    """
+    boundaries = time_boundaries(sequences)
+    start, end = sequences.indptr[:-1].astype(np.int64), sequences.indptr[1:].astype(np.int64)
+    # Users are in time order, so what came before a boundary is a prefix of each.
+    valid, test = (
+        start
+        + np.bincount(
+            sequences.event_users[sequences.timestamps < boundary], minlength=sequences.num_users
+        )
+        for boundary in boundaries
+    )
+    split = Split(
+        sequences,
+        train_end=valid,
+        valid_at=np.where((start < valid) & (valid < test), valid, -1),
+        test_at=np.where((start < test) & (test < end), test, -1),
+        future_hidden=True,
+    )
+    for stage in STAGES:
+        if len(split.users(stage)) == 0:
+            raise DataError(
+                f"no user has an event in the {stage} period and one before it (the periods begin "
+                f"at times {boundaries[0]:g} and {boundaries[1]:g}); check the column of the "
+                "times, use more data, or --split leave-one-out"
+            )
+    return split
+
+
+SPLITS: dict[str, Callable[[Sequences], Split]] = {
+    "leave-one-out": leave_one_out,
+    "time": time_split,
+}

@@ -37,6 +37,8 @@ class Config:
     core: Literal["single", "iterated"] = "single"
     # Keep or drop a user's repeated events with one item.
     repeats: Literal["keep", "drop"] = "keep"
+    # Hold out every user's last two events, or what came after two points in time.
+    split: Literal["leave-one-out", "time"] = "leave-one-out"
     # The model to train.
     model: Literal["rksa", "sasrec", "pop"] = "rksa"
     # The model sees this many of a user's last events.

@@ -22,12 +22,12 @@ from tqdm import tqdm
 from rka_fast.data.batches import Batch, Batcher, sampled_candidates
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.sequences import Sequences
-from rka_fast.data.split import leave_one_out
+from rka_fast.data.split import SPLITS
 from rka_fast.models import MODELS
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
 from rka_fast.training.errors import Interrupted, TrainingError
-from rka_fast.training.metrics import Evaluation, to_device
+from rka_fast.training.metrics import Evaluation, both_metrics, to_device
 from rka_fast.training.processes import make_accelerator, seed_torch, shard, stop_signals
 from rka_fast.training.report import plot_curve
 from rka_fast.training.run_folder import RunFolder
@@ -78,7 +78,7 @@ class Trainer:
         self.accelerator = make_accelerator(config)
         self.main = self.accelerator.is_main_process
         self.quiet = quiet or not self.main
-        self.split = leave_one_out(sequences)
+        self.split = SPLITS[config.split](sequences)
         self.catalogue = sequences.fingerprint()
         self.negatives = {
             stage: sampled_candidates(self.split, stage, NEGATIVES, config.seed)
@@ -155,10 +155,14 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return result
 
-    def evaluate(
+    def evaluate(self, stage: str) -> dict[str, dict[str, float]]:
+        """Metrics of the model as it is now on "valid" or "test"."""
+        return both_metrics(self.ranks(stage))
+
+    def ranks(
         self, stage: str, model: nn.Module | None = None, batcher: Batcher | None = None
-    ) -> dict[str, dict[str, float]]:
-        """Metrics of the model (default: the run's, as it is now) on "valid" or "test"."""
+    ) -> Tensor:
+        """Ranks by the model (default: the run's, as it is now) on "valid" or "test"."""
         evaluation = Evaluation(self.split, batcher or self.batcher, stage, self.negatives[stage])
         with self.accelerator.autocast():
             return evaluation(
@@ -304,15 +308,20 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         Checkpoint.load(self.folder.best, self.catalogue).load_into(self.model)
         begin = time.perf_counter()
-        scores = {stage: self.evaluate(stage) for stage in ("valid", "test")}
+        ranks = {stage: self.ranks(stage) for stage in ("valid", "test")}
+        scores = {stage: both_metrics(of_stage) for stage, of_stage in ranks.items()}
         seconds = time.perf_counter() - begin
+        if self.main:
+            self.folder.write_ranks(ranks["test"].numpy())
         popularity = scores
         if self.config.model != "pop":
             model = MODELS["pop"].from_config(self.config, self.split)
             model.fit(self.split)
             model.to(self.accelerator.device)
             batcher = Batcher(self.split, None, self.config.max_length, self.config.seed)
-            popularity = {stage: self.evaluate(stage, model, batcher) for stage in scores}
+            popularity = {
+                stage: both_metrics(self.ranks(stage, model, batcher)) for stage in scores
+            }
         train = self.progress.train_seconds
         return {
             "data": self.data,

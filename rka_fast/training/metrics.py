@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 CUTOFFS = (5, 10)
 METRICS = tuple(f"{name}@{cutoff}" for cutoff in CUTOFFS for name in ("hit", "ndcg", "mrr"))
+RANKINGS = ("sampled", "full")  # against sampled negatives, against every unseen item
 SCORES_AT_ONCE = 2**23  # at most this many full-ranking scores are held at a time (32 MiB)
 
 
@@ -48,8 +49,13 @@ def rank_metrics(ranks: np.ndarray | Tensor) -> dict[str, float]:
     }
 
 
+def both_metrics(ranks: np.ndarray | Tensor) -> dict[str, dict[str, float]]:
+    """{"sampled": metrics, "full": metrics} of what `Evaluation` returns."""
+    return {kind: rank_metrics(row) for kind, row in zip(RANKINGS, ranks, strict=True)}
+
+
 class Evaluation:
-    """Leave-one-out evaluation of one stage ("valid" or "test").
+    """Ranks of the targets of one stage ("valid" or "test") of a split.
 
     split: the data. batcher: makes the inputs. negatives: (users, count) int, row i for the
     i-th evaluated user of the stage, the items that its target is ranked against.
@@ -60,6 +66,7 @@ class Evaluation:
         self.users = split.users(stage)
         self.targets = split.targets(stage)[self.users].astype(np.int64)
         self.negatives = negatives
+        self.known = split.known_items(stage)
         self.chunk = max(1, min(256, SCORES_AT_ONCE // (split.sequences.num_items + 1)))
 
     @torch.no_grad()
@@ -72,12 +79,13 @@ class Evaluation:
         world: int = 1,
         reduce: Callable[[Tensor], Tensor] = lambda ranks: ranks,
         seed: Callable[[int], object] = lambda chunk: None,
-    ) -> dict[str, dict[str, float]]:
-        """{"sampled": metrics, "full": metrics} of the model, left in evaluation mode.
+    ) -> Tensor:
+        """Rank of every evaluated user's target, int64 (2, users) in the order of RANKINGS.
 
-        Users are scored in chunks, process `rank` of `world` taking every world-th, and
-        `reduce` sums a tensor over the processes: since chunks do not depend on the number of
-        processes, neither do the metrics. `seed` is called with each chunk's number.
+        The model is left in evaluation mode. Users are scored in chunks, process `rank` of
+        `world` taking every world-th, and `reduce` sums a tensor over the processes: since chunks
+        do not depend on the number of processes, neither do the ranks. `seed` is called with each
+        chunk's number.
         """
         model.eval()
         ranks = torch.zeros(2, len(self.users), dtype=torch.int64, device=device)
@@ -86,8 +94,7 @@ class Evaluation:
             rows = slice(starts[number], starts[number] + self.chunk)
             seed(number)
             ranks[:, rows] = self._chunk_ranks(model, rows, device)
-        sampled, full = reduce(ranks).cpu()
-        return {"sampled": rank_metrics(sampled), "full": rank_metrics(full)}
+        return reduce(ranks).cpu()
 
     def _chunk_ranks(self, model: Recommender, rows: slice, device: torch.device | str) -> Tensor:
         users = self.users[rows]
@@ -96,21 +103,13 @@ class Evaluation:
         scores = model.scores(batch, None).float()
         negatives = torch.from_numpy(self.negatives[rows].astype(np.int64)).to(device)
         sampled = scores.gather(1, torch.cat([targets[:, None], negatives], dim=1))
+        known = torch.from_numpy(self.known.mask(users))
         return torch.stack(
             [
                 target_ranks(sampled, torch.zeros_like(targets)),
-                target_ranks(scores, targets, ignored=self._had(users).to(device)),
+                target_ranks(scores, targets, ignored=known.to(device)),
             ]
         )
-
-    def _had(self, users: np.ndarray) -> Tensor:
-        """(B, num_items + 1) bool: padding and every item of the user's whole sequence."""
-        sequences = self.split.sequences
-        had = np.zeros((len(users), sequences.num_items + 1), dtype=bool)
-        had[:, 0] = True
-        for row, user in enumerate(users):
-            had[row, sequences.sequence(user)] = True
-        return torch.from_numpy(had)
 
 
 def to_device(batch, device: torch.device | str):

@@ -21,7 +21,8 @@ def result_table(result: dict[str, Any]) -> str:
     rows.append(("popularity", "popularity", result["popularity"]["test"]))
     if result["data"].get("synthetic"):
         title += " (synthetic data)"
-    lines = [title, " " * 26 + "".join(f"{name:>9}" for name in TITLES)]
+    split = {"time": "split by time"}.get(result["data"]["split"], result["data"]["split"])
+    lines = [title, f"{split:<26}" + "".join(f"{name:>9}" for name in TITLES)]
     for kind, label in (("sampled", "100 negatives"), ("full", "full ranking")):
         for row, (_, name, scores) in enumerate(rows):
             numbers = "".join(f"{scores[kind][metric]:9.4f}" for metric in METRICS)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rka_fast.training.checkpoint import write_atomically
 from rka_fast.training.config import Config
 from rka_fast.training.errors import FolderError
+from rka_fast.training.metrics import RANKINGS
 
 
 class RunFolder:
@@ -20,7 +25,7 @@ class RunFolder:
     sequences/     the users' sequences and the id maps
     metrics.jsonl  one line per step ("loss") and per evaluation ("valid")
     best.safetensors, last.safetensors    checkpoints
-    curve.png, result.json                written at the end
+    curve.png, ranks.npz, result.json     written at the end; ranks are the test targets'
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -30,6 +35,7 @@ class RunFolder:
         self.best = self.path / "best.safetensors"
         self.last = self.path / "last.safetensors"
         self.curve = self.path / "curve.png"
+        self.ranks = self.path / "ranks.npz"
         self.result = self.path / "result.json"
 
     @classmethod
@@ -81,6 +87,25 @@ class RunFolder:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise FolderError(f"cannot read {path}: {error}; the run folder is damaged") from None
+
+    def write_ranks(self, ranks: np.ndarray) -> None:
+        """Write the ranks of the test targets, int (2, users) in the order of RANKINGS."""
+        file = io.BytesIO()
+        np.savez_compressed(file, **dict(zip(RANKINGS, ranks.astype(np.int32), strict=True)))
+        write_atomically(self.ranks, file.getvalue())
+
+    def read_ranks(self) -> dict[str, np.ndarray]:
+        """Rank of each evaluated user's test target, int32 (users,), by kind of ranking.
+
+        Raises FolderError where that fails.
+        """
+        try:
+            with np.load(self.ranks, allow_pickle=False) as arrays:
+                return {kind: arrays[kind] for kind in RANKINGS}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise FolderError(
+                f"cannot read {self.ranks}: {error}; the run folder is damaged"
+            ) from None
 
     def read_config(self) -> Config:
         """The settings of the run, with `out` where the folder is now."""

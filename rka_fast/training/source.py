@@ -7,6 +7,7 @@ from typing import Any
 from rka_fast.data.filters import Filters, build_sequences
 from rka_fast.data.readers import read_interactions
 from rka_fast.data.sequences import Sequences
+from rka_fast.data.split import time_boundaries
 from rka_fast.data.synthetic import synthetic
 from rka_fast.training.config import Config
 
@@ -32,7 +33,11 @@ def load_data(config: Config) -> tuple[Sequences, dict[str, Any], list[str]]:
     description = {
         "source": config.data,
         "synthetic": is_synthetic,
-        "split": "leave-one-out",
+        "split": config.split,
         **report.to_json(),
     }
-    return sequences, description, [f"data: {config.data}", *report.lines()]
+    lines = [f"data: {config.data}", *report.lines()]
+    if config.split == "time":
+        description["boundaries"] = valid, test = time_boundaries(sequences)
+        lines.append(f"split by time: validation begins at {valid:.15g}, test at {test:.15g}")
+    return sequences, description, lines

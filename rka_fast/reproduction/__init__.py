@@ -1,0 +1,1 @@
+"""The paper's table from data files: registry -> cells -> summary -> significance -> tables."""

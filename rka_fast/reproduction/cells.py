@@ -1,0 +1,158 @@
+"""Cells: one model with one seed on one data set, each a run folder of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rka_fast.data.sequences import Sequences
+from rka_fast.models import MODELS
+from rka_fast.models.transformer import TransformerRecommender
+from rka_fast.reproduction.datasets import Dataset
+from rka_fast.reproduction.names import check
+from rka_fast.training.config import Config
+from rka_fast.training.errors import ConfigError
+from rka_fast.training.loop import Trainer
+from rka_fast.training.run_folder import RunFolder
+
+INCIDENTAL = ("data", "out", "json", "device", "backend", "save_every")
+"""Settings that do not shape a cell's result; the content of the data is compared by itself."""
+
+_BY_FLAG = {"data": "--data", "model": "--models", "seed": "--seeds", "split": "--split"}
+_BY_FLAG |= {"out": "--out", "json": "--json"}
+_OF_DATA = ("columns", "min_rating", "min_user_events", "min_item_events", "core", "repeats")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A dataset's name and the settings of the run; `config.out` is its folder."""
+
+    dataset: str
+    config: Config
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.config.run_dir)
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset} {self.config.model} seed {self.config.seed}"
+
+    @property
+    def finished(self) -> bool:
+        return self.folder.result.is_file()
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Settings of "NAME=VALUE" under "", of "MODEL.NAME=VALUE" under the model's name.
+
+    Raises ConfigError for text of another form, an unknown model or setting (with the nearest
+    name), a setting that has a flag, and a setting of the data for one model only.
+    """
+    overrides: dict[str, dict[str, Any]] = {}
+    settings = [field.name for field in dataclasses.fields(Config)]
+    for text in texts:
+        left, equals, value = text.partition("=")
+        model, dot, name = left.strip().rpartition(".")
+        name = name.replace("-", "_")
+        if not equals or not name:
+            raise ConfigError(f"--set {text}: expected NAME=VALUE or MODEL.NAME=VALUE")
+        if dot:
+            check(model, MODELS, "model")
+        check(name, settings, "setting")
+        if name in _BY_FLAG:
+            raise ConfigError(f"--set {text}: use {_BY_FLAG[name]} for this")
+        if dot and name in _OF_DATA:
+            raise ConfigError(f"--set {text}: all models share the data; use {name}={value}")
+        overrides.setdefault(model, {})[name] = _value(value.strip())
+    return overrides
+
+
+def _value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def plan(
+    dataset: Dataset,
+    data: str,
+    models: list[str],
+    seeds: int,
+    split: str,
+    out: Path,
+    overrides: dict[str, dict[str, Any]],
+) -> list[Cell]:
+    """The cells of a data set, all models of a seed before the next seed.
+
+    Later settings win: the data set's, the model's defaults, the data set's for models with
+    attention, `overrides` for all models, `overrides` for this one. Raises ConfigError for
+    settings that do not fit, and where a cell's folder holds a run with others.
+    """
+    cells = []
+    for seed in range(seeds):
+        for model in models:
+            values = {**dataset.settings, **getattr(MODELS[model], "defaults", {})}
+            if issubclass(MODELS[model], TransformerRecommender):
+                values |= dataset.attention
+            values |= overrides.get("", {}) | overrides.get(model, {})
+            folder = out / dataset.name / model / f"seed{seed}"
+            values |= {"data": data, "model": model, "seed": seed, "split": split}
+            config = Config.from_json({**values, "out": str(folder)}, f"{dataset.name} {model}")
+            cells.append(Cell(dataset.name, config))
+            _refuse_others(cells[-1])
+    return cells
+
+
+def _refuse_others(cell: Cell) -> None:
+    """Raise ConfigError if the cell's folder holds a run with other settings."""
+    if not (cell.folder.path / "config.json").is_file():
+        return
+    saved = cell.folder.read_config()
+    for field in dataclasses.fields(Config):
+        new, old = getattr(cell.config, field.name), getattr(saved, field.name)
+        if new != old and field.name not in INCIDENTAL:
+            raise ConfigError(
+                f"{cell.folder.path} holds a run with {field.name} {old!r}, now it is {new!r}; "
+                "give another --out, or delete that folder"
+            )
+
+
+def run(cell: Cell, sequences: Sequences, data: dict[str, Any]) -> dict[str, Any]:
+    """The result of the cell: read if it is finished, else computed, going on where it stopped.
+
+    sequences, data: of `load_data`. Raises ConfigError where the folder holds a run on other
+    data, and whatever the Trainer raises.
+    """
+    folder = cell.folder
+    begun = (folder.path / "data.json").is_file()
+    if begun and _content(folder.read_json("data.json")) != _content(data):
+        raise ConfigError(
+            f"{folder.path} holds a run on other data than {data['source']}; give another --out"
+        )
+    if cell.finished:
+        return folder.read_json("result.json")
+    trainer = Trainer(cell.config, sequences, folder, data, quiet=True)
+    if not (folder.path / "config.json").is_file():
+        RunFolder.create(folder.path)
+        folder.write_json("config.json", cell.config.to_json())
+    if not begun:
+        sequences.save(folder.sequences)
+        folder.write_json("data.json", data)
+    trainer.resume()
+    return trainer.run()
+
+
+def _content(data: dict[str, Any]) -> dict[str, Any]:
+    """The description of data as JSON gives it back, without where it lay."""
+    return {**json.loads(json.dumps(data)), "source": None}

@@ -1,0 +1,29 @@
+"""Names on the command line, and what was meant by one that is not known."""
+
+import difflib
+from collections.abc import Iterable
+
+from rka_fast.training.errors import ConfigError
+
+
+def choose(given: str, known: Iterable[str], kind: str) -> list[str]:
+    """The names of a comma-separated list in the order given; "all" stands for all known.
+
+    Raises ConfigError for an unknown name, with the nearest one.
+    """
+    known = list(known)
+    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    for name in names:
+        if name != "all":
+            check(name, known, kind)
+    return known if "all" in names else names
+
+
+def check(name: str, known: Iterable[str], kind: str) -> None:
+    """Raise ConfigError unless `name` is known."""
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
+        near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        raise ConfigError(f"unknown {kind} {name!r}; {hint}")

@@ -1,0 +1,127 @@
+"""What the cells of one data set came to: means, deviations, times, significance, JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rka_fast.reproduction.datasets import Dataset
+from rka_fast.reproduction.paper import FIGURES
+from rka_fast.reproduction.significance import Comparison, compare
+from rka_fast.training.metrics import METRICS, RANKINGS
+
+OURS = "rksa"
+
+
+@dataclass
+class Scores:
+    """The results and test ranks of one model, by seed."""
+
+    results: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ranks: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def values(self, kind: str, metric: str, stage: str = "test") -> list[float]:
+        """One value a seed."""
+        return [result[stage][kind][metric] for result in self.results.values()]
+
+    def mean(self, kind: str, metric: str, stage: str = "test") -> float:
+        return statistics.fmean(self.values(kind, metric, stage))
+
+    def deviation(self, kind: str, metric: str) -> float | None:
+        """Sample standard deviation over the seeds; None for one seed."""
+        values = self.values(kind, metric)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Mean over the seeds; 0 for a model in closed form."""
+        return statistics.fmean(r["seconds"]["per_epoch"] for r in self.results.values())
+
+    @property
+    def seconds(self) -> list[float]:
+        """Training and evaluation of every seed's cell."""
+        return [r["seconds"]["train"] + r["seconds"]["eval"] for r in self.results.values()]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **{kind: {name: self.values(kind, name) for name in METRICS} for kind in RANKINGS},
+            "valid": {
+                kind: {name: self.values(kind, name, "valid") for name in METRICS}
+                for kind in RANKINGS
+            },
+            "seconds_per_epoch": self.seconds_per_epoch,
+            "seconds": self.seconds,
+            "seeds": list(self.results),
+            "best_epoch": [result["best_epoch"] for result in self.results.values()],
+        }
+
+
+@dataclass
+class Outcome:
+    """A data set, its description by `load_data`, and the scores of every model so far."""
+
+    dataset: Dataset
+    data: dict[str, Any]
+    planned: int  # cells
+    models: dict[str, Scores] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)  # message by cell
+
+    def add(
+        self, model: str, seed: int, result: dict[str, Any], ranks: dict[str, np.ndarray]
+    ) -> None:
+        scores = self.models.setdefault(model, Scores())
+        scores.results[seed], scores.ranks[seed] = result, ranks
+        self.__dict__.pop("comparisons", None)
+
+    @property
+    def finished(self) -> int:
+        return sum(len(scores.results) for scores in self.models.values())
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the files are the known ones, and nothing was filtered out."""
+        return self.dataset.is_known(*(self.data[part] for part in ("users", "items", "events")))
+
+    @property
+    def paper(self) -> dict[str, dict[str, float]]:
+        """The paper's figures by model; none where the data or the split is another."""
+        comparable = self.is_known and self.data["split"] == "leave-one-out"
+        return FIGURES.get(self.dataset.paper, {}) if comparable else {}
+
+    @property
+    def baseline(self) -> str | None:
+        """The model besides RKSA with the best mean validation NDCG@10 (sampled)."""
+        others = [model for model in self.models if model != OURS]
+        return max(
+            others, key=lambda m: self.models[m].mean("sampled", "ndcg@10", "valid"), default=None
+        )
+
+    @cached_property
+    def comparisons(self) -> dict[str, Comparison]:
+        """RKSA against the best baseline by kind of ranking, over the seeds that both have."""
+        if OURS not in self.models or self.baseline is None:
+            return {}
+        ours, theirs = self.models[OURS].ranks, self.models[self.baseline].ranks
+        seeds = sorted(ours.keys() & theirs.keys())
+        if not seeds:
+            return {}
+        return {
+            kind: compare([ours[s][kind] for s in seeds], [theirs[s][kind] for s in seeds])
+            for kind in RANKINGS
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """By model; what is said of RKSA against the baseline stands with RKSA."""
+        values = {model: scores.to_json() for model, scores in self.models.items()}
+        if self.comparisons:
+            values[OURS]["significance"] = {
+                "baseline": self.baseline,
+                "metric": "ndcg@10",
+                **{kind: dataclasses.asdict(found) for kind, found in self.comparisons.items()},
+            }
+        return values
