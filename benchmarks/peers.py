@@ -44,11 +44,19 @@ class Size(NamedTuple):
         return cls(*(int(part[1:]) for part in text.split("-")))
 
 
-SIZES = (Size(128, 1, 50, 50), Size(32, 1, 200, 50))
+# Everything is measured on the GPU where there is one, else on the CPU.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SIZES = {
+    "cpu": (Size(128, 1, 50, 50), Size(32, 1, 200, 50)),
+    "cuda": tuple(
+        Size(b, h, n, 64) for b in (256, 4096) for h in (1, 4) for n in (50, 64, 100, 128, 200)
+    ),
+}[DEVICE]
 # The eager reference differentiated by autograd, the same compiled, our backends, and ordinary
 # attention of the same shape as the yardstick.
-NATIVE = tuple(name for name in available_backends() if name != "reference")
-PEERS = ("reference", "compiled", *NATIVE, "sdpa")
+OURS = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}[DEVICE]
+OURS = tuple(name for name in OURS if name in available_backends())
+PEERS = ("reference", "compiled", *OURS, "sdpa")
 
 
 def workload(peer: str, passes: str, size: Size):
@@ -58,7 +66,7 @@ def workload(peer: str, passes: str, size: Size):
     backward = passes == "forward+backward"
 
     def new(*shape):
-        return torch.randn(*shape, generator=rng).requires_grad_(backward)
+        return torch.randn(*shape, generator=rng).to(DEVICE).requires_grad_(backward)
 
     query, key, value = new(b, h, n, d), new(b, h, n, d), new(b, h, n, d)
     leaves = [query, key, value]
@@ -68,15 +76,15 @@ def workload(peer: str, passes: str, size: Size):
             return F.scaled_dot_product_attention(query, key, value, is_causal=True)
 
     else:
-        bought = (torch.rand(b, 30, n, generator=rng) < 0.2).float()
+        bought = (torch.rand(b, 30, n, generator=rng) < 0.2).float().to(DEVICE)
         scale = new(b, h, n, d), new(b, h, n, d)
         shape = Shape(new(b, h, n, d), new(b, h, n, d))
         features, gate, bias = new(b, n, h * d), new(b, h * d), new(h)
-        concentration = torch.full((2,), 2.0, requires_grad=backward)
-        mixture = torch.full((b, 3), 1 / 3, requires_grad=backward)
+        concentration = torch.full((2,), 2.0, device=DEVICE, requires_grad=backward)
+        mixture = torch.full((b, 3), 1 / 3, device=DEVICE, requires_grad=backward)
         leaves += [*scale, *shape, features, gate, bias, concentration, mixture]
         kernels = Kernels(features, concentration, mixture, gate, bought.mT @ bought)
-        seed = torch.tensor(7)
+        seed = torch.tensor(7, device=DEVICE)
         if peer in ("reference", "compiled"):
             arguments = Arguments(
                 query, key, value, None, *scale, bias, *shape, *kernels,
@@ -95,10 +103,17 @@ def workload(peer: str, passes: str, size: Size):
                     is_causal=True, seed=seed, backend=peer,
                 )  # fmt: skip
 
-    grad = torch.randn(b, h, n, d, generator=rng)
-    if backward:
-        return lambda: torch.autograd.grad(call(), leaves, grad)
-    return torch.no_grad()(call)
+    grad = torch.randn(b, h, n, d, generator=rng).to(DEVICE)
+
+    def run():
+        if backward:
+            torch.autograd.grad(call(), leaves, grad)
+        else:
+            call()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+    return run if backward else torch.no_grad()(run)
 
 
 def gflop(peer: str, passes: str, size: Size) -> float:
@@ -121,7 +136,17 @@ def gflop(peer: str, passes: str, size: Size) -> float:
 
 
 def peak_memory(peer: str, passes: str, size: Size) -> int | None:
-    """Bytes that one call adds at its peak, in a process of its own; None where not measurable."""
+    """Bytes that one call adds at its peak; None where not measurable.
+
+    On the CPU, in a process of its own: resident memory. On a GPU: what PyTorch allocated.
+    """
+    if DEVICE == "cuda":
+        call = workload(peer, passes, size)
+        call()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return torch.cuda.max_memory_allocated() - before
     if not os.path.exists("/proc/self/clear_refs"):
         return None
     command = [sys.executable, __file__, peer, passes, str(size)]

@@ -1,6 +1,6 @@
 """Gathering the co-occurrence of a batch beside the training step that it feeds.
 
-128 sequences of up to 50 items. The step is RKSA's on the reference operator with the cheapest
+128 sequences of up to 50 items. The step is RKSA's, forward, backward and Adam, with the cheapest
 loss (binary cross-entropy, one negative), so the gather's share of it is an upper bound.
 """
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rka_fast import available_backends
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.filters import build_sequences
@@ -17,6 +18,7 @@ from rka_fast.data.readers import read_interactions
 from rka_fast.data.split import leave_one_out
 from rka_fast.data.synthetic import synthetic
 from rka_fast.models import RKSA
+from rka_fast.ops import native
 
 BATCH, LENGTH = 128, 50
 
@@ -46,18 +48,24 @@ def batch(request, batcher, benchmark):
     return batcher, batcher.training(users, step=0)
 
 
-def test_gather(benchmark, batch):
+@pytest.mark.parametrize("peer", ["numpy", "cpp"])
+def test_gather(benchmark, batch, peer):
     batcher, batch = batch
-    items = batch.items.numpy()
-    batcher.cooccurrence.block(items)  # the keys are made once
-    block = benchmark(batcher.cooccurrence.block, items, items > 0)
+    counts, items = batcher.cooccurrence, batch.items.numpy()
+    if peer == "cpp" and native.why_not("_cpu"):
+        pytest.skip("; ".join(native.why_not("_cpu")))
+    gather = counts._block if peer == "numpy" else counts.block
+    gather(items, items > 0)  # the keys are made once
+    note(benchmark, "gather", peer)
+    block = benchmark(gather, items, items > 0)
     assert np.array_equal(block, batch.cooccurrence.numpy())
 
 
-def test_training_step(benchmark, batch):
+@pytest.mark.parametrize("backend", [n for n in ("reference", "cpp") if n in available_backends()])
+def test_training_step(benchmark, batch, backend):
     batcher, batch = batch
     sequences = batcher.split.sequences
-    model = RKSA(sequences.num_items, sequences.num_users, backend="reference")
+    model = RKSA(sequences.num_items, sequences.num_users, backend=backend)
     optimizer = torch.optim.Adam(model.parameters())
     config = SimpleNamespace(loss="bce")
 
@@ -68,4 +76,18 @@ def test_training_step(benchmark, batch):
         optimizer.step()
         return loss
 
+    note(benchmark, "training step", backend, passes="forward+backward")
     assert benchmark(step).isfinite()
+
+
+def note(benchmark, op, backend, passes="forward"):
+    """What the summary table says of a result; the operations of these are not counted."""
+    data, users, shape = benchmark.group.split(", ")
+    benchmark.extra_info.update(
+        op=f"{op} ({data}, {users})",
+        backend=backend,
+        shape=shape,
+        gflops=None,
+        bytes=None,
+        **{"pass": passes},
+    )

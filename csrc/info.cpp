@@ -15,9 +15,10 @@ PYBIND11_MODULE(_info, m) {
         info["compiler"] = __VERSION__;
         info["cuda"] = RKA_CUDA;
         info["architectures"] = RKA_ARCHITECTURES;
+        info["no_cuda"] = RKA_NO_CUDA;
         return info;
       },
-      "torch and compiler of the build; CUDA version and architectures, empty without CUDA.");
+      "torch and compiler of the build; CUDA version and architectures, or why there is no CUDA.");
   m.def(
       "philox_words",
       [](uint64_t seed, uint32_t group, uint32_t row, uint32_t head, uint32_t stream) {

@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+from rka_fast.ops import native
 from rka_fast.ops.backends import BACKENDS
 from rka_fast.version import __version__
 
@@ -21,6 +22,11 @@ def lines() -> list[str]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "threads": torch.get_num_threads(),
     }
+    if built := native.build_info():
+        architectures = f", CUDA {built['cuda']} for {built['architectures']}" * bool(built["cuda"])
+        facts["built"] = f"for torch {built['torch']} by GCC or Clang {built['compiler']}"
+        facts["built"] += architectures
+        facts["cpu"] = f"instructions {native.cpu_instructions()}"
     result = [f"{name:<12}{value}" for name, value in facts.items()]
     for name, backend in BACKENDS.items():
         reasons = backend.why_not(None)

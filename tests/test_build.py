@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -98,7 +99,10 @@ def test_installs_without_a_compiler(tmp_path):
         tmp_path, "setup.py", "-q", "build", CXX="no-such-compiler", RKA_FAST_CUDA=""
     )
     assert code == 0, output[-3000:]
-    assert "no C++ compiler (no-such-compiler); only the Python backends" in output
+    assert (
+        "there is no working C++ compiler (no-such-compiler); the backends that need it are"
+        in output
+    )
     built = tmp_path / "source" / "build"
     assert list(built.rglob("backends.py")) and not list(built.rglob("*.so"))
 
@@ -107,9 +111,10 @@ def test_installs_without_a_compiler(tmp_path):
 @pytest.mark.parametrize(
     "environment, message",
     [
-        ({"RKA_FAST_CUDA": "1", "CXX": "no-such-compiler"}, "there is no C++ compiler"),
+        ({"RKA_FAST_CUDA": "1", "CXX": "no-such-compiler"}, "there is no working C++ compiler"),
+        ({"RKA_FAST_CUDA": "1", "CXX": "false"}, "there is no working C++ compiler (false)"),
         ({"RKA_FAST_CUDA": "yes"}, "RKA_FAST_CUDA: expected 0 or 1, got 'yes'"),
-        ({"RKA_FAST_CUDA": "1", "CUDA_HOME": "/no/toolkit"}, "no nvcc (/no/toolkit/bin/nvcc)"),
+        ({"RKA_FAST_CUDA": "1", "CUDA_HOME": "/no/toolkit"}, "no nvcc in /no/toolkit/bin"),
     ],
 )
 def test_the_build_says_what_is_missing(tmp_path, environment, message):
@@ -152,3 +157,35 @@ def test_the_kernels_under_sanitizers(tmp_path, instructions):
     result = subprocess.run([program], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "all passed" in result.stdout
+
+
+@from_source
+@pytest.mark.parametrize("form", ["link", "wrapper"])
+def test_nvcc_is_asked_for_its_toolkit(tmp_path, monkeypatch, form):
+    """On the PATH stands a link to nvcc, or a script that runs it; the toolkit is elsewhere."""
+    pytest.importorskip("setuptools")
+    toolkit, path = tmp_path / "toolkit", tmp_path / "path"
+    nvcc = toolkit / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    path.mkdir()
+    # Like the real one, it knows its toolkit by its own place, and through a link it does not.
+    nvcc.write_text(
+        "#!/bin/sh\n"
+        f"echo 'Cuda compilation tools, release {(torch.version.cuda or '12.0')}, V'\n"
+        f"[ \"$0\" = '{nvcc}' ] && echo '#$ TOP={toolkit}' >&2\ntrue\n"
+    )
+    nvcc.chmod(0o755)
+    if form == "link":
+        (path / "nvcc").symlink_to(nvcc)
+    else:
+        (path / "nvcc").write_text(f'#!/bin/sh\nexec {nvcc} "$@"\n')
+        (path / "nvcc").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", torch.version.cuda or "12.0")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("setuptools.setup", lambda **arguments: None)
+    source = runpy.run_path(str(ROOT / "setup.py"))
+    assert source["cuda_toolkit"]() == (str(toolkit), "")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "other"))
+    assert source["cuda_toolkit"]() == (None, f"no nvcc in {tmp_path / 'other'}/bin")

@@ -313,8 +313,35 @@ def test_gather_equals_the_plain_one(counted):
     assert block.dtype == np.float32
     np.testing.assert_array_equal(block, dense)
     np.testing.assert_array_equal(CoOccurrence(counts)._block(batch, marks), dense)
+    np.testing.assert_array_equal(CoOccurrence(counts.astype(float)).block(batch, marks), dense)
     with pytest.raises(RuntimeError, match="expected 0 .. 300, got 301"):
         CoOccurrence(counts).block(batch + 1)
+
+
+@needs_library
+def test_gather_refuses_other_types():
+    parts = [torch.tensor([0, 0, 1]), torch.tensor([1]).int(), torch.tensor([3]).int()]
+    items, gather = torch.tensor([[1, 1]]), torch.ops.rka_fast_native.gather
+    assert gather(*parts, items, None).tolist() == [[[3.0, 3.0], [3.0, 3.0]]]
+    for i, name in enumerate(("indptr", "indices", "data")):
+        wrong = [*parts[:i], parts[i].double(), *parts[i + 1 :]]
+        with pytest.raises(RuntimeError, match=name):
+            gather(*wrong, items, None)
+    with pytest.raises(RuntimeError, match="items"):
+        gather(*parts, items.int(), None)
+    with pytest.raises(RuntimeError, match="counted"):
+        gather(*parts, items, torch.ones(1, 3, dtype=torch.bool))
+
+
+@needs_library
+def test_features_may_be_tiny():
+    """1 / norm is finite, the product of two is not; K is that of the features before scaling.
+
+    Squares of 1e-39 are subnormal: they keep 6 of 24 bits less, so cosines are good to 2^-18.
+    """
+    a = arguments(n=24)
+    scaled = a._replace(features=a.features * 3e-20)
+    torch.testing.assert_close(CPP.forward(scaled), CPP.forward(a), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
@@ -323,7 +350,9 @@ def test_a_compiler_means_the_backend_is_there():
     assert "cpp" in rka_fast.available_backends(), native.why_not("_cpu")
     assert any(line.split()[:2] == ["cpp", "available"] for line in info.lines())
     facts = native.build_info()
-    assert set(facts) == {"torch", "compiler", "cuda", "architectures"}
+    assert set(facts) == {"torch", "compiler", "cuda", "architectures", "no_cuda"}
+    assert bool(facts["cuda"]) != bool(facts["no_cuda"])
+    assert bool(facts["cuda"]) == (native.find("_cuda") is not None)
     assert facts["torch"] and facts["compiler"]
     assert native.cpu_instructions() in ("plain", "avx2", "avx512")
 

@@ -72,11 +72,11 @@ void correlation(Sequence<T>& s) {
   for (int i = 0; i < m; ++i) {
     const int64_t at = int64_t(i) * ld;
     for (int j = 0; j <= i; j += LANES<T>) {
-      // The products of the norms commute, so K_ij and K_ji get the same bits.
-      const V ci = load(s.cosine_item + at + j) * (s.inverse_item[i] * load(s.inverse_item + j));
+      // One norm after the other: the product of two large inverses may not be finite.
+      const V ci = load(s.cosine_item + at + j) * s.inverse_item[i] * load(s.inverse_item + j);
       V entry = r1 * cosine_kernel(ci, broadcast(s.twice_gamma[0]));
       if (call.gate) {
-        const V cu = load(s.cosine_user + at + j) * (s.inverse_user[i] * load(s.inverse_user + j));
+        const V cu = load(s.cosine_user + at + j) * s.inverse_user[i] * load(s.inverse_user + j);
         entry += r2 * cosine_kernel(cu, broadcast(s.twice_gamma[1]));
         store(s.cosine_user + at + j, cu);
       }
@@ -175,7 +175,7 @@ struct CosineGrad {
     const Vec<T> d_cosine = weighted * (r * gamma2);
     const Vec<T> pull = d_cosine * c;  // cos_ij = G_ij / sqrt(G_ii G_jj)
     store(diagonal + j, load(diagonal + j) + pull);
-    store(at, d_cosine * (inverse[i] * load(inverse + j)));
+    store(at, d_cosine * inverse[i] * load(inverse + j));
     return pull;
   }
 };

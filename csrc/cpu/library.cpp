@@ -308,7 +308,21 @@ std::vector<Tensor> attention_backward_op(Tensor grad, std::vector<int64_t> need
 // Counts (B, n, n) float32 at every pair of positions of items (B, n) int64; 0 is padding.
 // indptr int64, indices and data int32: compressed rows with sorted columns, row 0 empty.
 Tensor gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, MaybeTensor counted) {
+  const auto expect = [](const char* name, const Tensor& x, ScalarType type, int64_t dimensions) {
+    STD_TORCH_CHECK(x.scalar_type() == type && x.dim() == dimensions && x.is_contiguous(), name,
+                    ": expected a contiguous tensor of the dtype and dimensions of the schema");
+  };
+  expect("indptr", indptr, ScalarType::Long, 1);
+  expect("indices", indices, ScalarType::Int, 1);
+  expect("data", data, ScalarType::Int, 1);
+  STD_TORCH_CHECK(indices.size(0) == data.size(0), "data: expected ", indices.size(0),
+                  " counts, one for each index, got ", data.size(0));
+  STD_TORCH_CHECK(items.scalar_type() == ScalarType::Long && items.dim() == 2,
+                  "items: expected int64 (sequences, positions)");
   const int64_t B = items.size(0), n = items.size(1);
+  STD_TORCH_CHECK(!counted || (counted->scalar_type() == ScalarType::Bool && counted->dim() == 2 &&
+                               counted->size(0) == B && counted->size(1) == n),
+                  "counted: expected bool of the shape of items");
   const Tensor ids = torch::stable::contiguous(items);
   const int64_t* item = static_cast<const int64_t*>(ids.data_ptr());
   MaybeTensor marks;

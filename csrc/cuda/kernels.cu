@@ -6,6 +6,14 @@
 #include "launch.h"
 
 namespace rka::cuda {
+
+Device describe_device(int index) {
+  int shared = 0, multiprocessors = 0;
+  cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index);
+  return {shared, multiprocessors};
+}
+
 namespace {
 
 constexpr int BLOCKS = 2;  // on one multiprocessor: at most 128 registers
@@ -28,8 +36,12 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
 
 const char* launch(void (*kernel)(Problem), const Problem& p, int parts, void* stream) {
   const int bytes = int(p.layout.shared_size() * sizeof(float));
-  cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  // The device's limit and not this call's size: a call of another thread may come in between.
+  if (error == cudaSuccess)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 int(describe_device(device).shared_limit));
   if (error == cudaSuccess) {
     kernel<<<dim3(p.batch, parts), THREADS, bytes, static_cast<cudaStream_t>(stream)>>>(p);
     error = cudaGetLastError();
@@ -38,13 +50,6 @@ const char* launch(void (*kernel)(Problem), const Problem& p, int parts, void* s
 }
 
 }  // namespace
-
-Device describe_device(int index) {
-  int shared = 0, multiprocessors = 0;
-  cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
-  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index);
-  return {shared, multiprocessors};
-}
 
 const char* launch_forward(const Problem& p, int parts, void* stream) {
   const bool shared = p.layout.factor_in_shared;

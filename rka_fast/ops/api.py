@@ -97,8 +97,9 @@ def kernelized_attention(
             `scaled_dot_product_attention`).
         key_padding_mask: bool (B, m), **True where a key is padding** (as in
             `nn.MultiheadAttention`). Padding, like every key that no query may see, has no
-            influence at all. A key hidden from some rows only leaves the distribution of these
-            rows untouched; their draws may still move with it, because the rows share one factor.
+            influence at all (its counts must be finite). A key hidden from some rows only leaves
+            the distribution of these rows untouched; their draws may still move with it, because
+            the rows share one factor.
         is_causal: query t sees keys 0..t; needs n = m.
         mode: "sample" (one draw), "mean" (exact mean of the logits) or "location" (no spread).
         activation: f of location and shape: identity, leaky_relu, relu or tanh.

@@ -92,6 +92,10 @@ def tensors(a: Arguments) -> None:
             )
     _ranks(a.query, a.key)
     _shapes(a)
+    for name in ("value", "scale_query", "shape_query", "features"):
+        x = getattr(a, name)
+        if x is not None and x.shape[-1] == 0:
+            raise ValueError(f"{_name(name)}: expected at least one channel, got {tuple(x.shape)}")
     _dtypes(a)
 
 
@@ -108,9 +112,9 @@ def _ranks(query: Tensor, key: Tensor) -> None:
 def _shapes(a: Arguments) -> None:
     batch, heads, rows, width = a.query.shape
     keys = a.key.shape[2]
-    if 0 in (rows, keys, width):
+    if 0 in (heads, rows, keys, width):
         raise ValueError(
-            "location: expected at least one query, one key and one channel, "
+            "location: expected at least one head, one query, one key and one channel, "
             f"got query {tuple(a.query.shape)} and key {tuple(a.key.shape)}"
         )
     if a.causal and rows != keys:

@@ -23,14 +23,20 @@ _ARGUMENTS = """
 
 def _forward(*arguments) -> Tensor:
     *arguments, backend = arguments
-    with _own_precision(arguments[0]):
-        return BACKENDS[backend].forward(Arguments(*arguments))
+    a = Arguments(*arguments)
+    if a.query.shape[0] == 0:
+        return a.value.new_zeros((*a.query.shape[:3], a.value.shape[-1]))
+    with _own_precision(a.query):
+        return BACKENDS[backend].forward(a)
 
 
 def _backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
     *arguments, backend = arguments
+    a = Arguments(*arguments)
+    if a.query.shape[0] == 0:  # a shared argument has a gradient all the same
+        return [a[i].new_zeros(a[i].shape) for i in needs]
     with _own_precision(grad):
-        return BACKENDS[backend].backward(grad, needs, Arguments(*arguments))
+        return BACKENDS[backend].backward(grad, needs, a)
 
 
 def _own_precision(x: Tensor) -> torch.autocast:

@@ -379,3 +379,16 @@ def test_kernels_have_defaults(backend):
         for k in (explicit, defaults)
     ]  # fmt: skip
     torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_empty_batch(backend, mode):
+    """What the sequences share has a gradient all the same: zero."""
+    x = ops_cases.random_inputs(batch=0, bias=True, requires_grad=True)
+    leaves = ops_cases.differentiable(x)
+    output = kernelized_attention(**x, mode=mode, seed=1, backend=backend)
+    assert output.shape == (0, 2, 6, 4)
+    output.sum().backward()
+    for name, leaf in leaves.items():
+        assert leaf.grad is None or not leaf.grad.any(), name
+    assert leaves["covariance.kernels.concentration"].grad is not None

@@ -4,7 +4,7 @@ import ops_cases
 import pytest
 import torch
 
-from rka_fast import available_backends, kernelized_attention
+from rka_fast import Location, available_backends, kernelized_attention
 from rka_fast.ops import backends
 
 X = ops_cases.random_inputs(dtype=torch.float32)
@@ -29,6 +29,15 @@ CASES = {
     "no tensor": (location(key=[1.0]), ("location.key", "tensor", "list")),
     "value": ({"value": torch.zeros(2, 2, 5, 4)}, ("value", "(2, 2, 6, value width)", "5")),
     "value dtype": ({"value": X["value"].double()}, ("value", "float32", "float64")),
+    "no heads": (
+        {"location": Location(*(torch.zeros(2, 0, 6, 4),) * 2), "value": torch.zeros(2, 0, 6, 4)},
+        ("at least one head", "(2, 0, 6, 4)"),
+    ),
+    "no value": ({"value": torch.zeros(2, 2, 6, 0)}, ("value", "one channel", "(2, 2, 6, 0)")),
+    "no shape": (
+        {"shape": (torch.zeros(2, 2, 6, 0),) * 2}, ("shape.query", "one channel", "(2, 2, 6, 0)"),
+    ),
+    "no features": (kernels(features=torch.zeros(2, 6, 0), gate=None), ("features", "one channel")),
     "integers": (location(query=torch.zeros(2, 2, 6, 4).long()), ("location.query", "int64")),
     "device": ({"value": X["value"].to("meta")}, ("value", "cpu", "meta")),
     "bias": (location(bias=torch.zeros(2, 2, 5, 6)), ("location.bias", "(2, 2, 6, 6)")),

@@ -49,10 +49,12 @@ def load(name: str) -> tuple[str, ...]:
     """`why_not` as plain Python: a compiled graph takes the answer for a constant."""
     path = find(name)
     if path is None:
+        needs, reason = "a C++ compiler", ""
+        if name == "_cuda":
+            needs, reason = needs + " and nvcc", build_info().get("no_cuda", "")
         return (
-            f"the library {name} was not built; install with a C++ compiler"
-            + (" and nvcc" if name == "_cuda" else "")
-            + ": pip install --no-build-isolation .",
+            f"the library {name} was not built{reason and f' ({reason})'}; install with {needs}: "
+            "pip install --no-build-isolation .",
         )
     try:
         torch.ops.load_library(path)
@@ -74,7 +76,10 @@ def info_module():
 
 
 def build_info() -> dict[str, str]:
-    """torch, compiler, cuda and architectures of the build; empty if nothing was built."""
+    """torch, compiler, cuda and architectures of the build, or why it is without CUDA ("no_cuda").
+
+    Empty if nothing was built.
+    """
     return {} if find("_info") is None else info_module().build_info()
 
 

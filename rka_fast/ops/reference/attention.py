@@ -129,7 +129,7 @@ def _forward(a: Arguments) -> SimpleNamespace:
     c.keep = None
     if a.dropout > 0.0:
         u = philox.dropout_uniforms(a.seed, batch, heads, rows, keys, z.dtype)
-        c.keep = (u >= a.dropout) / (1.0 - a.dropout)
+        c.keep = (u >= a.dropout).to(z.dtype) / (1.0 - a.dropout)
     c.output = (c.weights if c.keep is None else c.weights * c.keep) @ a.value
     return c
 
