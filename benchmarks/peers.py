@@ -54,8 +54,8 @@ SIZES = {
 }[DEVICE]
 # The eager reference differentiated by autograd, the same compiled, our backends, and ordinary
 # attention of the same shape as the yardstick.
-OURS = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}[DEVICE]
-OURS = tuple(name for name in OURS if name in available_backends())
+HOSTS = ("cpp",)  # backends that compute on the CPU; the reference does on both
+OURS = (n for n in available_backends() if n != "reference" and (n in HOSTS) == (DEVICE == "cpu"))
 PEERS = ("reference", "compiled", *OURS, "sdpa")
 
 

@@ -48,13 +48,13 @@ def batch(request, batcher, benchmark):
     return batcher, batcher.training(users, step=0)
 
 
-@pytest.mark.parametrize("peer", ["numpy", "cpp"])
+@pytest.mark.parametrize("peer", ["reference", "cpp"])
 def test_gather(benchmark, batch, peer):
     batcher, batch = batch
     counts, items = batcher.cooccurrence, batch.items.numpy()
     if peer == "cpp" and native.why_not("_cpu"):
         pytest.skip("; ".join(native.why_not("_cpu")))
-    gather = counts._block if peer == "numpy" else counts.block
+    gather = counts._block if peer == "reference" else counts.block  # numpy, C++
     gather(items, items > 0)  # the keys are made once
     note(benchmark, "gather", peer)
     block = benchmark(gather, items, items > 0)

@@ -23,10 +23,10 @@ def lines() -> list[str]:
         "threads": torch.get_num_threads(),
     }
     if built := native.build_info():
-        architectures = f", CUDA {built['cuda']} for {built['architectures']}" * bool(built["cuda"])
-        facts["built"] = f"for torch {built['torch']} by GCC or Clang {built['compiler']}"
-        facts["built"] += architectures
-        facts["cpu"] = f"instructions {native.cpu_instructions()}"
+        facts["built"] = f"torch {built['torch']}, compiler {built['compiler']}"
+        if built["cuda"]:
+            facts["built"] += f", CUDA {built['cuda']} for {built['architectures']}"
+        facts["cpu"] = native.cpu_instructions()
     result = [f"{name:<12}{value}" for name, value in facts.items()]
     for name, backend in BACKENDS.items():
         reasons = backend.why_not(None)

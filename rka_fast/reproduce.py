@@ -93,7 +93,8 @@ def reproduce(arguments: Arguments, command: str) -> Study:
     """
     if arguments.seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {arguments.seeds}")
-    models = sorted(choose(arguments.models, MODELS, "model"), key=[*paper.MODELS].index)
+    order = [*paper.MODELS, *MODELS]
+    models = sorted(choose(arguments.models, MODELS, "model"), key=order.index)
     overrides = cells_.parse_overrides(arguments.set)
     if arguments.epochs is not None:
         overrides.setdefault("", {})["epochs"] = arguments.epochs

@@ -2,12 +2,18 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
+import torch
 
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import leave_one_out
+from rka_fast.ops import native
 
 ITEMS = 12
+needs_library = pytest.mark.skipif(
+    bool(native.why_not("_cpu")), reason=f"C++ gather: {'; '.join(native.why_not('_cpu'))}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +87,44 @@ def test_padding_marked_as_counted_changes_nothing(split):
     items = np.array([[0, 3, 5]])
     everything = counts.block(items, np.ones((1, 3), bool))
     assert (everything[0, 0] == 0).all() and (everything[0, :, 0] == 0).all()
+
+
+@needs_library
+@pytest.mark.parametrize("counted", [False, True])
+def test_gather_equals_the_plain_one(counted):
+    """Repeated items, padding on both sides, rows longer than the steps of the search."""
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 400, 9000), 1 + rng.integers(0, 300, 9000) ** 2 // 300
+    incidence = scipy.sparse.csr_matrix((np.ones(9000, np.int32), (users, items)), (400, 301))
+    incidence.data[:] = 1
+    counts = (incidence.T @ incidence).tocsr()
+    counts.sort_indices()
+    batch = rng.integers(0, 301, (20, 37))
+    batch[0], batch[1, :30], batch[2, 20:] = 0, 0, 0
+    marks = rng.random((20, 37)) < 0.5 if counted else None
+    dense = counts.toarray()[batch[:, :, None], batch[:, None, :]].astype(np.float32)
+    if counted:
+        present = marks & (batch > 0)
+        dense -= present[:, :, None] & present[:, None, :]
+    block = CoOccurrence(counts).block(batch, marks)
+    assert block.dtype == np.float32
+    np.testing.assert_array_equal(block, dense)
+    np.testing.assert_array_equal(CoOccurrence(counts)._block(batch, marks), dense)
+    np.testing.assert_array_equal(CoOccurrence(counts.astype(float)).block(batch, marks), dense)
+    with pytest.raises(RuntimeError, match="expected 0 .. 300, got 301"):
+        CoOccurrence(counts).block(batch + 1)
+
+
+@needs_library
+def test_gather_refuses_other_types():
+    parts = [torch.tensor([0, 0, 1]), torch.tensor([1]).int(), torch.tensor([3]).int()]
+    items, gather = torch.tensor([[1, 1]]), torch.ops.rka_fast_native.gather
+    assert gather(*parts, items, None).tolist() == [[[3.0, 3.0], [3.0, 3.0]]]
+    for i, name in enumerate(("indptr", "indices", "data")):
+        wrong = [*parts[:i], parts[i].double(), *parts[i + 1 :]]
+        with pytest.raises(RuntimeError, match=name):
+            gather(*wrong, items, None)
+    with pytest.raises(RuntimeError, match="items"):
+        gather(*parts, items.int(), None)
+    with pytest.raises(RuntimeError, match="counted"):
+        gather(*parts, items, torch.ones(1, 3, dtype=torch.bool))

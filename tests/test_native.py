@@ -6,14 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import scipy.sparse
 import torch
 
 import rka_fast
 from rka_fast import info
-from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.ops import native
 from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
 from rka_fast.ops.native.cpu import Cpp
@@ -293,55 +290,14 @@ def test_every_instruction_set(instructions):
 
 
 @needs_library
-@pytest.mark.parametrize("counted", [False, True])
-def test_gather_equals_the_plain_one(counted):
-    """Repeated items, padding on both sides, rows longer than the steps of the search."""
-    rng = np.random.default_rng(0)
-    users, items = rng.integers(0, 400, 9000), 1 + rng.integers(0, 300, 9000) ** 2 // 300
-    incidence = scipy.sparse.csr_matrix((np.ones(9000, np.int32), (users, items)), (400, 301))
-    incidence.data[:] = 1
-    counts = (incidence.T @ incidence).tocsr()
-    counts.sort_indices()
-    batch = rng.integers(0, 301, (20, 37))
-    batch[0], batch[1, :30], batch[2, 20:] = 0, 0, 0
-    marks = rng.random((20, 37)) < 0.5 if counted else None
-    dense = counts.toarray()[batch[:, :, None], batch[:, None, :]].astype(np.float32)
-    if counted:
-        present = marks & (batch > 0)
-        dense -= present[:, :, None] & present[:, None, :]
-    block = CoOccurrence(counts).block(batch, marks)
-    assert block.dtype == np.float32
-    np.testing.assert_array_equal(block, dense)
-    np.testing.assert_array_equal(CoOccurrence(counts)._block(batch, marks), dense)
-    np.testing.assert_array_equal(CoOccurrence(counts.astype(float)).block(batch, marks), dense)
-    with pytest.raises(RuntimeError, match="expected 0 .. 300, got 301"):
-        CoOccurrence(counts).block(batch + 1)
-
-
-@needs_library
-def test_gather_refuses_other_types():
-    parts = [torch.tensor([0, 0, 1]), torch.tensor([1]).int(), torch.tensor([3]).int()]
-    items, gather = torch.tensor([[1, 1]]), torch.ops.rka_fast_native.gather
-    assert gather(*parts, items, None).tolist() == [[[3.0, 3.0], [3.0, 3.0]]]
-    for i, name in enumerate(("indptr", "indices", "data")):
-        wrong = [*parts[:i], parts[i].double(), *parts[i + 1 :]]
-        with pytest.raises(RuntimeError, match=name):
-            gather(*wrong, items, None)
-    with pytest.raises(RuntimeError, match="items"):
-        gather(*parts, items.int(), None)
-    with pytest.raises(RuntimeError, match="counted"):
-        gather(*parts, items, torch.ones(1, 3, dtype=torch.bool))
-
-
-@needs_library
 def test_features_may_be_tiny():
     """1 / norm is finite, the product of two is not; K is that of the features before scaling.
 
-    Squares of 1e-39 are subnormal: they keep 6 of 24 bits less, so cosines are good to 2^-18.
+    Squares of 1e-40 are subnormal, of 16 bits: cosines are good to 1e-5.
     """
     a = arguments(n=24)
-    scaled = a._replace(features=a.features * 3e-20)
-    torch.testing.assert_close(CPP.forward(scaled), CPP.forward(a), rtol=1e-3, atol=1e-3)
+    scaled = a._replace(features=a.features * 1e-20)
+    torch.testing.assert_close(CPP.forward(scaled), CPP.forward(a), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")

@@ -1,9 +1,8 @@
 """Names on the command line, and what was meant by one that is not known."""
 
-import difflib
 from collections.abc import Iterable
 
-from rka_fast.training.errors import ConfigError
+from rka_fast.training.errors import ConfigError, hint
 
 
 def choose(given: str, known: Iterable[str], kind: str) -> list[str]:
@@ -23,7 +22,4 @@ def check(name: str, known: Iterable[str], kind: str) -> None:
     """Raise ConfigError unless `name` is known."""
     known = list(known)
     if name not in known:
-        near = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
-        near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise ConfigError(f"unknown {kind} {name!r}; {hint}")
+        raise ConfigError(f"unknown {kind} {name!r}; {hint(name, known)}")

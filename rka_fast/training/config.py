@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rka_fast.training.errors import ConfigError
+from rka_fast.training.errors import ConfigError, hint
 
 RESUMABLE = ("epochs", "patience", "device", "backend", "json", "save_every")
 """Settings that may be changed when a run is resumed; all others shape what was computed."""
@@ -172,9 +172,7 @@ class Config:
             )
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values.keys() - set(known):
-            near = difflib.get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ConfigError(f"{source}: unknown setting {key!r}; {hint}")
+            raise ConfigError(f"{source}: unknown setting {key!r}; {hint(key, known)}")
         try:
             return cls(**values)
         except ConfigError as error:
@@ -213,8 +211,8 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         choices = typing.get_args(hint)
         if value not in choices:
             near = difflib.get_close_matches(str(value), choices, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}{meant}")
         return
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if int in allowed or float in allowed:

@@ -1,5 +1,8 @@
 """Complaints that a user can act on: the commands print them without a traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Base of the errors below; the message names what was given and the remedy."""
@@ -23,3 +26,11 @@ class TrainingError(UserError):
 
 class Interrupted(Exception):
     """Training was asked to stop and has saved its state; the message says how to resume."""
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """What may have been meant by an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    spellings = (name, name.replace("-", "_"))
+    near = [n for s in spellings for n in difflib.get_close_matches(s, known, n=1, cutoff=0.5)]
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
