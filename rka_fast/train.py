@@ -43,12 +43,17 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Config, RunFolder | None]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     first.add_argument("--resume")
+    first.add_argument("--model")
+    first.add_argument("--data")
     given, _ = first.parse_known_args(argv)
     if given.config and given.resume:
         raise ConfigError("--config and --resume exclude each other: a run has its own settings")
     folder = RunFolder.open(given.resume) if given.resume else None
     saved = folder.read_config() if folder else None
-    defaults = saved or (Config.read(given.config) if given.config else Config())
+    # The other defaults follow from these two, so they are read before the rest.
+    values = {"model": given.model, "data": given.data}
+    values = {name: value for name, value in values.items() if value is not None}
+    defaults = saved or (Config.read(given.config, **values) if given.config else Config(**values))
     config = tyro.cli(
         Arguments,
         args=argv,

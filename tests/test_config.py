@@ -80,9 +80,10 @@ def test_an_unknown_flag_names_the_nearest(capsys):
         ('{"widht": 6}', "unknown setting 'widht'; did you mean 'width'"),
         ('{"learning-rate": 6}', "did you mean 'learning_rate'"),
         ('{"zzz": 6}', "known are data, columns"),
-        ('{"width": "6"}', "width must be int, got '6'"),
-        ('{"width": true}', "width must be int, got True"),
-        ('{"width": null}', "width must be int, got None"),
+        ('{"width": "6"}', "width must be int or null, got '6'"),
+        ('{"width": true}', "width must be int or null, got True"),
+        ('{"seed": null}', "seed must be int, got None"),
+        ('{"loss": "hing"}', "must be one of bce, ce, sampled_ce, hinge, got 'hing'; did you mean"),
         ('{"negatives": 1.5}', "negatives must be int or null, got 1.5"),
         ('{"leave_self_out": 1}', "leave_self_out must be bool, got 1"),
         ("[1]", "expected one JSON object"),
@@ -115,6 +116,10 @@ def test_a_missing_file(tmp_path):
         ({"device": "gpu"}, "device must be auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
         ({"columns": "user"}, "columns 'user' must be 2 to 4 names"),
         ({"negatives": 5}, "negatives has no meaning with loss 'ce'"),
+        ({"loss": "bce", "model": "attrec"}, "loss 'bce' cannot be used by 'attrec'; choose hinge"),
+        ({"loss": "hinge"}, "loss 'hinge' cannot be used by 'rksa'; choose ce or bce or sampled_"),
+        ({"loss": "ce", "model": "pop"}, "loss 'ce' cannot be used by 'pop'; leave it out"),
+        ({"negatives": 2, "model": "bpr_mf"}, "negatives has no meaning with 'bpr_mf'; leave it"),
         ({"seed": -1}, "seed must be from 0"),
         ({"max_length": 1}, "max_length must be at least 2"),
     ],
@@ -139,6 +144,50 @@ def test_defaults_that_depend_on_other_settings():
         128,
     ]
     assert Config(loss="bce", negatives=7).negatives_per_position == 7
+
+
+def test_the_model_sets_defaults():
+    config = Config(model="narm", data="x")
+    assert (config.width, config.dropout, config.epochs, config.loss) == (100, 0.5, 30, "ce")
+    assert Config(model="narm", width=8, dropout=0.0).width == 8
+    assert Config(model="narm", width=8, dropout=0.0).dropout == 0.0
+    assert (Config(model="narm").epochs, Config(model="bpr_mf").epochs) == (12, 10)  # synthetic
+    attrec = Config(model="attrec")
+    assert (attrec.loss, attrec.negatives_per_position) == ("hinge", 1)
+    assert Config(model="item_knn").loss is None
+    assert Config(model="item_knn").negatives_per_position == 0
+    assert config.to_json()["width"] == 100
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_defaults_follow_the_model_and_the_data_wherever_these_are_given(tmp_path):
+    def values(config):
+        return config.width, config.epochs, config.loss
+
+    narm, attrec = (100, 30, "ce"), (150, 200, "hinge")
+    assert values(parse(["--model", "narm", "--data", "x"])[0]) == narm
+    assert values(parse(["--data=x", "--model=attrec"])[0]) == attrec
+    assert values(parse(["--model", "narm"])[0]) == (100, 12, "ce")
+    assert parse(["--data", "x"])[0].epochs == 200 and parse([])[0].epochs == 12
+    file = tmp_path / "config.json"
+    file.write_text('{"model": "narm", "patience": 3}')
+    assert values(parse(["--config", str(file), "--data", "x"])[0]) == narm
+    other, _ = parse(["--config", str(file), "--data", "x", "--model", "attrec"])
+    assert values(other) == attrec and other.patience == 3
+    file.write_text('{"data": "x", "epochs": 7}')
+    assert values(parse(["--config", str(file), "--model", "narm"])[0]) == (100, 7, "ce")
+    flags = ["--config", str(file), "--model", "narm", "--epochs", "9", "--width", "8"]
+    assert values(parse(flags)[0]) == (8, 9, "ce")
+
+
+def test_the_help_shows_the_defaults_of_the_model(capsys):
+    shown = []
+    for flags in ([], ["--model", "attrec"]):
+        with pytest.raises(SystemExit):
+            parse([*flags, "--help"])
+        text = capsys.readouterr().out
+        shown.append(text[text.index("--width") :].split("(default: ")[1].split(")")[0])
+    assert shown == ["50", "150"]
 
 
 def test_resuming_may_change_only_what_does_not_shape_the_result():

@@ -250,7 +250,7 @@ def test_which_setting_wins(tmp_path):
 
     plain = configs({})
     assert {plain[m].loss for m in ("sasrec", "rksa")} == {DATASETS["games"].attention["loss"]}
-    assert plain["pop"].loss == Config().loss  # not of a model with attention
+    assert plain["pop"].loss is None  # not of a model with attention
     assert all(c.eval_every == DATASETS["games"].settings["eval_every"] for c in plain.values())
     given = configs(overrides)
     assert [given[m].dropout for m in ("pop", "sasrec", "rksa")] == [0.3, 0.3, 0.5]

@@ -10,10 +10,12 @@ class Recommender(nn.Module):
     """Scores every item as the next one after a batch of histories.
 
     A model that learns by gradients implements `encode` and `item_vectors` (and, if its score is
-    another than their inner product, `scores` and `training_loss`). One in closed form sets
+    another than their inner product, `scores` and `training_loss`). One that is fitted at once sets
     `trains` to False and implements `fit` and `scores`.
     """
 
+    defaults: dict[str, object] = {}  # of Config, where they differ from the general ones
+    losses: tuple[str, ...] = ("ce", "bce", "sampled_ce")  # the first is the default
     trains = True
     uses_cooccurrence = False  # wants Batch.cooccurrence
     uses_kernel_term = False  # wants Batch.term_items and Batch.term_counts
@@ -24,7 +26,7 @@ class Recommender(nn.Module):
         raise NotImplementedError
 
     def fit(self, split) -> None:
-        """Closed-form estimation from the training events; nothing for models that train."""
+        """Estimation from the training events at once; nothing for models that train."""
 
     def encode(self, batch) -> Tensor:
         """States (B, n, width) after each position of Batch.items."""

@@ -10,6 +10,7 @@ class Popularity(Recommender):
     """Scores are the counts of training events."""
 
     trains = False
+    losses = ()
 
     def __init__(self, num_items: int):
         super().__init__()

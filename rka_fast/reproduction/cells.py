@@ -102,7 +102,7 @@ def plan(
     cells = []
     for seed in range(seeds):
         for model in models:
-            values = {**dataset.settings, **getattr(MODELS[model], "defaults", {})}
+            values = {**dataset.settings, **MODELS[model].defaults}
             if issubclass(MODELS[model], TransformerRecommender):
                 values |= dataset.attention
             values |= overrides.get("", {}) | overrides.get(model, {})

@@ -13,15 +13,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rka_fast.models import MODELS
 from rka_fast.training.errors import ConfigError, hint
 
 RESUMABLE = ("epochs", "patience", "device", "backend", "json", "save_every")
 """Settings that may be changed when a run is resumed; all others shape what was computed."""
 
+DEFAULTS = {
+    "width": 50,
+    "dropout": 0.2,
+    "batch_size": 128,
+    "learning_rate": 1e-3,
+    "epochs": 200,
+    "patience": 10,
+}
+"""Defaults that a model may replace by its own, in its `defaults`."""
+
+SYNTHETIC_EPOCHS = 12
+"""The default on synthetic data, where a model has no smaller one."""
+
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that defines a run. Raises ConfigError on a value of wrong type or range."""
+    """Everything that defines a run. Raises ConfigError on a value of wrong type or range.
+
+    A setting whose default depends on the model is None only until the config is made.
+    """
 
     # Log file, a folder or comma-separated files pooled; "synthetic" is the built-in data set.
     data: str = "synthetic"
@@ -40,22 +57,26 @@ class Config:
     # Hold out every user's last two events, or what came after two points in time.
     split: Literal["leave-one-out", "time"] = "leave-one-out"
     # The model to train.
-    model: Literal["rksa", "sasrec", "pop"] = "rksa"
+    model: Literal[
+        "rksa", "sasrec", "pop", "item_knn", "bpr_mf", "gru4rec", "narm", "hcrnn", "attrec"
+    ] = "rksa"
     # The model sees this many of a user's last events.
     max_length: int = 50
-    # Width of the embeddings and of the blocks.
-    width: int = 50
-    # Number of blocks.
+    # Width of the embeddings and of what computes on them; the default depends on the model.
+    width: int | None = None
+    # Number of blocks (rksa, sasrec).
     blocks: int = 2
-    # Attention heads per block.
+    # Attention heads per block (rksa, sasrec).
     heads: int = 1
-    # Dropout probability.
-    dropout: float = 0.2
+    # Dropout probability; the default depends on the model. gru4rec, narm and hcrnn drop half as
+    # much of the embedded items.
+    dropout: float | None = None
     # Activation of the location and shape of the attention logits.
     activation: Literal["identity", "leaky_relu", "relu", "tanh"] = "leaky_relu"
-    # Binary cross-entropy, cross-entropy over all items, or over sampled items.
-    loss: Literal["bce", "ce", "sampled_ce"] = "ce"
-    # Negatives per position; default 1 for bce, 128 for sampled_ce; ce has none.
+    # Binary cross-entropy, cross-entropy over all items or over sampled ones, or the hinge of
+    # attrec; default ce, for attrec hinge. pop, item_knn and bpr_mf have none to choose.
+    loss: Literal["bce", "ce", "sampled_ce", "hinge"] | None = None
+    # Negatives per position; default 1 for bce and hinge, 128 for sampled_ce; ce has none.
     negatives: int | None = None
     # Weight of the kernel term in the loss.
     kernel_weight: float = 0.5
@@ -63,16 +84,18 @@ class Config:
     leave_self_out: bool = True
     # Attention logits in evaluation: their mean, one draw, or the location only.
     eval_mode: Literal["mean", "sample", "location"] = "mean"
-    # Users per step, over all processes.
-    batch_size: int = 128
-    # Learning rate of Adam.
-    learning_rate: float = 1e-3
-    # At most this many passes over the training users; default 200, for synthetic data 12.
+    # Users per step, over all processes (for bpr_mf events); the default depends on the model.
+    batch_size: int | None = None
+    # Learning rate of Adam (for bpr_mf of plain descent); the default depends on the model.
+    learning_rate: float | None = None
+    # At most this many passes over the training users; the default depends on the model, and is
+    # at most 12 for synthetic data.
     epochs: int | None = None
     # Epochs between evaluations on the validation items.
     eval_every: int = 1
-    # Stop after this many evaluations without a better validation NDCG@10 (sampled).
-    patience: int = 10
+    # Stop after this many evaluations without a better validation NDCG@10 (sampled);
+    # the default depends on the model.
+    patience: int | None = None
     # Seed of initial weights, batches, noise and the sampled negatives of the evaluation.
     seed: int = 0
     # Run folder; default runs/DATA-MODEL-seedSEED.
@@ -89,9 +112,9 @@ class Config:
     save_every: int | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs is None:
-            object.__setattr__(self, "epochs", 12 if self.data == "synthetic" else 200)
         hints = typing.get_type_hints(type(self))
+        _check_type("model", self.model, hints["model"])
+        self._fill_defaults()
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), hints[field.name])
         for name in (
@@ -131,10 +154,28 @@ class Config:
                 f"columns {self.columns!r} must be 2 to 4 names or positions: "
                 "user,item[,rating[,timestamp]]"
             )
-        if self.loss == "ce" and self.negatives is not None:
+        self._check_loss()
+
+    def _fill_defaults(self) -> None:
+        model = MODELS[self.model]
+        defaults = {**DEFAULTS, "loss": next(iter(model.losses), None), **model.defaults}
+        if self.data == "synthetic":
+            defaults["epochs"] = min(SYNTHETIC_EPOCHS, defaults["epochs"])
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    def _check_loss(self) -> None:
+        losses = MODELS[self.model].losses
+        if self.loss is not None and self.loss not in losses:
+            remedy = f"choose {' or '.join(losses)}" if losses else "leave it out"
+            raise ConfigError(f"loss {self.loss!r} cannot be used by {self.model!r}; {remedy}")
+        if self.negatives is not None and self.loss in (None, "ce"):
             raise ConfigError(
                 "negatives has no meaning with loss 'ce', which compares with all "
                 "items; leave it out or choose loss 'bce' or 'sampled_ce'"
+                if losses
+                else f"negatives has no meaning with {self.model!r}; leave it out"
             )
 
     @property
@@ -145,7 +186,7 @@ class Config:
     @property
     def negatives_per_position(self) -> int:
         """`negatives`, or its default for the loss."""
-        return self.negatives or {"ce": 0, "bce": 1, "sampled_ce": 128}[self.loss]
+        return self.negatives or {"bce": 1, "hinge": 1, "sampled_ce": 128}.get(self.loss, 0)
 
     @property
     def run_dir(self) -> Path:
@@ -179,14 +220,19 @@ class Config:
             raise ConfigError(f"{source}: {error}") from None
 
     @classmethod
-    def read(cls, path: str | Path) -> Config:
-        """Config of a JSON file. Raises ConfigError where it is missing or not valid."""
+    def read(cls, path: str | Path, **overrides: Any) -> Config:
+        """Config of a JSON file, with some settings replaced.
+
+        Raises ConfigError where the file is missing or not valid.
+        """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read config file {path}: {error.strerror}") from None
         except ValueError as error:
             raise ConfigError(f"config file {path} is not valid JSON: {error}") from None
+        if overrides and isinstance(values, dict):
+            values = {**values, **overrides}
         return cls.from_json(values, source=str(path))
 
     def check_resume(self, saved: Config) -> None:
@@ -207,14 +253,17 @@ def _check(config: Config, name: str, valid: typing.Callable, rule: str) -> None
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
-    if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    allowed = typing.get_args(hint) if union else (hint,)
+    if value is None and types.NoneType in allowed:
+        return
+    if typing.get_origin(allowed[0]) is Literal:
+        choices = typing.get_args(allowed[0])
         if value not in choices:
             near = difflib.get_close_matches(str(value), choices, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}{meant}")
         return
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if int in allowed or float in allowed:
         valid = not isinstance(value, bool) and isinstance(
             value, (*allowed, int) if float in allowed else allowed

@@ -87,7 +87,9 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         self.model = MODELS[config.model].from_config(config, self.split)
+        begin = time.perf_counter()
         self.model.fit(self.split)
+        fit_seconds = time.perf_counter() - begin
         counts = CoOccurrence.from_split(self.split) if self.model.uses_cooccurrence else None
         self.batcher = Batcher(
             self.split,
@@ -99,7 +101,7 @@ class Trainer:
             term=self.model.uses_kernel_term,
         )
         self.epoch_order = functools.lru_cache(1)(self.batcher.epoch_order)
-        self.progress = Progress()
+        self.progress = Progress(train_seconds=fit_seconds)
         self.steps_per_epoch, self.optimizer = 0, None
         if self.model.trains:
             self.epoch_order(0)  # raises DataError where there is nobody to train on

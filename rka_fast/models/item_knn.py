@@ -1,0 +1,70 @@
+"""Item-KNN: what users had who had the last item (the baseline of Hidasi et al., ICLR 2016)."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rka_fast.models.base import Recommender, without_padding
+
+
+class ItemKNN(Recommender):
+    """The score of item j after a history that ends with item i is their similarity.
+
+    sim(i, j) = cooc(i, j) / sqrt((supp_i + 20) (supp_j + 20)) over the training events: supp_i
+    counts the events of i, cooc(i, j) those of i in a sequence that has j. Every item keeps its
+    100 most similar ones (the lower index first where they tie), everything else scores 0, which
+    the ranks count as a miss.
+
+    num_items: items count from 1. neighbours: kept per item. regularisation: the 20.
+    """
+
+    trains = False
+    losses = ()
+
+    def __init__(self, num_items: int, *, neighbours: int = 100, regularisation: float = 20.0):
+        super().__init__()
+        self.regularisation = regularisation
+        kept = min(neighbours, num_items)
+        # An unused place is padding, item 0, with similarity 0.
+        self.register_buffer("neighbours", torch.zeros(num_items + 1, kept, dtype=torch.int64))
+        self.register_buffer("similarities", torch.zeros(num_items + 1, kept))
+
+    @classmethod
+    def from_config(cls, config, split) -> "ItemKNN":
+        return cls(split.sequences.num_items)
+
+    def fit(self, split) -> None:
+        counts, support = _cooccurrence(split), split.train_counts()
+        scale = 1 / np.sqrt(support + self.regularisation)
+        kept = self.neighbours.shape[1]
+        for item in range(1, counts.shape[0]):
+            row = slice(*counts.indptr[item : item + 2])
+            others = counts.indices[row]
+            similarity = counts.data[row] * scale[item] * scale[others]
+            best = np.argsort(-similarity, kind="stable")[:kept]
+            self.neighbours[item, : len(best)] = torch.from_numpy(others[best].astype(np.int64))
+            self.similarities[item, : len(best)] = torch.from_numpy(similarity[best])
+
+    def scores(self, batch, candidates: Tensor | None = None) -> Tensor:
+        last = batch.items[:, -1]
+        similarities = self.similarities[last]
+        scores = similarities.new_zeros(len(last), len(self.neighbours))
+        # Unused places all write 0 to the padding column.
+        scores.scatter_(1, self.neighbours[last], similarities)
+        return without_padding(scores) if candidates is None else scores.gather(1, candidates)
+
+
+def _cooccurrence(split):
+    """cooc, CSR (num_items + 1, num_items + 1), of the training events, without its diagonal."""
+    import scipy.sparse  # here, since importing rka_fast for its operator should not load it
+
+    sequences, which = split.sequences, split.training_events
+    where = sequences.event_users[which], sequences.items[which]
+    events = scipy.sparse.csr_matrix(
+        (np.ones(len(where[0])), where), shape=(sequences.num_users, sequences.num_items + 1)
+    )
+    counts = (events.T @ events.sign()).tocsr()
+    counts.setdiag(0)
+    counts.eliminate_zeros()
+    counts.sort_indices()
+    return counts
