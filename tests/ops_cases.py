@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from rka_fast import Covariance, Kernels, Location, Shape
+from rka_fast import Covariance, Kernels, Location, Shape, kernelized_attention
 
 KEY_BUMP = (0x9E3779B9, 0xBB67AE85)
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -240,3 +240,41 @@ def _standard(x, counts, b, h, t, seen, k, factor, mode, f, seed, heads):
     if "shape.query" not in x:
         return logits
     return (logits - delta * half) + delta * abs(half)
+
+
+def run(inputs, backend, **options):
+    """The output and all gradients by name, for a fixed gradient of the output."""
+    leaves = differentiable(inputs)
+    spread = (inputs.get("covariance"), inputs.get("shape"))
+    output = kernelized_attention(
+        inputs["location"], inputs["value"], *spread, backend=backend, seed=11, **options
+    )
+    rng = torch.Generator().manual_seed(1)
+    grad = torch.randn(output.shape, generator=rng, dtype=torch.float64).to(output.dtype)
+    grads = torch.autograd.grad(output, list(leaves.values()), grad, allow_unused=True)
+    return {"output": output.detach()} | {
+        n: g for n, g in zip(leaves, grads, strict=True) if g is not None
+    }
+
+
+def in_double(inputs):
+    leaves = differentiable(inputs)
+    return replace(inputs, {n: x.detach().double().requires_grad_() for n, x in leaves.items()})
+
+
+def agrees(backend, inputs, **options):
+    """Output and gradients in float32 against the reference in float64 on the same inputs.
+
+    At most twice the error of the reference in float32, plus rounding.
+    """
+    actual = run(inputs, backend, **options)
+    eager = run(inputs, "reference", **options)
+    expected = run(in_double(inputs), "reference", **options)
+    assert actual.keys() == expected.keys()
+    for name, x in expected.items():
+        tolerance = 2 * largest(eager[name] - x) + 3e-5 * max(largest(x), 1.0)
+        assert largest(actual[name] - x) <= tolerance, name
+
+
+def largest(x):
+    return x.abs().max().item() if x.numel() else 0.0

@@ -9,9 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ops_cases
 import pytest
 import torch
-from ops_cases import differentiable, random_inputs, replace
+from ops_cases import differentiable, in_double, largest, random_inputs, replace, run
 
 from rka_fast import Location, kernelized_attention
 from rka_fast.ops.arguments import Arguments
@@ -66,42 +67,8 @@ def _registered(emulation, monkeypatch):
     emulation.set_device(227 * KB, 132)
 
 
-def run(inputs, backend, **options):
-    """The output and all gradients by name, for a fixed gradient of the output."""
-    leaves = differentiable(inputs)
-    spread = (inputs.get("covariance"), inputs.get("shape"))
-    output = kernelized_attention(
-        inputs["location"], inputs["value"], *spread, backend=backend, seed=11, **options
-    )
-    rng = torch.Generator().manual_seed(1)
-    grad = torch.randn(output.shape, generator=rng, dtype=torch.float64).to(output.dtype)
-    grads = torch.autograd.grad(output, list(leaves.values()), grad, allow_unused=True)
-    return {"output": output.detach()} | {
-        n: g for n, g in zip(leaves, grads, strict=True) if g is not None
-    }
-
-
-def in_double(inputs):
-    leaves = differentiable(inputs)
-    return replace(inputs, {n: x.detach().double().requires_grad_() for n, x in leaves.items()})
-
-
 def agrees(inputs, **options):
-    """Output and gradients in float32 against the reference in float64 on the same inputs.
-
-    At most twice the error of the reference in float32, plus rounding.
-    """
-    actual = run(inputs, "emulation", **options)
-    eager = run(inputs, "reference", **options)
-    expected = run(in_double(inputs), "reference", **options)
-    assert actual.keys() == expected.keys()
-    for name, x in expected.items():
-        tolerance = 2 * largest(eager[name] - x) + 3e-5 * max(largest(x), 1.0)
-        assert largest(actual[name] - x) <= tolerance, name
-
-
-def largest(x):
-    return x.abs().max().item() if x.numel() else 0.0
+    ops_cases.agrees("emulation", inputs, **options)
 
 
 def inputs_of(**case):

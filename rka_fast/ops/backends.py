@@ -14,6 +14,7 @@ from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.native.cpu import Cpp
 from rka_fast.ops.native.cuda import Cuda
 from rka_fast.ops.reference import attention as _reference
+from rka_fast.ops.triton import Triton
 
 ENVIRONMENT = "RKA_FAST_BACKEND"
 
@@ -41,7 +42,9 @@ class Reference:
         return _reference.attention_backward(grad, needs, a)
 
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Cuda(), Cpp(), Reference())}
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend for backend in (Triton(), Cuda(), Cpp(), Reference())
+}
 
 
 def available_backends() -> list[str]:

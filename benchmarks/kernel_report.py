@@ -1,0 +1,325 @@
+"""What the compiler makes of the Triton kernels, ahead of time; no GPU is needed.
+
+    python benchmarks/kernel_report.py [--json FILE] [--n-block 64 128 1024]
+
+Every kernel and configuration of the launch table for sm_80, sm_86, sm_90 and, where Triton's AMD
+target compiles, gfx942; then the least time that named cards need for the operations and bytes of a
+shape. Exit status 1 if a kernel for at most 64 keys spills or one needs more shared memory than its
+architecture has. The JSON is a list with an entry for each row of the first table.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from cuda_report import cuobjdump
+
+from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
+
+KB = 1024
+NVIDIA = ("sm_80", "sm_86", "sm_90")
+AMD = "gfx942"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.uint8: "*u8",
+    torch.int64: "*i64",
+}
+
+
+class Limits(NamedTuple):
+    """Of a multiprocessor: bytes of shared memory for a program and in all, warps, programs."""
+
+    shared: int
+    shared_in_all: int
+    warps: int
+    programs: int
+
+
+LIMITS = {
+    "sm_80": Limits(163 * KB, 164 * KB, 64, 32),
+    "sm_86": Limits(99 * KB, 100 * KB, 48, 16),
+    "sm_90": Limits(227 * KB, 228 * KB, 64, 32),
+    AMD: Limits(64 * KB, 64 * KB, 32, 32),
+}
+
+
+class Row(NamedTuple):
+    kernel: str
+    arch: str
+    n_block: int
+    width: int
+    dtype: str
+    num_warps: int
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    programs_per_sm: int
+    tensor_core_instructions: int
+
+
+class Launch(NamedTuple):
+    """What `launch.run` is called with."""
+
+    kernel: object
+    grid: int
+    arguments: tuple
+    config: object
+
+
+def arguments(n: int, width: int, dtype: torch.dtype) -> Arguments:
+    """The operator with all its parts, as the recommender uses it; bias and user mask left out."""
+
+    def new(*shape):
+        return torch.zeros(shape, dtype=dtype)
+
+    def pair():
+        return new(2, 2, n, width), new(2, 2, n, width)
+
+    return Arguments(
+        *pair(), new(2, 2, n, width), None, *pair(), torch.zeros(2), *pair(),
+        torch.zeros(2, n, width), torch.ones(2), torch.ones(2, 3), torch.zeros(2, width),
+        torch.zeros(2, n, n), padding=torch.zeros(2, n, dtype=torch.bool), seed=torch.tensor(0),
+        causal=True, mode="sample", activation="leaky_relu", dropout=0.1,
+    )  # fmt: skip
+
+
+def launches(n: int, width: int, dtype: torch.dtype, family: str) -> list[Launch]:
+    """The launches of one forward and one backward pass on a card of the family, not done."""
+    from rka_fast.ops.triton import launch
+
+    a, seen = arguments(n, width, dtype), []
+    needs = [i for i, name in enumerate(DIFFERENTIABLE) if getattr(a, name) is not None]
+    original = launch.run, launch.family
+    launch.run, launch.family = lambda *x: seen.append(Launch(*x)), lambda device: family
+    try:
+        launch.forward(a)
+        launch.backward(a.value, needs, a)
+    finally:
+        launch.run, launch.family = original
+    return list({x.kernel: x for x in seen}.values())
+
+
+def signature(x, path: tuple, constants: dict, attributes: dict, sizes: set):
+    """Types of a launch's argument as Triton's runtime specialises it on typical tensors."""
+    import triton.language as tl
+
+    if isinstance(x, tuple):
+        types = [signature(y, (*path, i), constants, attributes, sizes) for i, y in enumerate(x)]
+        return type(x)(*types)
+    if x is None or isinstance(x, tl.constexpr):
+        constants[path] = None if x is None else x.value
+        return "constexpr"
+    if isinstance(x, torch.Tensor):
+        attributes[path] = [["tt.divisibility", 16]]
+        return POINTERS[x.dtype]
+    if isinstance(x, float):
+        return "fp32"
+    if x % 16 == 0 and path not in sizes:
+        attributes[path] = [["tt.divisibility", 16]]
+    return "i32"
+
+
+def compiled(launch: Launch, arch: str):
+    """Triton's CompiledKernel."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    constants, attributes = {}, {}
+    sizes = {(p.num,) for p in launch.kernel.params if p.do_not_specialize}
+    types = {
+        name: signature(x, (i,), constants, attributes, sizes)
+        for i, (name, x) in enumerate(zip(launch.kernel.arg_names, launch.arguments, strict=True))
+    }
+    source = triton.compiler.ASTSource(launch.kernel, types, constants, attributes)
+    target = GPUTarget("hip", arch, 64) if arch == AMD else GPUTarget("cuda", int(arch[3:]), 32)
+    options = {"num_warps": launch.config.num_warps, "num_stages": 1}
+    return triton.compile(source, target=target, options=options)
+
+
+def usage(binary, arch: str) -> tuple[int, int, int]:
+    """Registers and spilled bytes of a thread, and the tensor-core instructions in the code."""
+    if arch == AMD:
+        text = binary.asm["amdgcn"]
+        registers = int(re.search(r"\.vgpr_count:\s*(\d+)", text)[1])
+        spilled = 4 * int(re.search(r"\.vgpr_spill_count:\s*(\d+)", text)[1])
+        return registers, spilled, len(re.findall(r"^\s*v_mfma", text, re.M))
+    tool = cuobjdump()
+    if tool is None:
+        raise RuntimeError("needs cuobjdump: put CUDA's on the PATH, or install triton")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(binary.asm["cubin"])
+        resources, code = (
+            subprocess.run([tool, what, file], capture_output=True, text=True, check=True).stdout
+            for what in ("-res-usage", "-sass")
+        )
+    found = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", resources)
+    # The kernels have no arrays of their own: whatever is on the stack was spilled.
+    return int(found[1]), int(found[2]) + int(found[3]), len(re.findall(r"\bHG?MMA\b", code))
+
+
+def programs_per_sm(arch: str, warps: int, registers: int, shared: int) -> int:
+    limits = LIMITS[arch]
+    if arch == AMD:  # 512 vector registers of each of four SIMD units, given out by 8
+        by_registers = 4 * (512 // (-(-registers // 8) * 8)) // warps
+    else:  # 65,536 registers, given out by 256 to a warp; 1 KB of shared memory is the system's
+        by_registers = 65536 // (-(-registers * 32 // 256) * 256 * warps)
+        shared += KB
+    by_shared = limits.shared_in_all // max(shared, 1)
+    return min(by_registers, by_shared, limits.warps // warps, limits.programs)
+
+
+def row(launch: Launch, arch: str, n: int, width: int, dtype: str) -> Row:
+    binary = compiled(launch, arch)
+    registers, spilled, tensor_cores = usage(binary, arch)
+    warps, shared = launch.config.num_warps, binary.metadata.shared
+    return Row(
+        launch.kernel.__name__, arch, n, width, dtype, warps, registers, spilled, shared,
+        programs_per_sm(arch, warps, registers, shared), tensor_cores,
+    )  # fmt: skip
+
+
+def rows(n_blocks, arches=NVIDIA, dtypes=DTYPES, each=lambda row: None) -> list[Row]:
+    """Every kernel of the table; what differs in no argument of the compiler is compiled once."""
+    from rka_fast.ops.triton import launch
+
+    result, known = [], {}
+    for arch in arches:
+        for n in n_blocks:
+            for dtype in dtypes:
+                for width in launch.WIDTHS:
+                    for x in launches(n, width, DTYPES[dtype], arch):
+                        key = (x.kernel, x.config, arch, dtype)
+                        if key not in known:
+                            known[key] = row(x, arch, n, width, dtype)
+                        result.append(known[key]._replace(n_block=n, width=width))
+                        each(result[-1])
+    return result
+
+
+def faults(found: list[Row]) -> list[str]:
+    """What must not be."""
+    spills = [x for x in found if x.n_block <= 64 and x.width <= 64 and x.spill_bytes]
+    large = [x for x in found if x.shared_bytes > LIMITS[x.arch].shared]
+    return [f"spills {x.spill_bytes} bytes: {x}" for x in spills if x.arch != AMD] + [
+        f"needs {x.shared_bytes} bytes of shared memory: {x}" for x in large
+    ]
+
+
+class Card(NamedTuple):
+    """Peak rates a second: operations in fp32 and in dense tf32, bytes of device memory."""
+
+    name: str
+    fp32: float
+    tf32: float
+    bandwidth: float
+
+
+CARDS = (
+    Card("A100 80GB", 19.5e12, 156e12, 2.04e12),
+    Card("H100 SXM", 66.9e12, 494e12, 3.35e12),
+    Card("RTX 4090", 82.6e12, 82.6e12, 1.01e12),
+)
+
+
+class Work(NamedTuple):
+    """Of one sequence: operations on inputs (tensor cores in tf32), on the draw (fp32), bytes."""
+
+    inputs: float
+    draw: float
+    bytes: float
+
+
+def work(n: int, heads: int, width: int, itemsize: int, backward: bool) -> Work:
+    """Causal, all parts, features as wide as all heads; only what the formulas cannot do without.
+
+    A product of n x n scores costs n^2 width (half of 2 n^2 width), one of two triangles n^3 / 3.
+    """
+    square, cube, features = n * n * width, n**3 / 3, heads * width
+    tensors, counts = heads * n * width, 4 * n * (n + features)
+    inputs = heads * 4 * square + 2 * n * n * features
+    draw = heads * 2 * cube + 5 * cube  # B, S; two products of the prior (2 each) and the factor
+    if not backward:
+        return Work(inputs, draw, 8 * tensors * itemsize + counts)
+    # Three scores again, d W, and two products from each of the three scores and from P V's d V.
+    inputs += heads * (8 - 1) * square + 8 * n * n * features
+    # d C, d A, two products into d L; Phi and two triangular solves of full width.
+    draw += heads * 4 * cube + 7 * cube
+    gradients = 4 * (7 * tensors + n * features)  # float32
+    return Work(inputs, draw, 8 * tensors * itemsize + counts + gradients)
+
+
+def floor(card: Card, x: Work, itemsize: int) -> tuple[float, str]:
+    """Seconds for one sequence, and what it is bounded by."""
+    rate = card.fp32 if itemsize == 4 else card.tf32
+    compute, memory = x.inputs / rate + x.draw / card.fp32, x.bytes / card.bandwidth
+    return max(compute, memory), "memory" if memory > compute else "compute"
+
+
+def print_floors() -> None:
+    print("\nFloors of 4,096 sequences, causal, width 64, all parts: counted, not measured")
+    print(f"{'n':>4} {'heads':>5} {'dtype':<9}{'pass':<9}{'MFLOP/seq':>10}{'KB/seq':>8}", end="")
+    print("".join(f"{card.name:>22}" for card in CARDS))
+    for n in (50, 64, 100, 128, 200):
+        for heads in (1, 4):
+            for dtype, itemsize in (("float32", 4), ("bfloat16", 2)):
+                for name, backward in (("forward", False), ("backward", True)):
+                    x = work(n, heads, 64, itemsize, backward)
+                    line = f"{n:>4} {heads:>5} {dtype:<9}{name:<9}"
+                    line += f"{(x.inputs + x.draw) / 1e6:>10.2f}{x.bytes / KB:>8.0f}"
+                    for card in CARDS:
+                        seconds, bound = floor(card, x, itemsize)
+                        line += f"{4096e3 * seconds:>11.3f} ms {bound:<8}"
+                    print(line)
+
+
+def print_row(x: Row) -> None:
+    print(
+        f"{x.kernel:<24}{x.arch:<8}{x.n_block:>5}{x.width:>6} {x.dtype:<9}{x.num_warps:>5}"
+        f"{x.registers:>10}{x.spill_bytes:>7}{x.shared_bytes:>8}{x.programs_per_sm:>9}"
+        f"{x.tensor_core_instructions:>6}",
+        flush=True,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--n-block", type=int, nargs="+", help="only these blocks of the table")
+    parser.add_argument("--dtype", choices=DTYPES, nargs="+", help="only these dtypes")
+    parser.add_argument("--no-amd", action="store_true", help="leave gfx942 out")
+    flags = parser.parse_args()
+    try:
+        from rka_fast.ops.triton import launch
+    except ImportError as error:
+        print(f"needs triton ({error})")
+        return 2
+    print(
+        f"{'kernel':<24}{'arch':<8}{'n':>5}{'width':>6} {'dtype':<9}{'warps':>5}{'registers':>10}"
+        f"{'spill':>7}{'shared':>8}{'programs':>9}{'MMA':>6}"
+    )
+    n_blocks, dtypes = flags.n_block or launch.N_BLOCKS, flags.dtype or DTYPES
+    found = rows(n_blocks, NVIDIA, dtypes, print_row)
+    if not flags.no_amd:
+        try:
+            found += rows(n_blocks, (AMD,), dtypes, print_row)
+        except Exception as error:  # whatever this Triton's AMD compiler raises
+            print(f"gfx942 does not compile here: {type(error).__name__}: {error}"[:300])
+    print_floors()
+    if flags.json:
+        flags.json.write_text(json.dumps([x._asdict() for x in found], indent=1) + "\n")
+    print(*faults(found), sep="\n")
+    return int(bool(faults(found)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The Triton backend: the whole operator in one launch, and the whole backward in one more.
+
+Beyond 128 keys the same functions run in two launches forward and three backward.
+Triton itself is imported when the backend first serves a call or says why it cannot.
+"""
+
+import os
+from contextlib import nullcontext
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from rka_fast.ops.arguments import Arguments
+
+MAX_KEYS = 1024
+OLDEST = (8, 0)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Triton:
+    """float32, float16 and bfloat16, computed in float32; any mask; at most 1,024 keys."""
+
+    name = "triton"
+
+    def why_not(self, a: Arguments | None) -> list[str]:
+        reasons = list(_machine_refusals(interpreted()))
+        return reasons if a is None else reasons + refusals(a)
+
+    def forward(self, a: Arguments) -> Tensor:
+        from rka_fast.ops.triton import launch
+
+        with _device(a):
+            return launch.forward(a)
+
+    def backward(self, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
+        from rka_fast.ops.triton import launch
+
+        with _device(a):
+            return launch.backward(grad, needs, a)
+
+
+def _device(a: Arguments):
+    """Triton launches on the current device, whatever the tensors are on."""
+    device = a.query.device
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+@torch.compiler.assume_constant_result
+def interpreted() -> bool:
+    """Triton's interpreter takes the place of a GPU (TRITON_INTERPRET=1) and serves the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@torch.compiler.assume_constant_result
+@cache
+def _machine_refusals(interpreted: bool) -> tuple[str, ...]:
+    reasons = []
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        reasons.append(f"triton cannot be imported ({error}); pip install triton")
+    if interpreted:
+        return tuple(reasons)
+    if not torch.cuda.is_available():
+        return (*reasons, "there is no CUDA device (TRITON_INTERPRET=1 runs it on the CPU)")
+    devices = range(torch.cuda.device_count())
+    if min(torch.cuda.get_device_capability(i) for i in devices) < OLDEST:
+        reasons.append(f"a device is older than compute capability {OLDEST[0]}.{OLDEST[1]}")
+    return tuple(reasons)
+
+
+def refusals(a: Arguments) -> list[str]:
+    """Why the kernels cannot serve these inputs, on whatever machine."""
+    reasons = []
+    device = "cpu" if interpreted() else "cuda"
+    if a.query.device.type != device:
+        place = "on the CPU (interpreted)" if interpreted() else "on CUDA devices"
+        reasons.append(f"the inputs are on {a.query.device}, it computes {place}")
+    if a.query.dtype not in DTYPES:
+        reasons.append(f"it has no {a.query.dtype}, only float32, float16 and bfloat16")
+    if a.key.shape[2] > MAX_KEYS:
+        reasons.append(f"{a.key.shape[2]} keys, at most {MAX_KEYS} are supported")
+    return reasons

@@ -1,0 +1,224 @@
+"""The forward pass: logits, masked softmax, dropout and the product with V, row tile by row tile.
+
+`forward_kernel` is the whole operator in one launch; each program takes sequences in turn and
+factors K once for all its heads. For long sequences `factor_kernel` and `rows_kernel` share the
+same functions between two launches, so that the row tiles spread over the device.
+
+Functions that are not inlined keep the values of one phase out of the registers of the others.
+"""
+
+import triton
+import triton.language as tl
+
+from rka_fast.ops.triton import philox
+from rka_fast.ops.triton.covariance import cholesky, correlation
+from rka_fast.ops.triton.skew_normal import (
+    LARGEST,
+    LOGITS,
+    TOTAL,
+    load_value,
+    projections,
+    rows_at,
+    shape_prior,
+    shapes,
+    store_value,
+    write_standard,
+)
+from rka_fast.ops.triton.tiles import (
+    SIZES,
+    Size,
+    activate,
+    allowed,
+    exists,
+    last_key,
+    load_grid,
+    load_heads,
+    load_tile,
+    origin,
+    scores,
+    set_origin,
+    softplus,
+    store_tile,
+)
+
+LOWEST = tl.constexpr(-3.4028234663852886e38)
+
+
+@triton.jit
+def prepare(p, s, b, f):
+    """K of a sequence and, for a draw, its factor."""
+    set_origin(p, f)
+    if p.mode == "mean" and p.shape_query is not None:
+        correlation(p, s, b, f, True)
+    elif p.mode == "sample":
+        correlation(p, s, b, f, False)
+        cholesky(p, s, b, f)
+
+
+@triton.jit
+def prior_of_rows(p, s, b, h, first_row, f, r):
+    if p.counts is not None and p.shape_query is not None and p.mode != "location":
+        shape_prior(p, s, b, h, first_row, f, r)
+
+
+@triton.jit
+def draw(p, s, b, h, first_row, f, r, which: tl.constexpr, save: tl.constexpr):
+    """A, B, E and, in the rows `which`, S of a tile of rows into scratch, with q and A.X + T."""
+    if p.mode != "location":
+        if p.shape_query is not None:
+            shapes(p, s, b, h, first_row, f, r, save)
+        projections(p, s, b, h, first_row, f, r)
+        write_standard(p, s, first_row, f, r, which)
+
+
+@triton.jit
+def logits(p, s, b, h, i, j, where, location, scale, standard):
+    """Z from the scores, -inf where nothing may be seen."""
+    z = activate(p.activation, location)
+    if p.bias is not None:
+        z += load_grid(p.bias, b, h, i, j, where)
+    if p.mode != "location":
+        omega, _ = softplus(scale)
+        z += omega * standard
+    return tl.where(where, z, float("-inf"))
+
+
+@triton.jit
+def scale_scores(p, s, f, b, h, i, j):
+    score = scores(p, s, f, p.scale_query, p.scale_key, b, h, i, j)
+    if p.scale_bias is not None:
+        score += tl.load(p.scale_bias + h)
+    return score
+
+
+@triton.jit
+def attend(p, s, output, b, h, first_row, f, r):
+    """The output of a tile of rows."""
+    draw(p, s, b, h, first_row, f, r, LOGITS, False)
+    write_logits(p, s, b, h, first_row, f, r)
+    write_output(p, s, output, b, h, first_row, f, r)
+
+
+@triton.jit(noinline=True)
+def write_logits(p, s, b, h, first_row, f, r):
+    """Z of a tile of rows into scratch, with its largest entry and the sum of exponentials."""
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    b += zero
+    h += zero
+    i = first_row + local
+    largest = tl.full((p.rows_tile,), LOWEST, tl.float32)
+    total = tl.zeros((p.rows_tile,), tl.float32)
+    for first in range(0, last_key(p, s, first_row), p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        where = allowed(p, s, b, h, i, j)
+        location = scores(p, s, f, p.query, p.key, b, h, i, j)
+        scale = location
+        x = location
+        if p.mode != "location":
+            scale = scale_scores(p, s, f, b, h, i, j)
+            x = load_tile(rows_at(p, r, LOGITS), p.pitch, local, j)
+        z = logits(p, s, b, h, i, j, where, location, scale, x)
+        store_tile(rows_at(p, r, LOGITS), p.pitch, local, j, z)
+        largest, total = softmax_step(z, where, largest, total)
+    store_value(p, r, LARGEST, largest)
+    store_value(p, r, TOTAL, total)
+    tl.debug_barrier()
+
+
+@triton.jit(noinline=True)
+def write_output(p, s, output, b, h, first_row, f, r):
+    """softmax(Z) V of a tile of rows."""
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    b += zero
+    h += zero
+    i = first_row + local
+    limit = last_key(p, s, first_row)
+    largest = load_value(p, r, LARGEST)
+    total = load_value(p, r, TOTAL)
+    for first_c in range(0, p.value.width, p.chunk):
+        column = first_c + zero + tl.arange(0, p.chunk)
+        acc = tl.zeros((p.rows_tile, p.chunk), tl.float32)
+        for first in range(0, limit, p.tile):
+            j = first + zero + tl.arange(0, p.tile)
+            z = load_tile(rows_at(p, r, LOGITS), p.pitch, local, j)
+            w = weights(z, largest, total)
+            if p.dropout is not None:
+                w *= keep_factors(p, s, b, h, i, first + zero)
+            v = load_heads(p.value, b, h, j, column, exists(p, s, b, j))
+            acc = tl.dot(w, v, acc, input_precision=p.precision)
+        store_heads(output, b, h, i, column, i < s.rows, acc)
+    tl.debug_barrier()  # the next tile of rows writes where this one still reads
+
+
+@triton.jit
+def softmax_step(z, where, largest, total):
+    """Largest logit and sum of exponentials, one more tile of keys taken in."""
+    larger = tl.maximum(largest, tl.max(z, axis=1))
+    e = tl.where(where, tl.exp(z - larger[:, None]), 0.0)
+    return larger, total * tl.exp(largest - larger) + tl.sum(e, axis=1)
+
+
+@triton.jit
+def weights(z, largest, total):
+    """Zero where the logit is -inf, also in a row that sees nothing."""
+    w = tl.exp(z - largest[:, None]) / total[:, None]
+    return tl.where(z == float("-inf"), 0.0, w)
+
+
+@triton.jit
+def keep_factors(p, s, b, h, i, first):
+    head = b * s.heads + h
+    return philox.keep_factors(tl.load(p.seed), first, i, head, p.dropout, p.tile)
+
+
+@triton.jit
+def store_heads(x, b, h, i, c, where, tile):
+    at = x.data + tl.cast(b, tl.int64) * x.batch + tl.cast(h, tl.int64) * x.head
+    at += tl.cast(i, tl.int64)[:, None] * x.row + c[None, :]
+    tile = tile.to(x.data.dtype.element_ty)
+    tl.store(at, tile, mask=where[:, None] & (c < x.width)[None, :])
+
+
+@triton.jit(noinline=True)
+def attend_rows(p, s, output, b, f, r):
+    """The output of a sequence."""
+    for first_row in range(0, s.rows, p.rows_tile):
+        prior_of_rows(p, s, b, 0, first_row, f, r)
+        for h in range(0, s.heads):
+            if p.mask_per_head:
+                prior_of_rows(p, s, b, h, first_row, f, r)
+            attend(p, s, output, b, h, first_row, f, r)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward_kernel(p, batch, heads, rows, keys, output, scratch, factor_size, rows_size):
+    s = Size(batch, heads, rows, keys)
+    f = scratch + tl.cast(tl.program_id(0), tl.int64) * (factor_size + rows_size)
+    r = f + factor_size
+    for b in range(tl.program_id(0), s.batch, tl.num_programs(0)):
+        prepare(p, s, b, f)
+        attend_rows(p, s, output, b, f, r)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def factor_kernel(p, batch, heads, rows, keys, factors, factor_size):
+    s = Size(batch, heads, rows, keys)
+    b = tl.program_id(0)
+    prepare(p, s, b, factors + tl.cast(b, tl.int64) * factor_size)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def rows_kernel(p, batch, heads, rows, keys, output, factors, row_scratch, factor_size, rows_size):
+    """Every program takes tiles of rows of one head in turn; the factors are there."""
+    s = Size(batch, heads, rows, keys)
+    r = row_scratch + tl.cast(tl.program_id(0), tl.int64) * rows_size
+    tiles = tl.cdiv(s.rows, p.rows_tile)
+    for index in range(tl.program_id(0), s.batch * s.heads * tiles, tl.num_programs(0)):
+        first_row = index % tiles * p.rows_tile
+        h = index // tiles % s.heads
+        b = index // tiles // s.heads
+        f = factors + tl.cast(b, tl.int64) * factor_size
+        prior_of_rows(p, s, b, h, first_row, f, r)
+        attend(p, s, output, b, h, first_row, f, r)

@@ -1,0 +1,358 @@
+"""The backward pass: every gradient has one owner, so nothing depends on who comes first.
+
+Nothing is kept from the forward pass: a tile of rows is computed again, then gives its gradients
+to the queries it owns and adds its share to the keys, values and to d L. `backward_kernel` does a
+sequence in one launch. For long sequences the heads go to programs of their own: `factor_kernel`,
+`heads_backward_kernel` and `adjoint_kernel`.
+"""
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+from rka_fast.ops.triton.attention import (
+    LOWEST,
+    draw,
+    keep_factors,
+    logits,
+    prepare,
+    prior_of_rows,
+    scale_scores,
+    softmax_step,
+    store_heads,
+    weights,
+)
+from rka_fast.ops.triton.covariance import d_correlation
+from rka_fast.ops.triton.covariance_backward import correlation_backward
+from rka_fast.ops.triton.skew_normal import (
+    INNER,
+    LARGEST,
+    LOCATION,
+    SCALE,
+    SLOPE,
+    STANDARD,
+    TOTAL,
+    WEIGHTS,
+    load_value,
+    rows_at,
+    store_value,
+)
+from rka_fast.ops.triton.skew_normal_backward import standard_backward
+from rka_fast.ops.triton.tiles import (
+    SIZES,
+    Heads,
+    Size,
+    allowed,
+    exists,
+    inverse_root,
+    last_key,
+    load_heads,
+    load_tile,
+    origin,
+    scores,
+    slope,
+    softplus,
+    store_tile,
+)
+
+
+class Gradients(NamedTuple):
+    """float32, contiguous; None where not needed. `output` comes in, the others go out."""
+
+    output: Heads
+    query: Heads | None
+    key: Heads | None
+    value: Heads | None
+    bias: object  # (B, H, n, m)
+    scale_query: Heads | None
+    scale_key: Heads | None
+    scale_bias: object  # (B, H)
+    shape_query: Heads | None
+    shape_key: Heads | None
+    features: object
+    concentration: object  # (B, 2)
+    mixture: object  # (B, 3)
+    gate: object
+    covariance: object  # constexpr: whether any of the last four (all or none are written)
+
+
+@triton.jit(noinline=True)
+def set_zero(p, s, f, x, b, h):
+    """Keys are added to row tile by row tile."""
+    zero = origin(p, f)
+    b, h = b + zero, h + zero
+    for first in range(0, s.keys, p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        for first_c in range(0, x.width, p.chunk):
+            c = first_c + zero + tl.arange(0, p.chunk)
+            store_heads(x, b, h, j, c, j < s.keys, tl.zeros((p.tile, p.chunk), tl.float32))
+
+
+@triton.jit
+def set_zero_keys(p, s, g, f, b, h):
+    if g.key is not None:
+        set_zero(p, s, f, g.key, b, h)
+    if g.value is not None:
+        set_zero(p, s, f, g.value, b, h)
+    if g.scale_key is not None:
+        set_zero(p, s, f, g.scale_key, b, h)
+    if g.shape_key is not None:
+        set_zero(p, s, f, g.shape_key, b, h)
+
+
+@triton.jit
+def add_to_keys(p, s, f, target, b, h, i, j, tile, rows):
+    """target_j += tile' rows_i. Rows that are not there and keys that are not stay out."""
+    zero = origin(p, f)
+    b, h, i, j = b + zero, h + zero, i + zero, j + zero
+    for first in range(0, target.width, p.chunk):
+        c = first + zero + tl.arange(0, p.chunk)
+        x = load_heads(rows, b, h, i, c, i < s.rows)
+        acc = load_heads(target, b, h, j, c, j < s.keys)
+        acc = tl.dot(tl.trans(tile), x, acc, input_precision=p.precision)
+        store_heads(target, b, h, j, c, j < s.keys, acc)
+
+
+@triton.jit(noinline=True)
+def write_queries(p, s, target, b, h, first_row, f, r, which: tl.constexpr, key):
+    """target_i = d scores_i K, from the gradient of the scores in scratch."""
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    b += zero
+    h += zero
+    i = first_row + local
+    for first_c in range(0, target.width, p.chunk):
+        c = first_c + zero + tl.arange(0, p.chunk)
+        acc = tl.zeros((p.rows_tile, p.chunk), tl.float32)
+        for first in range(0, last_key(p, s, first_row), p.tile):
+            j = first + zero + tl.arange(0, p.tile)
+            d = load_tile(rows_at(p, r, which), p.pitch, local, j)
+            y = load_heads(key, b, h, j, c, exists(p, s, b, j))
+            acc = tl.dot(d, y, acc, input_precision=p.precision)
+        store_heads(target, b, h, i, c, i < s.rows, acc)
+
+
+@triton.jit
+def d_weights(p, s, g, f, b, h, i, j, first):
+    """The gradient of the weights before dropout."""
+    zero = origin(p, f)
+    b, h, i, j = b + zero, h + zero, i + zero, j + zero
+    there = exists(p, s, b, j)
+    acc = tl.zeros((p.rows_tile, p.tile), tl.float32)
+    for first_c in range(0, p.value.width, p.chunk):
+        c = first_c + zero + tl.arange(0, p.chunk)
+        x = load_heads(g.output, b, h, i, c, i < s.rows)
+        y = load_heads(p.value, b, h, j, c, there)
+        acc = tl.dot(x, tl.trans(y), acc, input_precision=p.precision)
+    if p.dropout is not None:
+        acc *= keep_factors(p, s, b, h, i, first + zero)
+    return acc
+
+
+@triton.jit(noinline=True)
+def recompute(p, s, g, b, h, first_row, f, r):
+    """Scores and d W of a tile of rows into scratch.
+
+    With the largest logit, the sum of exponentials and sum_j W d W of each row.
+    """
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    b += zero
+    h += zero
+    i = first_row + local
+    largest = tl.full((p.rows_tile,), LOWEST, tl.float32)
+    total = tl.zeros((p.rows_tile,), tl.float32)
+    inner = tl.zeros((p.rows_tile,), tl.float32)
+    for first in range(0, last_key(p, s, first_row), p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        where = allowed(p, s, b, h, i, j)
+        location = scores(p, s, f, p.query, p.key, b, h, i, j)
+        store_tile(rows_at(p, r, LOCATION), p.pitch, local, j, location)
+        scale = location
+        x = location
+        if p.mode != "location":
+            scale = scale_scores(p, s, f, b, h, i, j)
+            store_tile(rows_at(p, r, SCALE), p.pitch, local, j, scale)
+            x = load_tile(rows_at(p, r, STANDARD), p.pitch, local, j)
+        d = d_weights(p, s, g, f, b, h, i, j, first)
+        store_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j, d)
+        z = logits(p, s, b, h, i, j, where, location, scale, x)
+        previous = largest
+        largest, total = softmax_step(z, where, largest, total)
+        inner *= tl.exp(previous - largest)
+        inner += tl.sum(tl.where(where, tl.exp(z - largest[:, None]) * d, 0.0), axis=1)
+    store_value(p, r, LARGEST, largest)
+    store_value(p, r, TOTAL, total)
+    store_value(p, r, INNER, inner / tl.where(total == 0, 1.0, total))
+    tl.debug_barrier()
+
+
+@triton.jit(noinline=True)
+def softmax_backward(p, s, g, b, h, first_row, f, r):
+    """From d W: the gradients of both scores and of S in place of the values they had.
+
+    Returns the share of d scale_bias.
+    """
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    b += zero
+    h += zero
+    i = first_row + local
+    largest = load_value(p, r, LARGEST)
+    total = load_value(p, r, TOTAL)
+    inner = load_value(p, r, INNER)
+    share = tl.zeros((p.rows_tile,), tl.float32)
+    for first in range(0, last_key(p, s, first_row), p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        where = allowed(p, s, b, h, i, j)
+        location = load_tile(rows_at(p, r, LOCATION), p.pitch, local, j)
+        scale = location
+        x = location
+        if p.mode != "location":
+            scale = load_tile(rows_at(p, r, SCALE), p.pitch, local, j)
+            x = load_tile(rows_at(p, r, STANDARD), p.pitch, local, j)
+        z = logits(p, s, b, h, i, j, where, location, scale, x)
+        w = weights(z, largest, total)
+        d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j)
+        dz = tl.where(where, w * (d - inner[:, None]), 0.0)
+        if g.value is not None:
+            if p.dropout is not None:
+                w *= keep_factors(p, s, b, h, i, first + zero)
+            add_to_keys(p, s, f, g.value, b, h, i, j, w, g.output)
+        if g.bias is not None:
+            head = tl.cast(b, tl.int64) * s.heads + h
+            at = g.bias + (head * s.rows + i[:, None]) * s.keys + j[None, :]
+            tl.store(at, dz, mask=where)
+        d = dz * slope(p.activation, location) * inverse_root(p.query.width)
+        store_tile(rows_at(p, r, LOCATION), p.pitch, local, j, d)
+        if g.key is not None:
+            add_to_keys(p, s, f, g.key, b, h, i, j, d, p.query)
+        if p.mode != "location":
+            omega, sigmoid = softplus(scale)
+            store_tile(rows_at(p, r, STANDARD), p.pitch, local, j, dz * omega)
+            d = tl.where(where, dz * x * sigmoid, 0.0)
+            share += tl.sum(d, axis=1)
+            d *= inverse_root(p.scale_query.width)
+            store_tile(rows_at(p, r, SCALE), p.pitch, local, j, d)
+            if g.scale_key is not None:
+                add_to_keys(p, s, f, g.scale_key, b, h, i, j, d, p.scale_query)
+    tl.debug_barrier()
+    return tl.sum(share, axis=0)
+
+
+@triton.jit(noinline=True)
+def add_shape_keys(p, s, g, b, h, first_row, f, r):
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    b += zero
+    h += zero
+    i = first_row + local
+    for first in range(0, last_key(p, s, first_row), p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        d = load_tile(rows_at(p, r, SLOPE), p.pitch, local, j)
+        add_to_keys(p, s, f, g.shape_key, b, h, i, j, d, p.shape_query)
+
+
+@triton.jit
+def rows_backward(p, s, g, b, h, first_row, f, r, d_factor):
+    """All that a tile of rows of one head contributes; returns its share of d scale_bias."""
+    draw(p, s, b, h, first_row, f, r, STANDARD, True)
+    recompute(p, s, g, b, h, first_row, f, r)
+    share = softmax_backward(p, s, g, b, h, first_row, f, r)
+    if g.query is not None:
+        write_queries(p, s, g.query, b, h, first_row, f, r, LOCATION, p.key)
+    if p.mode != "location":
+        if g.scale_query is not None:
+            write_queries(p, s, g.scale_query, b, h, first_row, f, r, SCALE, p.scale_key)
+        if p.shape_query is not None:
+            standard_backward(p, s, g, b, h, first_row, f, r, d_factor)
+            if g.shape_key is not None:
+                add_shape_keys(p, s, g, b, h, first_row, f, r)
+            if g.shape_query is not None:
+                write_queries(p, s, g.shape_query, b, h, first_row, f, r, SLOPE, p.shape_key)
+        elif p.mode == "sample":
+            standard_backward(p, s, g, b, h, first_row, f, r, d_factor)
+    tl.debug_barrier()  # the next tile of rows writes where this one still reads
+    return share
+
+
+@triton.jit
+def set_zero_square(p, f, x):
+    local = origin(p, f) + tl.arange(0, p.tile)
+    for first in range(0, p.pitch, p.tile):
+        for first_j in range(0, p.pitch, p.tile):
+            i = first + local
+            j = first_j + local
+            store_tile(x, p.pitch, i, j, tl.zeros((p.tile, p.tile), tl.float32))
+
+
+@triton.jit(noinline=True)
+def head_backward(p, s, g, b, h, f, r, d_factor):
+    """All that a head of a sequence contributes."""
+    share = tl.zeros((), tl.float32)
+    for first_row in range(0, s.rows, p.rows_tile):
+        prior_of_rows(p, s, b, h, first_row, f, r)
+        share += rows_backward(p, s, g, b, h, first_row, f, r, d_factor)
+    if g.scale_bias is not None:
+        tl.store(g.scale_bias + tl.cast(b, tl.int64) * s.heads + h, share)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def backward_kernel(p, batch, heads, rows, keys, g, scratch, factor_size, rows_size):
+    s = Size(batch, heads, rows, keys)
+    f = scratch + tl.cast(tl.program_id(0), tl.int64) * (factor_size + rows_size)
+    r = f + factor_size
+    for b in range(tl.program_id(0), s.batch, tl.num_programs(0)):
+        prepare(p, s, b, f)
+        if p.mode != "location":
+            set_zero_square(p, f, d_correlation(p, f))
+        for h in range(0, s.heads):
+            set_zero_keys(p, s, g, f, b, h)
+        tl.debug_barrier()
+        for h in range(0, s.heads):
+            head_backward(p, s, g, b, h, f, r, d_correlation(p, f))
+        if g.covariance:
+            correlation_backward(p, s, g, b, f, r)
+        tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=SIZES)
+def heads_backward_kernel(
+    p, batch, heads, rows, keys, g, factors, d_factors, row_scratch, factor_size, rows_size
+):
+    """One head of one sequence; its d L goes to (B, H, pitch, pitch) `d_factors`."""
+    s = Size(batch, heads, rows, keys)
+    index = tl.cast(tl.program_id(0), tl.int64)
+    b = tl.program_id(0) // s.heads
+    h = tl.program_id(0) % s.heads
+    f = factors + tl.cast(b, tl.int64) * factor_size
+    r = row_scratch + index * rows_size
+    d_factor = d_factors + index * p.pitch * p.pitch
+    set_zero_keys(p, s, g, f, b, h)
+    if p.mode != "location":
+        set_zero_square(p, f, d_factor)
+    tl.debug_barrier()
+    head_backward(p, s, g, b, h, f, r, d_factor)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def adjoint_kernel(
+    p, batch, heads, rows, keys, g, factors, d_factors, row_scratch, factor_size, rows_size
+):
+    """The heads' d L summed in their order, then back through K; one program per sequence."""
+    s = Size(batch, heads, rows, keys)
+    b = tl.program_id(0)
+    f = factors + tl.cast(b, tl.int64) * factor_size
+    local = tl.arange(0, p.tile)
+    for first in range(0, p.pitch, p.tile):
+        for first_j in range(0, p.pitch, p.tile):
+            i = first + local
+            j = first_j + local
+            acc = tl.zeros((p.tile, p.tile), tl.float32)
+            for h in range(0, s.heads):
+                index = tl.cast(b, tl.int64) * s.heads + h
+                acc += load_tile(d_factors + index * p.pitch * p.pitch, p.pitch, i, j)
+            store_tile(d_correlation(p, f), p.pitch, i, j, acc)
+    tl.debug_barrier()
+    correlation_backward(p, s, g, b, f, row_scratch + tl.cast(b, tl.int64) * rows_size)

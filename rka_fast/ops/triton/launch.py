@@ -1,0 +1,254 @@
+"""From the operator's arguments to launches: strides, scratch, grid and configuration.
+
+The configuration comes from a small table, never from timing at the first call. Scratch lives
+between the launches of one call only: a program reuses its own for every sequence it takes, so
+that it stays in the L2 cache however large the batch is.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
+from rka_fast.ops.triton import attention, attention_backward, skew_normal
+from rka_fast.ops.triton.attention_backward import Gradients
+from rka_fast.ops.triton.tiles import Grid, Heads, Problem, Size
+
+ONE_LAUNCH = 128  # keys up to which one program does a whole sequence
+
+
+class Config(NamedTuple):
+    """Tiles of `rows_tile` queries, `tile` keys and `chunk` columns, by so many warps."""
+
+    rows_tile: int
+    tile: int
+    chunk: int
+    num_warps: int
+    programs_per_sm: int
+
+
+# From benchmarks/kernel_report.py, no card being at hand: of the tiles tried, the largest that do
+# not spill for up to 128 keys on sm_80, sm_86 and sm_90. Widths are walked in chunks, so a wide
+# head takes no other tiles.
+_FORWARD = Config(32, 32, 32, 8, programs_per_sm=2)
+_BACKWARD = Config(32, 32, 32, 8, programs_per_sm=1)
+N_BLOCKS = (64, 128, 1024)
+WIDTHS = (64, 128)
+FAMILIES = ("sm_80", "sm_86", "sm_90", "gfx942")
+TABLE = {
+    (n, width, dtype, family): (_FORWARD, _BACKWARD)
+    for n in N_BLOCKS
+    for width in WIDTHS
+    for dtype in (torch.float32, torch.float16, torch.bfloat16)
+    for family in FAMILIES
+}
+
+
+def config(a: Arguments, backward: bool) -> Config:
+    """The entry of the table for these inputs."""
+    n = next(n for n in N_BLOCKS if a.key.shape[2] <= n)
+    tensors = (a.query, a.value, a.scale_query, a.shape_query, a.features)
+    widest = max(x.shape[-1] for x in tensors if x is not None)
+    width = next((width for width in WIDTHS if widest <= width), WIDTHS[-1])
+    return TABLE[n, width, a.query.dtype, family(a.query.device)][backward]
+
+
+@cache
+def family(device: torch.device) -> str:
+    """The architecture family of the table: the newest that is not newer than the device."""
+    if device.type != "cuda":
+        return FAMILIES[0]
+    if torch.version.hip is not None:
+        return "gfx942"
+    capability = torch.cuda.get_device_capability(device)
+    return "sm_90" if capability >= (9, 0) else "sm_86" if capability >= (8, 6) else "sm_80"
+
+
+def run(kernel, grid: int, arguments: tuple, c: Config) -> None:
+    """No software pipeline: it would fetch scratch before the barrier that announces it."""
+    kernel[(grid,)](*arguments, num_warps=c.num_warps, num_stages=1)
+
+
+def forward(a: Arguments) -> Tensor:
+    batch, heads, rows, _ = a.query.shape
+    output = a.value.new_empty((batch, heads, rows, a.value.shape[-1]))
+    if output.numel() == 0:
+        return output
+    c = config(a, backward=False)
+    p, size = problem(a, c)
+    factor, row = factor_size(p), rows_size(c, p, skew_normal.FORWARD_ROWS)
+    if a.key.shape[2] <= ONE_LAUNCH:
+        grid = min(batch, programs(c, output.device))
+        scratch = new_scratch(grid * (factor + row), output.device)
+        arguments = (p, *size, heads_of(output), scratch, factor, row)
+        run(attention.forward_kernel, grid, arguments, c)
+        return output
+    tiles = batch * heads * triton.cdiv(rows, c.rows_tile)
+    grid = min(tiles, programs(c, output.device))
+    factors = new_scratch(batch * factor, output.device)
+    scratch = new_scratch(grid * row, output.device)
+    run(attention.factor_kernel, batch, (p, *size, factors, factor), c)
+    arguments = (p, *size, heads_of(output), factors, scratch, factor, row)
+    run(attention.rows_kernel, grid, arguments, c)
+    return output
+
+
+def backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
+    """Gradients of the arguments at the positions `needs`, in their dtypes."""
+    batch, heads, rows, _ = a.query.shape
+    keys = a.key.shape[2]
+    if grad.numel() == 0:
+        return [torch.zeros_like(a[i]) for i in needs]
+    c = config(a, backward=True)
+    p, size = problem(a, c)
+    results, g = gradients(grad, {DIFFERENTIABLE[i] for i in needs}, a)
+    factor = factor_size(p) + p.pitch * p.pitch
+    row = rows_size(c, p, skew_normal.BACKWARD_ROWS)
+    if keys <= ONE_LAUNCH:
+        grid = min(batch, programs(c, grad.device))
+        scratch = new_scratch(grid * (factor + row), grad.device)
+        run(attention_backward.backward_kernel, grid, (p, *size, g, scratch, factor, row), c)
+    else:
+        factors = new_scratch(batch * factor, grad.device)
+        d_factors = new_scratch(batch * heads * p.pitch**2, grad.device)
+        scratch = new_scratch(batch * heads * row, grad.device)
+        run(attention.factor_kernel, batch, (p, *size, factors, factor), c)
+        arguments = (p, *size, g, factors, d_factors, scratch, factor, row)
+        run(attention_backward.heads_backward_kernel, batch * heads, arguments, c)
+        if g.covariance.value:
+            run(attention_backward.adjoint_kernel, batch, arguments, c)
+    return [_finish(results.get(DIFFERENTIABLE[i]), DIFFERENTIABLE[i], a[i]) for i in needs]
+
+
+def gradients(grad: Tensor, needed: set[str], a: Arguments) -> tuple[dict, Gradients]:
+    """Where the kernels write: float32, one share per sequence for what sequences share."""
+    batch, heads, rows, _ = a.query.shape
+    spread = a.mode != "location"
+    shaped = spread and a.shape_query is not None
+    covariance = ("features", "concentration", "mixture", "gate")
+    has_covariance = bool(needed & set(covariance)) and (shaped or a.mode == "sample")
+    names = {"query", "key", "value", "bias"} & needed
+    names |= {"scale_query", "scale_key", "scale_bias"} & needed if spread else set()
+    names |= {"shape_query", "shape_key"} & needed if shaped else set()
+    names |= set(covariance) if has_covariance else set()
+    shapes = {
+        "bias": (batch, heads, rows, a.key.shape[2]),
+        "scale_bias": (batch, heads),
+        "concentration": (batch, 2),
+        "mixture": (batch, 3),
+    }
+    results = {}
+    for name in names:
+        argument = getattr(a, name)
+        if argument is not None:
+            new = torch.zeros if name == "bias" else torch.empty
+            shape = shapes.get(name, argument.shape)
+            results[name] = new(shape, dtype=torch.float32, device=grad.device)
+    heads_or_pointer = {
+        n: heads_of(x) if x.dim() == 4 and n != "bias" else x for n, x in results.items()
+    }
+    empty = dict.fromkeys(Gradients._fields)
+    outputs = {"output": heads_of(grad), "covariance": tl.constexpr(has_covariance)}
+    return results, Gradients(**empty | heads_or_pointer | outputs)
+
+
+def _finish(grad: Tensor | None, name: str, argument: Tensor) -> Tensor:
+    """The gradient in the shape and dtype of its argument; zeros where it had no effect."""
+    if grad is None:
+        return torch.zeros_like(argument)
+    if name in ("scale_bias", "concentration"):
+        grad = grad.sum(0)
+    elif name in ("bias", "mixture"):
+        grad = grad.sum_to_size(argument.shape)
+    return grad.to(argument.dtype)
+
+
+def problem(a: Arguments, c: Config) -> tuple[Problem, Size]:
+    """The arguments as the kernels read them; nothing is copied that is already so."""
+    batch, heads, rows, _ = a.query.shape
+    keys = a.key.shape[2]
+    pitch = triton.cdiv(keys, c.tile) * c.tile
+    mixture = None if a.mixture is None else _small(a.mixture)
+    spread = a.mode != "location"
+    p = Problem(
+        query=heads_of(a.query),
+        key=heads_of(a.key),
+        value=heads_of(a.value),
+        bias=None if a.bias is None else grid_of(a.bias.float(), a),
+        scale_query=heads_of(a.scale_query),
+        scale_key=heads_of(a.scale_key),
+        scale_bias=_small(a.scale_bias),
+        shape_query=heads_of(a.shape_query),
+        shape_key=heads_of(a.shape_key),
+        features=_small(a.features),
+        feature_width=a.features.shape[2] if spread else 0,
+        concentration=_small(a.concentration),
+        mixture=mixture,
+        mixture_batch=3 if spread and mixture.shape[0] > 1 else 0,
+        gate=_small(a.gate),
+        counts=_small(a.cooccurrence),
+        mask=None if a.mask is None else grid_of(a.mask.view(torch.uint8), a),
+        padding=None if a.padding is None else a.padding.contiguous().view(torch.uint8),
+        seed=a.seed,
+        dropout=a.dropout if a.dropout > 0.0 else None,
+        jitter=a.jitter,
+        pitch=pitch,
+        mode=tl.constexpr(a.mode),
+        activation=tl.constexpr(a.activation),
+        causal=tl.constexpr(a.causal),
+        mask_per_head=tl.constexpr(a.mask is not None and a.mask.shape[1] > 1),
+        precision=tl.constexpr(precision(a.query.dtype)),
+        rows_tile=tl.constexpr(c.rows_tile),
+        tile=tl.constexpr(c.tile),
+        chunk=tl.constexpr(c.chunk),
+    )
+    return p, Size(batch, heads, rows, keys)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How the products of the inputs are rounded: tf32 holds half precisions exactly."""
+    if dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision == "tf32":
+        return "tf32"
+    return "ieee"
+
+
+def factor_size(p: Problem) -> int:
+    """K or L, the inverses of its diagonal blocks, norms, the origin: floats."""
+    return p.pitch * (p.pitch + p.tile.value + 4)
+
+
+def rows_size(c: Config, p: Problem, count: int) -> int:
+    """A tile of rows for each of `count` quantities, and some values of each row: floats."""
+    return (skew_normal.VALUES.value + count * p.pitch) * max(c.rows_tile, c.tile)
+
+
+def new_scratch(size: int, device: torch.device) -> Tensor:
+    return torch.empty(size, dtype=torch.float32, device=device)
+
+
+def programs(c: Config, device: torch.device) -> int:
+    """How many programs are on the device at once."""
+    if device.type != "cuda":
+        return 2
+    return c.programs_per_sm * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def heads_of(x: Tensor | None) -> Heads | None:
+    if x is None:
+        return None
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
+        x = x.contiguous()
+    return Heads(x, *x.stride()[:3], x.shape[-1])
+
+
+def grid_of(x: Tensor, a: Arguments) -> Grid:
+    x = x.expand(*a.query.shape[:3], a.key.shape[2])
+    return Grid(x, *x.stride())
+
+
+def _small(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float().contiguous()

@@ -1,0 +1,209 @@
+"""Rows of skew-normal logits: their shapes, the draw S or its mean; the stem of the reference.
+
+A tile of rows of one head keeps what it needs of every key in its own rows of scratch. With
+B = A L the draw is S = C L' with C = E + c B, q = |B|^2 and A.X = B.E, so that one product with
+each triangle of L is enough and K itself is not needed. The mean is S = c P with P = A K.
+"""
+
+import triton
+import triton.language as tl
+
+from rka_fast.ops.triton import philox
+from rka_fast.ops.triton.covariance import load_counts
+from rka_fast.ops.triton.tiles import (
+    activate,
+    allowed,
+    last_key,
+    load_tile,
+    origin,
+    scores,
+    slope,
+    store_tile,
+)
+
+HALF_NORMAL_MEAN = tl.constexpr(0.7978845608028654)  # sqrt(2 / pi)
+
+# Rows in scratch: what each of them holds. The backward pass uses them all.
+PRIOR = tl.constexpr(0)
+SHAPE = tl.constexpr(1)  # A
+PRODUCT = tl.constexpr(2)  # B, or P for the mean; in the backward pass then C
+NOISE = tl.constexpr(3)  # E
+SLOPE = tl.constexpr(4)  # d alpha / d score
+STANDARD = tl.constexpr(5)  # S, then d S
+LOCATION = tl.constexpr(6)  # scores, then their gradient
+SCALE = tl.constexpr(7)
+WEIGHTS = tl.constexpr(8)  # d W, then d C and d B
+LOGITS = SHAPE  # in the forward pass, which has no more use of A by then: first S, then Z
+FORWARD_ROWS = 4
+BACKWARD_ROWS = 9
+
+# One value for each row of the tile, before the rows in scratch.
+PRIOR_SCALE = tl.constexpr(0)  # 1 / the largest entry of the prior
+Q = tl.constexpr(1)
+PROJECTION = tl.constexpr(2)  # A.X + T
+LARGEST = tl.constexpr(3)  # logit
+TOTAL = tl.constexpr(4)  # of exponentials
+INNER = tl.constexpr(5)  # sum_j W d W
+VALUES = tl.constexpr(8)
+
+
+@triton.jit
+def rows_at(p, r, which: tl.constexpr):
+    return r + (VALUES + which * p.pitch) * p.rows_tile
+
+
+@triton.jit
+def load_value(p, r, which: tl.constexpr):
+    return tl.load(r + which * p.rows_tile + tl.arange(0, p.rows_tile))
+
+
+@triton.jit
+def store_value(p, r, which: tl.constexpr, x):
+    tl.store(r + which * p.rows_tile + tl.arange(0, p.rows_tile), x)
+
+
+@triton.jit(noinline=True)
+def shape_prior(p, s, b, h, first_row, f, r):
+    """alpha-hat of a tile of rows into scratch, and 1 / its largest entry in each row.
+
+    The co-occurrence is symmetric, so the mean count of row t's own item is a sum over its row.
+    """
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    b += zero
+    h += zero
+    i = first_row + local
+    seen = tl.zeros((p.rows_tile,), tl.float32)
+    own = tl.zeros((p.rows_tile,), tl.float32)
+    itself = tl.zeros((p.rows_tile,), tl.float32)
+    limit = last_key(p, s, first_row)
+    for first in range(0, limit, p.tile):
+        k = first + zero + tl.arange(0, p.tile)
+        m, counts = seen_counts(p, s, b, h, i, k)
+        seen += tl.sum(m, axis=1)
+        own += tl.sum(counts, axis=1)
+        itself += tl.sum(tl.where(i[:, None] == k[None, :], m, 0.0), axis=1)
+    inverse = 1.0 / tl.maximum(seen - 1.0, 1.0)
+    own = own * inverse * itself
+    largest = tl.zeros((p.rows_tile,), tl.float32)
+    for first_j in range(0, limit, p.tile):
+        j = first_j + zero + tl.arange(0, p.tile)
+        paths = tl.zeros((p.rows_tile, p.tile), tl.float32)
+        mean = tl.zeros((p.rows_tile, p.tile), tl.float32)
+        for first in range(0, limit, p.tile):
+            k = first + zero + tl.arange(0, p.tile)
+            m, counts = seen_counts(p, s, b, h, i, k)
+            others = (k[:, None] != j[None, :]) & (k < s.keys)[:, None] & (j < s.keys)[None, :]
+            column = load_counts(p, s, b, k, j, others)
+            paths = tl.dot(counts, column, paths, input_precision="ieee")
+            mean = tl.dot(m, column, mean, input_precision="ieee")
+        m, counts = seen_counts(p, s, b, h, i, j)
+        prior = paths + counts * (mean * inverse[:, None] + own[:, None])
+        prior += tl.where(i[:, None] == j[None, :], (own * own)[:, None], 0.0)
+        prior = prior * m
+        largest = tl.maximum(largest, tl.max(prior, axis=1))
+        store_tile(rows_at(p, r, PRIOR), p.pitch, local, j, prior)
+    store_value(p, r, PRIOR_SCALE, 1.0 / tl.where(largest > 0, largest, 1.0))
+    tl.debug_barrier()
+
+
+@triton.jit
+def seen_counts(p, s, b, h, i, k):
+    """M and M o C_0 at rows i and keys k."""
+    m = allowed(p, s, b, h, i, k)
+    return m.to(tl.float32), load_counts(p, s, b, i, k, m & (i[:, None] != k[None, :]))
+
+
+@triton.jit(noinline=True)
+def shapes(p, s, b, h, first_row, f, r, save: tl.constexpr):
+    """A of a tile of rows into scratch; with `save` d alpha / d score too."""
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    b += zero
+    h += zero
+    i = first_row + local
+    for first in range(0, last_key(p, s, first_row), p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        score = scores(p, s, f, p.shape_query, p.shape_key, b, h, i, j)
+        if p.counts is not None:
+            prior = load_tile(rows_at(p, r, PRIOR), p.pitch, local, j)
+            prior *= load_value(p, r, PRIOR_SCALE)[:, None]
+        else:
+            prior = allowed(p, s, b, h, i, j).to(tl.float32)
+        store_tile(rows_at(p, r, SHAPE), p.pitch, local, j, activate(p.activation, score) * prior)
+        if save:
+            store_tile(rows_at(p, r, SLOPE), p.pitch, local, j, slope(p.activation, score) * prior)
+    tl.debug_barrier()
+
+
+@triton.jit(noinline=True)
+def projections(p, s, b, h, first_row, f, r):
+    """E, B = A L (or P = A K for the mean) into scratch, q and A.X + T of each row."""
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    b += zero
+    h += zero
+    i = first_row + local
+    limit = last_key(p, s, first_row)
+    q = tl.zeros((p.rows_tile,), tl.float32)
+    projection = tl.zeros((p.rows_tile,), tl.float32)
+    head = b * s.heads + h
+    for first in range(0, limit, p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        if p.shape_query is not None:
+            acc = tl.zeros((p.rows_tile, p.tile), tl.float32)
+            start = first if p.mode == "sample" else 0
+            for first_k in range(start, limit, p.tile):
+                k = first_k + zero + tl.arange(0, p.tile)
+                a = load_tile(rows_at(p, r, SHAPE), p.pitch, local, k)
+                acc = tl.dot(a, load_tile(f, p.pitch, k, j), acc, input_precision="ieee")
+            store_tile(rows_at(p, r, PRODUCT), p.pitch, local, j, acc)
+            if p.mode == "mean":
+                a = load_tile(rows_at(p, r, SHAPE), p.pitch, local, j)
+                q += tl.sum(a * acc, axis=1)
+            else:
+                q += tl.sum(acc * acc, axis=1)
+        if p.mode == "sample":
+            e = philox.normals(tl.load(p.seed), first + zero, i, head, p.tile)
+            store_tile(rows_at(p, r, NOISE), p.pitch, local, j, e)
+            if p.shape_query is not None:
+                projection += tl.sum(acc * e, axis=1)
+    if p.mode == "sample":
+        projection += philox.skew_normals(tl.load(p.seed), i, head)
+    store_value(p, r, Q, q)
+    store_value(p, r, PROJECTION, projection)
+    tl.debug_barrier()
+
+
+@triton.jit
+def product_weight(p, r):
+    """c of S = X + c P, where c = -2 min(h, 0) / sqrt(1 + q), or of the mean S = c P."""
+    c = tl.zeros((p.rows_tile,), tl.float32)
+    if p.mode == "mean":
+        c = HALF_NORMAL_MEAN / tl.sqrt_rn(1.0 + load_value(p, r, Q))
+    elif p.mode == "sample":
+        c = -2.0 * tl.minimum(load_value(p, r, PROJECTION), 0.0) / (1.0 + load_value(p, r, Q))
+    return c
+
+
+@triton.jit(noinline=True)
+def write_standard(p, s, first_row, f, r, which: tl.constexpr):
+    """S of a tile of rows into scratch, in the rows `which`."""
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    c = product_weight(p, r)
+    for first in range(0, last_key(p, s, first_row), p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        acc = tl.zeros((p.rows_tile, p.tile), tl.float32)
+        if p.mode == "mean":
+            if p.shape_query is not None:
+                acc = c[:, None] * load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j)
+        else:
+            for first_k in range(0, first + p.tile, p.tile):
+                k = first_k + zero + tl.arange(0, p.tile)
+                x = load_tile(rows_at(p, r, NOISE), p.pitch, local, k)
+                if p.shape_query is not None:
+                    x += c[:, None] * load_tile(rows_at(p, r, PRODUCT), p.pitch, local, k)
+                acc = tl.dot(x, tl.trans(load_tile(f, p.pitch, j, k)), acc, input_precision="ieee")
+        store_tile(rows_at(p, r, which), p.pitch, local, j, acc)
+    tl.debug_barrier()

@@ -1,0 +1,141 @@
+"""From d S of a tile of rows to d alpha, d L (or d K for the mean); the way back of skew_normal.py.
+
+With S = C L', C = E + c B, B = A L, h = (B.E + T) / sqrt(1 + q), q = |B|^2, u = 1 / (1 + q) and
+c = -2 u min(B.E + T, 0): d C = d S L, d c = d C.B, and d B = c d C + x E + 2 y B with
+x = -2 u d c [h < 0] and y = d q = -u c d c. The mean has S = c P, c = sqrt(2 u / pi), q = A.P,
+d c = d S.P, y = -u c d c / 2 and d P = c d S + y A.
+"""
+
+import triton
+import triton.language as tl
+
+from rka_fast.ops.triton.skew_normal import (
+    NOISE,
+    PRODUCT,
+    PROJECTION,
+    SHAPE,
+    SLOPE,
+    STANDARD,
+    WEIGHTS,
+    Q,
+    load_value,
+    product_weight,
+    rows_at,
+)
+from rka_fast.ops.triton.tiles import inverse_root, last_key, load_tile, origin, store_tile
+
+
+@triton.jit
+def standard_backward(p, s, g, b, h, first_row, f, r, d_factor):
+    """Adds to `d_factor`; leaves the gradient of the shape's scores in the place of SLOPE."""
+    limit = last_key(p, s, first_row)
+    if p.mode == "mean":
+        mean_backward(p, f, r, limit)
+    elif p.shape_query is not None:
+        draw_backward(p, f, r, limit)
+    if g.covariance:
+        add_to_factor(p, f, r, d_factor, limit)
+    if p.shape_query is not None:
+        shape_backward(p, f, r, limit)
+
+
+@triton.jit(noinline=True)
+def mean_backward(p, f, r, limit):
+    """WEIGHTS = d P, PRODUCT = y P (what q contributes to d A)."""
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    d_c = tl.zeros((p.rows_tile,), tl.float32)
+    for first in range(0, limit, p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        d = load_tile(rows_at(p, r, STANDARD), p.pitch, local, j)
+        d_c += tl.sum(d * load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j), axis=1)
+    tl.debug_barrier()
+    c = product_weight(p, r)
+    y = -0.5 * c * d_c / (1.0 + load_value(p, r, Q))
+    for first in range(0, limit, p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        d = c[:, None] * load_tile(rows_at(p, r, STANDARD), p.pitch, local, j)
+        d += y[:, None] * load_tile(rows_at(p, r, SHAPE), p.pitch, local, j)
+        store_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j, d)
+        product = load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j)
+        store_tile(rows_at(p, r, PRODUCT), p.pitch, local, j, y[:, None] * product)
+    tl.debug_barrier()
+
+
+@triton.jit(noinline=True)
+def draw_backward(p, f, r, limit):
+    """WEIGHTS = d B, PRODUCT = C."""
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    d_c = tl.zeros((p.rows_tile,), tl.float32)
+    for first in range(0, limit, p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        acc = tl.zeros((p.rows_tile, p.tile), tl.float32)
+        for first_k in range(first, limit, p.tile):
+            k = first_k + zero + tl.arange(0, p.tile)
+            d = load_tile(rows_at(p, r, STANDARD), p.pitch, local, k)
+            acc = tl.dot(d, load_tile(f, p.pitch, k, j), acc, input_precision="ieee")
+        store_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j, acc)
+        d_c += tl.sum(acc * load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j), axis=1)
+    tl.debug_barrier()
+    c = product_weight(p, r)
+    u = 1.0 / (1.0 + load_value(p, r, Q))
+    x = tl.where(load_value(p, r, PROJECTION) < 0, -2.0 * u * d_c, 0.0)
+    y = -u * c * d_c
+    for first in range(0, limit, p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j)
+        product = load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j)
+        e = load_tile(rows_at(p, r, NOISE), p.pitch, local, j)
+        d = c[:, None] * d + x[:, None] * e + 2.0 * y[:, None] * product
+        store_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j, d)
+        store_tile(rows_at(p, r, PRODUCT), p.pitch, local, j, e + c[:, None] * product)
+    tl.debug_barrier()
+
+
+@triton.jit(noinline=True)
+def add_to_factor(p, f, r, d_factor, limit):
+    """d L += d S' C + A' d B on and below the diagonal, or d K += A' d P for the mean."""
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    for first_i in range(0, limit, p.tile):
+        i = first_i + zero + tl.arange(0, p.tile)
+        last = limit if p.mode == "mean" else first_i + p.tile
+        for first_j in range(0, last, p.tile):
+            j = first_j + zero + tl.arange(0, p.tile)
+            acc = load_tile(d_factor, p.pitch, i, j)
+            if p.mode == "sample":
+                d = tl.trans(load_tile(rows_at(p, r, STANDARD), p.pitch, local, i))
+                if p.shape_query is not None:
+                    x = load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j)
+                else:
+                    x = load_tile(rows_at(p, r, NOISE), p.pitch, local, j)
+                acc = tl.dot(d, x, acc, input_precision="ieee")
+            if p.shape_query is not None:
+                a = tl.trans(load_tile(rows_at(p, r, SHAPE), p.pitch, local, i))
+                d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j)
+                acc = tl.dot(a, d, acc, input_precision="ieee")
+            store_tile(d_factor, p.pitch, i, j, acc)
+
+
+@triton.jit(noinline=True)
+def shape_backward(p, f, r, limit):
+    """d A = d B L' (or y P + d P K), times the slope: the gradient of the shape's scores."""
+    zero = origin(p, f)
+    local = zero + tl.arange(0, p.rows_tile)
+    for first in range(0, limit, p.tile):
+        j = first + zero + tl.arange(0, p.tile)
+        acc = tl.zeros((p.rows_tile, p.tile), tl.float32)
+        last = limit
+        if p.mode == "mean":
+            acc = load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j)
+        else:
+            last = first + p.tile
+        for first_k in range(0, last, p.tile):
+            k = first_k + zero + tl.arange(0, p.tile)
+            d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, k)
+            acc = tl.dot(d, tl.trans(load_tile(f, p.pitch, j, k)), acc, input_precision="ieee")
+        acc *= load_tile(rows_at(p, r, SLOPE), p.pitch, local, j)
+        acc *= inverse_root(p.shape_query.width)
+        store_tile(rows_at(p, r, SLOPE), p.pitch, local, j, acc)
+    tl.debug_barrier()

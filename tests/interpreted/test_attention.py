@@ -1,0 +1,247 @@
+"""The Triton kernels, interpreted, against the reference in float64: output and every gradient."""
+
+import numpy as np
+import ops_cases
+import pytest
+import torch
+from ops_cases import differentiable, in_double, largest, random_inputs, replace, run
+
+from rka_fast import Location, kernelized_attention
+
+MODES = ["sample", "mean", "location"]
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_scratch(monkeypatch):
+    """What no thread has written is NaN: a kernel that read it would show it."""
+    from rka_fast.ops.triton import launch
+
+    def poisoned(size, device):
+        return torch.full((size,), float("nan"), device=device)
+
+    monkeypatch.setattr(launch, "new_scratch", poisoned)
+
+
+def agrees(inputs, **options):
+    ops_cases.agrees("triton", inputs, **options)
+
+
+def inputs_of(**case):
+    small = {"batch": 1, "heads": 1, "width": 6, "feature_width": 5}
+    return random_inputs(**{"dtype": torch.float32, "requires_grad": True} | small | case)
+
+
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 50, 64, 65, 100, 128])
+def test_every_length(n):
+    """Causal, in one launch."""
+    agrees(inputs_of(n=n), is_causal=True)
+
+
+def test_a_long_sequence():
+    """Beyond 128 keys: the factor, the rows and the way back in launches of their own."""
+    agrees(inputs_of(n=200), is_causal=True, dropout_p=0.1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("n, batch, heads", [(20, 2, 1), (40, 1, 2)])
+def test_every_launch_of_a_long_sequence(monkeypatch, mode, n, batch, heads):
+    """The path of long sequences with several of them, several heads, masks and bias."""
+    from rka_fast.ops.triton import launch
+
+    monkeypatch.setattr(launch, "ONE_LAUNCH", 8)
+    padding = torch.zeros(batch, n, dtype=torch.bool)
+    padding[0, :3] = True
+    inputs = inputs_of(n=n, batch=batch, heads=heads, bias=True)
+    agrees(inputs, mode=mode, is_causal=True, key_padding_mask=padding)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        {},
+        {"shape": False},
+        {"gate": False},
+        {"cooccurrence": False},
+        {"gate": False, "cooccurrence": False, "shape": False},
+        {"bias": True, "heads": 2, "batch": 3},
+    ],
+)
+def test_modes_and_parts(mode, case):
+    agrees(inputs_of(n=18, **case), mode=mode, is_causal=len(case) % 2 == 0)
+
+
+@pytest.mark.parametrize("activation", ["identity", "leaky_relu", "relu", "tanh"])
+def test_activations(activation):
+    agrees(inputs_of(n=9), activation=activation)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("heads_differ", [False, True])
+def test_masks_padding_and_dropout(mode, heads_differ):
+    rng = torch.Generator().manual_seed(3)
+    batch, heads = (1, 2) if heads_differ else (2, 1)
+    mask = torch.rand(batch, heads, 35, 35, generator=rng) > 0.3
+    mask[:, :, 5] = False  # a row that may see nothing
+    padding = torch.zeros(batch, 35, dtype=torch.bool)
+    padding[0, :7] = padding[-1, 33:] = True
+    inputs = inputs_of(n=35, batch=batch, heads=heads)
+    agrees(inputs, mask=mask, key_padding_mask=padding, mode=mode, dropout_p=0.2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 18), (2, 1, 18, 1), (1, 2, 18, 18)])
+def test_gradient_of_a_broadcast_bias(shape):
+    inputs = inputs_of(n=18, batch=2, heads=2)
+    bias = torch.randn(shape, requires_grad=True)
+    inputs["location"] = inputs["location"]._replace(bias=bias)
+    agrees(inputs, is_causal=True, mode="mean")
+
+
+def test_shared_mixture():
+    inputs = inputs_of(n=10, batch=2)
+    kernels = inputs["covariance"].kernels._replace(mixture=torch.rand(1, 3, requires_grad=True))
+    inputs["covariance"] = inputs["covariance"]._replace(kernels=kernels)
+    agrees(inputs)
+
+
+@pytest.mark.parametrize("keys", [7, 40])
+def test_queries_that_are_not_the_keys(keys):
+    agrees(inputs_of(n=20, keys=keys, value_width=11, cooccurrence=False), dropout_p=0.1)
+
+
+@pytest.mark.parametrize("width", [33, 130])
+def test_wide_heads_and_features(width):
+    agrees(inputs_of(n=6, width=width, feature_width=width, value_width=65), is_causal=True)
+
+
+def test_heads_that_were_transposed():
+    inputs = inputs_of(n=20, heads=2, batch=2)
+    strided = {
+        name: x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+        for name, x in differentiable(inputs).items()
+        if x.dim() == 4
+    }
+    assert not any(x.is_contiguous() for x in strided.values())
+    agrees(replace(inputs, strided))
+
+
+def test_repeated_items():
+    inputs = inputs_of(n=18)
+    kernels = inputs["covariance"].kernels
+    item = torch.arange(18) // 3
+    features = kernels.features.detach()[:, item].requires_grad_()
+    counts = kernels.cooccurrence[:, item][:, :, item]
+    kernels = kernels._replace(features=features, cooccurrence=counts)
+    inputs["covariance"] = inputs["covariance"]._replace(kernels=kernels)
+    agrees(inputs, is_causal=True)
+
+
+def test_what_padding_holds_has_no_influence():
+    padding = torch.zeros(2, 23, dtype=torch.bool)
+    padding[:, :5] = True
+    plain = inputs_of(n=23, batch=2)
+    poisoned = {}
+    for name, x in differentiable(plain).items():
+        y = x.detach().clone()
+        if name.endswith((".key", "value")):
+            y[:, :, :5] = float("nan")
+        elif name.endswith("features"):
+            y[:, :5] = float("nan")
+        poisoned[name] = y.requires_grad_()
+    options = {"key_padding_mask": padding, "is_causal": True}
+    expected = run(plain, "triton", **options)
+    actual = run(replace(plain, poisoned), "triton", **options)
+    for name, x in expected.items():
+        assert torch.equal(actual[name], x), name
+    assert not expected["output"][:, :, :5].any()  # rows that see nothing
+
+
+def test_only_the_gradients_that_are_needed():
+    inputs = inputs_of(n=18)
+    every = run(inputs, "triton", is_causal=True)
+    for wanted in ("value", "covariance.bias", "shape.key", "covariance.kernels.concentration"):
+        some = {
+            name: x.detach().requires_grad_(name == wanted)
+            for name, x in differentiable(inputs).items()
+        }
+        actual = run(replace(inputs, some), "triton", is_causal=True)
+        assert actual.keys() == {"output", wanted}
+        assert torch.equal(actual[wanted], every[wanted])
+
+
+def test_the_literal_evaluation():
+    inputs = random_inputs(n=6, dtype=torch.float32)
+    output = kernelized_attention(
+        **inputs, is_causal=True, seed=2**40 + 5, dropout_p=0.3, backend="triton"
+    )
+    allowed = np.tril(np.ones((2, 2, 6, 6), bool))
+    expected = ops_cases.literal(
+        inputs, allowed, np.ones((2, 6), bool), "sample", "leaky_relu", 2**40 + 5, dropout=0.3
+    )
+    np.testing.assert_allclose(output, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_within_twice_the_eager_error(dtype):
+    inputs = inputs_of(n=20, width=16, dtype=dtype)
+    actual = run(inputs, "triton", is_causal=True)
+    eager = run(inputs, "reference", is_causal=True)
+    exact = run(in_double(inputs), "reference", is_causal=True)
+    for name, x in exact.items():
+        assert actual[name].dtype == eager[name].dtype, name
+        rounding = torch.finfo(actual[name].dtype).eps * largest(x)
+        assert largest(actual[name] - x) <= 2 * largest(eager[name] - x) + rounding, name
+
+
+def test_the_same_bits_again_and_for_any_number_of_programs(monkeypatch):
+    from rka_fast.ops.triton import launch
+
+    inputs = inputs_of(n=9, batch=3, heads=2)
+    options = {"is_causal": True, "dropout_p": 0.1}
+    first = run(inputs, "triton", **options)
+    for count in (1, 7):
+        monkeypatch.setattr(launch, "programs", lambda c, device, count=count: count)
+        again = run(inputs, "triton", **options)
+        for name, x in first.items():
+            assert torch.equal(again[name], x), (name, count)
+
+
+def test_a_sequence_that_cannot_be_factored_is_nan_as_in_the_reference():
+    inputs = inputs_of(n=12, batch=2, heads=2)
+    kernels = inputs["covariance"].kernels
+    counts = kernels.cooccurrence.clone()
+    counts[0] = 10.0 - 9.0 * torch.eye(12)  # correlations far beyond 1
+    kernels = kernels._replace(cooccurrence=counts)
+    inputs["covariance"] = inputs["covariance"]._replace(kernels=kernels)
+    actual, expected = run(inputs, "triton"), run(inputs, "reference")
+    assert expected["output"][0].isnan().all() and not expected["output"][1].isnan().any()
+    for name, x in expected.items():
+        assert torch.equal(actual[name].isnan(), x.isnan()), name
+
+
+def test_an_empty_batch():
+    assert run(inputs_of(n=5, batch=0), "triton")["output"].shape == (0, 1, 5, 6)
+
+
+def test_compiles_without_a_break():
+    inputs = inputs_of(n=5)
+    leaves = list(differentiable(inputs).values())
+
+    def step(seed):
+        output = kernelized_attention(**inputs, is_causal=True, seed=seed, backend="triton")
+        return output.square().sum()
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    seed = torch.tensor(3)
+    actual = torch.autograd.grad(compiled(seed), leaves)
+    expected = torch.autograd.grad(step(seed), leaves)
+    for a, e in zip(actual, expected, strict=True):
+        assert torch.equal(a, e)
+
+
+def test_refusals_name_what_is_wrong():
+    x = torch.zeros(1, 1, 1025, 2, dtype=torch.float64)
+    with pytest.raises(ValueError) as error:
+        kernelized_attention(Location(x, x), x, mode="location", backend="triton")
+    for part in ("float64", "1025 keys"):
+        assert part in str(error.value)

@@ -1,0 +1,78 @@
+"""What the compiler made of the Triton kernels for short sequences, on every architecture."""
+
+import importlib.util
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+ARCHITECTURES = ("sm_80", "sm_86", "sm_90")
+
+
+def load_report():
+    sys.path.insert(0, str(BENCHMARKS))
+    import kernel_report
+
+    return kernel_report
+
+
+def rows(arch):
+    return [tuple(x) for x in load_report().rows((64,), (arch,), ("float32", "bfloat16"))]
+
+
+@pytest.fixture(scope="module")
+def report():
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("needs triton")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("kernels are interpreted, not compiled, in this process")
+    return load_report()
+
+
+def test_no_spills_and_shared_memory_within_the_limit(report):
+    if report.cuobjdump() is None:
+        pytest.skip("needs cuobjdump")
+    with ProcessPoolExecutor(min(len(ARCHITECTURES), os.cpu_count() or 1)) as pool:
+        found = [report.Row(*x) for part in pool.map(rows, ARCHITECTURES) for x in part]
+    # Forward and backward, two dtypes, two widths, three architectures.
+    assert len(found) == 2 * 2 * 2 * 3
+    assert report.faults(found) == []
+    for x in found:
+        assert x.programs_per_sm >= 1, x
+        # Half precisions multiply on tensor cores, float32 by default does not.
+        assert (x.tensor_core_instructions > 0) == (x.dtype == "bfloat16"), x
+
+
+def test_faults_are_seen(report):
+    good = report.Row("forward_kernel", "sm_86", 64, 64, "float32", 8, 128, 0, 12288, 2, 0)
+    assert report.faults([good]) == []
+    assert "spills 8" in report.faults([good._replace(spill_bytes=8)])[0]
+    assert report.faults([good._replace(spill_bytes=8, n_block=128)]) == []
+    assert "shared" in report.faults([good._replace(shared_bytes=100 * 1024)])[0]
+
+
+@pytest.mark.parametrize(
+    ("arch", "warps", "registers", "shared", "expected"),
+    [
+        ("sm_80", 8, 128, 12288, 2),  # 65536 / (128 * 256)
+        ("sm_80", 4, 32, 99 * 1024, 1),  # 164 KB of shared memory
+        ("sm_86", 4, 24, 0, 12),  # 48 warps
+        ("sm_90", 8, 255, 0, 1),
+    ],
+)
+def test_resident_programs_by_hand(report, arch, warps, registers, shared, expected):
+    assert report.programs_per_sm(arch, warps, registers, shared) == expected
+
+
+def test_counted_work_by_hand(report):
+    """One head of 3 positions, width 2, float32: every product and tensor written out."""
+    n, width = 3, 2
+    scores = 4 * n * n * width  # four products (three scores, P V), half of 2 n^2 width each
+    gram = 2 * (n * n * width)  # two, lower half
+    draw = (2 + 2 * 2 + 1) * n**3 / 3  # B and S; the prior's two products; the factor
+    tensors = 8 * n * width * 4  # q, k, v, two pairs, output
+    other = 4 * (n * n + n * width)  # counts and features
+    assert report.work(n, 1, width, 4, False) == (scores + gram, draw, tensors + other)
