@@ -6,7 +6,6 @@ Triton itself is imported when the backend first serves a call or says why it ca
 
 import os
 from contextlib import nullcontext
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -53,7 +52,6 @@ def interpreted() -> bool:
 
 
 @torch.compiler.assume_constant_result
-@cache
 def _machine_refusals(interpreted: bool) -> tuple[str, ...]:
     reasons = []
     try:
