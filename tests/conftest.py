@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from interpreter import patched_once  # noqa: F401
 
 
 @pytest.fixture(scope="session")

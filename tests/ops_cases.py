@@ -1,6 +1,7 @@
 """Random but seeded inputs of the operator, and its literal evaluation one row at a time."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -240,6 +241,62 @@ def _standard(x, counts, b, h, t, seen, k, factor, mode, f, seed, heads):
     if "shape.query" not in x:
         return logits
     return (logits - delta * half) + delta * abs(half)
+
+
+class Subject(NamedTuple):
+    """A backend under test, called like `kernelized_attention` with tensors on the CPU.
+
+    It computes on `device`; float64 is rounded to `dtype` and the output is float64 again, so
+    that gradients are too. Other dtypes stay what they are.
+    """
+
+    name: str
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float64
+
+    def __call__(self, location, value, covariance=None, shape=None, **options):
+        moved = self.moved(dict(options, location=location, covariance=covariance, shape=shape))
+        output = kernelized_attention(value=self.moved(value), backend=self.name, **moved)
+        return output.to("cpu", value.dtype)
+
+    def moved(self, x):
+        """x, or all in it, as the backend gets it."""
+        if isinstance(x, dict):
+            return {name: self.moved(y) for name, y in x.items()}
+        if isinstance(x, tuple):
+            return type(x)(*map(self.moved, x))
+        if not isinstance(x, torch.Tensor):
+            return x
+        return x.to(self.device, self.dtype if x.dtype == torch.float64 else x.dtype)
+
+    @property
+    def tolerance(self):
+        """Of results in float64: its rounding, or float32's grown by the conditioning of K.
+
+        Rounding K by eps moves its factor by up to eps n over its least eigenvalue, which is
+        above .05 in `random_inputs` of 4 to 9 items.
+        """
+        grown = {"rtol": 0, "atol": 9 * torch.finfo(torch.float32).eps / 0.05}
+        return {"rtol": 1e-12, "atol": 1e-12} if self.dtype == torch.float64 else grown
+
+
+EAGER = Subject("reference", dtype=torch.float32)
+EXACT = Subject("reference")
+
+
+def check_gradients(backend, call, inputs):
+    """Of call(backend, *inputs): finite differences, or where the backend has no float64 the
+    reference's gradients in float64, up to twice the error of the reference in float32."""
+    if backend.dtype == torch.float64:
+        assert torch.autograd.gradcheck(lambda *x: call(backend, *x), inputs, atol=1e-6)
+        return
+    results = [call(subject, *inputs) for subject in (backend, EAGER, EXACT)]
+    grad = torch.randn_like(results[0])
+    options = {"allow_unused": True, "materialize_grads": True}
+    grads = [torch.autograd.grad(x, inputs, grad, **options) for x in results]
+    for actual, eager, exact in zip(*grads, strict=True):
+        tolerance = 2 * largest(eager - exact) + 3e-5 * max(largest(exact), 1.0)
+        assert largest(actual - exact) <= tolerance
 
 
 def run(inputs, backend, **options):

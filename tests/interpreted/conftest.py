@@ -1,55 +1,16 @@
-"""These tests interpret the Triton kernels on the CPU, in a process of their own.
+"""These tests only run where Triton's kernels are interpreted: see tests/interpreter.py."""
 
-Triton reads TRITON_INTERPRET when it is imported, and other tests compile kernels, hence:
-TRITON_INTERPRET=1 pytest tests/interpreted
-"""
-
-import os
 from pathlib import Path
 
 import pytest
 
+from rka_fast.ops.triton import interpreted
+
 HERE = Path(__file__).resolve().parent
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def pytest_collection_modifyitems(items):
-    reason = "in a process of their own: TRITON_INTERPRET=1 pytest tests/interpreted"
+    reason = "in a process of their own: TRITON_INTERPRET=1 pytest tests/ops tests/interpreted"
     for item in items:
-        if not INTERPRETED and HERE in item.path.parents:
+        if not interpreted() and HERE in item.path.parents:
             item.add_marker(pytest.mark.skip(reason=reason))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _patched_once():
-    """triton.language is patched once for a launch, not again for every function it calls.
-
-    The interpreter spends half of its time on the latter.
-    """
-    if not INTERPRETED:
-        yield
-        return
-    interpreter = pytest.importorskip("triton.runtime.interpreter")
-    original, language, patched = interpreter._patch_lang, interpreter.tl, set()
-
-    class Scope:
-        def __init__(self, function):
-            found = {m.__name__ for m in function.__globals__.values() if m in modules}
-            self.new = found - patched
-            self.scope = original(function) if self.new else None
-            patched.update(self.new)
-
-        def restore(self):
-            if self.scope is not None:
-                self.scope.restore()
-            patched.difference_update(self.new)
-
-    modules = Modules((language, language.core))
-    interpreter._patch_lang = Scope
-    yield
-    interpreter._patch_lang = original
-
-
-class Modules(tuple):
-    def __contains__(self, x):
-        return any(x is module for module in self)

@@ -42,13 +42,11 @@ def masks(kind, batch, heads, n):
 def test_equals_the_literal_evaluation(backend, mode, kind):
     inputs = ops_cases.random_inputs(bias="mask" in kind)
     arguments, allowed, present = masks(kind, 2, 2, 6)
-    output = kernelized_attention(
-        **inputs, **arguments, mode=mode, seed=2**40 + 5, dropout_p=0.3, backend=backend
-    )
+    output = backend(**inputs, **arguments, mode=mode, seed=2**40 + 5, dropout_p=0.3)
     expected = ops_cases.literal(
         inputs, allowed, present, mode, "leaky_relu", 2**40 + 5, dropout=0.3
     )
-    np.testing.assert_allclose(output, expected, atol=1e-6, rtol=1e-6)
+    np.testing.assert_allclose(output, expected, atol=1e-6 + backend.tolerance["atol"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -56,19 +54,17 @@ def test_equals_the_literal_evaluation(backend, mode, kind):
 def test_activations_and_missing_pieces(backend, activation, missing):
     inputs = ops_cases.random_inputs(**{name: False for name in missing.split()})
     arguments, allowed, present = masks("causal padding", 2, 2, 6)
-    output = kernelized_attention(
-        **inputs, **arguments, activation=activation, seed=3, backend=backend
-    )
+    output = backend(**inputs, **arguments, activation=activation, seed=3)
     expected = ops_cases.literal(inputs, allowed, present, "sample", activation, 3)
-    np.testing.assert_allclose(output, expected, atol=1e-6, rtol=1e-6)
+    np.testing.assert_allclose(output, expected, atol=1e-6 + backend.tolerance["atol"], rtol=1e-6)
 
 
 def test_more_keys_than_queries(backend):
     inputs = ops_cases.random_inputs(n=3, keys=7, value_width=9, cooccurrence=False)
-    output = kernelized_attention(**inputs, seed=3, backend=backend)
+    output = backend(**inputs, seed=3)
     allowed = np.ones((2, 2, 3, 7), bool)
     expected = ops_cases.literal(inputs, allowed, np.ones((2, 7), bool), "sample", "leaky_relu", 3)
-    np.testing.assert_allclose(output, expected, atol=1e-6, rtol=1e-6)
+    np.testing.assert_allclose(output, expected, atol=1e-6 + backend.tolerance["atol"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -80,13 +76,12 @@ def test_gradients_of_every_input(backend, mode, kind):
     leaves = ops_cases.differentiable(inputs)
     assert len(leaves) == 13
 
-    def call(*tensors):
-        return kernelized_attention(
-            **ops_cases.replace(inputs, dict(zip(leaves, tensors, strict=True))),
-            **arguments, mode=mode, activation="tanh", dropout_p=0.2, seed=7, backend=backend,
-        )  # fmt: skip
+    def call(backend, *tensors):
+        replaced = ops_cases.replace(inputs, dict(zip(leaves, tensors, strict=True)))
+        options = {"mode": mode, "activation": "tanh", "dropout_p": 0.2, "seed": 7}
+        return backend(**replaced, **arguments, **options)
 
-    assert torch.autograd.gradcheck(call, tuple(leaves.values()), atol=1e-6)
+    ops_cases.check_gradients(backend, call, tuple(leaves.values()))
 
 
 @pytest.mark.parametrize("missing", ["cooccurrence", "gate", "shape"])
@@ -97,13 +92,11 @@ def test_gradients_with_missing_pieces(backend, missing):
     leaves = ops_cases.differentiable(inputs)
     for mode in ("sample", "mean"):
 
-        def call(*tensors, mode=mode):
-            return kernelized_attention(
-                **ops_cases.replace(inputs, dict(zip(leaves, tensors, strict=True))),
-                is_causal=True, mode=mode, activation="tanh", seed=7, backend=backend,
-            )  # fmt: skip
+        def call(backend, *tensors, mode=mode):
+            replaced = ops_cases.replace(inputs, dict(zip(leaves, tensors, strict=True)))
+            return backend(**replaced, is_causal=True, mode=mode, activation="tanh", seed=7)
 
-        assert torch.autograd.gradcheck(call, tuple(leaves.values()), atol=1e-6)
+        ops_cases.check_gradients(backend, call, tuple(leaves.values()))
 
 
 def test_shared_mixture_and_broadcast_bias_get_summed_gradients(backend):
@@ -111,15 +104,11 @@ def test_shared_mixture_and_broadcast_bias_get_summed_gradients(backend):
     mixture = torch.rand(1, 3, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(1, 1, 1, 4, dtype=torch.float64, requires_grad=True)
 
-    def call(mixture, bias):
-        return kernelized_attention(
-            **ops_cases.replace(
-                inputs, {"covariance.kernels.mixture": mixture, "location.bias": bias}
-            ),
-            activation="tanh", seed=1, backend=backend,
-        )  # fmt: skip
+    def call(backend, mixture, bias):
+        leaves = {"covariance.kernels.mixture": mixture, "location.bias": bias}
+        return backend(**ops_cases.replace(inputs, leaves), activation="tanh", seed=1)
 
-    assert torch.autograd.gradcheck(call, (mixture, bias), atol=1e-6)
+    ops_cases.check_gradients(backend, call, (mixture, bias))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -151,12 +140,10 @@ def test_backward_by_hand_equals_autograd(activation):
 def test_prefixes(backend, mode):
     """Row t of one causal pass is the last row of a pass over the first t + 1 positions."""
     inputs = ops_cases.random_inputs(n=7)
-    whole = kernelized_attention(**inputs, is_causal=True, mode=mode, seed=5, backend=backend)
+    whole = backend(**inputs, is_causal=True, mode=mode, seed=5)
     for t in range(7):
-        prefix = kernelized_attention(
-            **first_positions(inputs, t + 1), is_causal=True, mode=mode, seed=5, backend=backend
-        )
-        torch.testing.assert_close(prefix[:, :, -1], whole[:, :, t], rtol=1e-12, atol=1e-12)
+        prefix = backend(**first_positions(inputs, t + 1), is_causal=True, mode=mode, seed=5)
+        torch.testing.assert_close(prefix[:, :, -1], whole[:, :, t], **backend.tolerance)
 
 
 def first_positions(inputs, n):
@@ -187,9 +174,8 @@ def test_padding_has_no_influence(backend, mode, content):
             leaves[name].masked_fill_(padding[:, None, :, None], filling)
         leaves["covariance.kernels.features"].masked_fill_(padding[:, :, None], filling)
         leaves = {name: x.requires_grad_() for name, x in leaves.items()}
-        output = kernelized_attention(
-            **ops_cases.replace(inputs, leaves), key_padding_mask=padding, mode=mode, seed=4,
-            backend=backend,
+        output = backend(
+            **ops_cases.replace(inputs, leaves), key_padding_mask=padding, mode=mode, seed=4
         )  # fmt: skip
         output.square().sum().backward()
         grads = {name: x.grad for name, x in leaves.items() if x.grad is not None}
@@ -209,14 +195,14 @@ def test_a_key_that_no_row_sees_counts_as_padding(backend):
     mask[:, 2] = False
     padding = torch.zeros(2, 5, dtype=torch.bool)
     padding[:, 2] = True
-    hidden = kernelized_attention(**inputs, mask=mask, seed=6, backend=backend)
-    padded = kernelized_attention(**inputs, key_padding_mask=padding, seed=6, backend=backend)
-    torch.testing.assert_close(hidden, padded, rtol=1e-12, atol=1e-12)
+    hidden = backend(**inputs, mask=mask, seed=6)
+    padded = backend(**inputs, key_padding_mask=padding, seed=6)
+    torch.testing.assert_close(hidden, padded, **backend.tolerance)
 
 
 def test_a_future_key_gets_no_gradient(backend):
     inputs = ops_cases.random_inputs(n=6, requires_grad=True)
-    output = kernelized_attention(**inputs, is_causal=True, seed=6, backend=backend)
+    output = backend(**inputs, is_causal=True, seed=6)
     output[:, :, 2].sum().backward()
     for name in ("location.key", "value", "covariance.key", "shape.key"):
         grad = ops_cases.differentiable(inputs)[name].grad
@@ -231,9 +217,7 @@ def test_rows_that_see_nothing_are_zero(backend, mode):
     padding = torch.zeros(2, 6, dtype=torch.bool)
     padding[0] = True
     padding[1, :3] = True
-    output = kernelized_attention(
-        **inputs, is_causal=True, key_padding_mask=padding, mode=mode, seed=1, backend=backend
-    )
+    output = backend(**inputs, is_causal=True, key_padding_mask=padding, mode=mode, seed=1)
     assert output[0].abs().max() == 0 and output[1, :, :3].abs().max() == 0
     assert output[1, :, 3:].abs().min() > 0
     output.sum().backward()
@@ -259,7 +243,7 @@ def test_degenerate_sequences(backend, case):
         "covariance.kernels.cooccurrence": counts,
     }
     inputs = ops_cases.replace(inputs, leaves)
-    output = kernelized_attention(**inputs, is_causal=True, seed=1, backend=backend)
+    output = backend(**inputs, is_causal=True, seed=1)
     allowed = np.tril(np.ones((2, 2, n, n), bool))
     expected = ops_cases.literal(inputs, allowed, np.ones((2, n), bool), "sample", "leaky_relu", 1)
     # Float32 against float64: the factor of a nearly singular K (least eigenvalue about 1e-4)
@@ -274,7 +258,7 @@ def test_the_seed_decides_everything(backend):
     inputs = ops_cases.random_inputs(dtype=torch.float32, n=9)
 
     def draw(seed):
-        return kernelized_attention(**inputs, seed=seed, dropout_p=0.1, backend=backend)
+        return backend(**inputs, seed=seed, dropout_p=0.1)
 
     assert torch.equal(draw(1), draw(1))
     assert torch.equal(draw(1), draw(torch.tensor(1)))
@@ -290,7 +274,7 @@ def test_the_seed_decides_everything(backend):
 def test_noise_depends_on_the_indices_alone(backend):
     """A sequence keeps its draw whatever else is in the batch, and (b, h) counts as b * H + h."""
     inputs = ops_cases.random_inputs(batch=2, heads=1)
-    whole = kernelized_attention(**inputs, seed=1, backend=backend)
+    whole = backend(**inputs, seed=1)
 
     def visit(x, pick):
         if isinstance(x, tuple):
@@ -298,11 +282,9 @@ def test_noise_depends_on_the_indices_alone(backend):
         return x if x is None or x.dim() < 2 else x[pick]
 
     first = {name: visit(x, [0]) for name, x in inputs.items()}
-    torch.testing.assert_close(
-        kernelized_attention(**first, seed=1, backend=backend)[0], whole[0], rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(backend(**first, seed=1)[0], whole[0], **backend.tolerance)
     twice = {name: visit(x, [0, 0]) for name, x in inputs.items()}
-    copies = kernelized_attention(**twice, seed=1, backend=backend)
+    copies = backend(**twice, seed=1)
     assert not torch.allclose(copies[0], copies[1])
     heads = {  # the same two copies as two heads of one sequence
         "location": type(twice["location"])(
@@ -318,8 +300,8 @@ def test_noise_depends_on_the_indices_alone(backend):
         ),
     }
     torch.testing.assert_close(
-        kernelized_attention(**heads, seed=1, backend=backend)[0], copies[:, 0],
-        rtol=1e-12, atol=1e-12,
+        backend(**heads, seed=1)[0], copies[:, 0],
+        **backend.tolerance,
     )  # fmt: skip
 
 
@@ -344,12 +326,12 @@ def test_errors_of_low_precision_are_rounding_errors(backend, dtype):
 
     def run(inputs, backend):
         leaves = ops_cases.differentiable(inputs)
-        output = kernelized_attention(**inputs, is_causal=True, seed=1, backend=backend)
+        output = backend(**inputs, is_causal=True, seed=1)
         grads = torch.autograd.grad(output.double().square().sum(), list(leaves.values()))
         return {"output": output.detach(), **dict(zip(leaves, grads, strict=True))}
 
-    truth = run(same, "reference")
-    reference = run(low, "reference")
+    truth = run(same, ops_cases.EXACT)
+    reference = run(low, ops_cases.EXACT)
     for name, actual in run(low, backend).items():
         error = (actual.double() - truth[name]).abs().max()
         allowed = (reference[name].double() - truth[name]).abs().max()
@@ -372,13 +354,13 @@ def test_kernels_have_defaults(backend):
     )
     defaults = Kernels(kernels.features, cooccurrence=kernels.cooccurrence)
     outputs = [
-        kernelized_attention(
+        backend(
             inputs["location"], inputs["value"], inputs["covariance"]._replace(kernels=k),
-            inputs["shape"], seed=1, backend=backend,
+            inputs["shape"], seed=1
         )
         for k in (explicit, defaults)
     ]  # fmt: skip
-    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*outputs, **backend.tolerance)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -386,7 +368,7 @@ def test_an_empty_batch(backend, mode):
     """What the sequences share has a gradient all the same: zero."""
     x = ops_cases.random_inputs(batch=0, bias=True, requires_grad=True)
     leaves = ops_cases.differentiable(x)
-    output = kernelized_attention(**x, mode=mode, seed=1, backend=backend)
+    output = backend(**x, mode=mode, seed=1)
     assert output.shape == (0, 2, 6, 4)
     output.sum().backward()
     for name, leaf in leaves.items():

@@ -5,22 +5,19 @@ import pytest
 import torch
 import torch.utils.checkpoint
 
-from rka_fast import kernelized_attention
 from rka_fast.ops import api
 from rka_fast.ops.library import backward_op, forward_op
 
 
 def schema_arguments(backend, **changes):
     """The positional arguments with which `kernelized_attention` calls the operator."""
-    inputs = ops_cases.random_inputs(dtype=torch.float32, requires_grad=True, **changes)
+    inputs = ops_cases.random_inputs(heads=1, dtype=torch.float32, requires_grad=True, **changes)
     seen = []
     original, api.forward_op = api.forward_op, lambda *a: seen.append(a) or a[2]
     try:
         padding = torch.zeros(2, 6, dtype=torch.bool)
         padding[0, 0] = True
-        kernelized_attention(
-            **inputs, is_causal=True, key_padding_mask=padding, seed=1, backend=backend
-        )
+        backend(**inputs, is_causal=True, key_padding_mask=padding, seed=1)
     finally:
         api.forward_op = original
     return tuple(
@@ -32,9 +29,9 @@ def schema_arguments(backend, **changes):
 @pytest.mark.parametrize("changes", [{}, {"gate": False, "cooccurrence": False}, {"spread": False}])
 def test_opcheck(backend, changes):
     if not changes.get("spread", True):
-        a = list(schema_arguments(backend))
-        location = [*a[:3], *[None] * 13, None, True, "location", "identity", 0.0, 1e-4, backend]
-        torch.library.opcheck(forward_op, tuple(location))
+        a = schema_arguments(backend)
+        options = (None, True, "location", "identity", 0.0, 1e-4, backend.name)
+        torch.library.opcheck(forward_op, (*a[:3], *[None] * 13, *options))
         return
     arguments = schema_arguments(backend, **changes)
     torch.library.opcheck(forward_op, arguments)
@@ -54,7 +51,7 @@ def test_compiles_without_a_break(backend, compiler):
     leaves = list(ops_cases.differentiable(inputs).values())
 
     def step(seed):
-        output = kernelized_attention(**inputs, is_causal=True, seed=seed, backend=backend)
+        output = backend(**inputs, is_causal=True, seed=seed)
         return output.square().sum()
 
     compiled = torch.compile(step, fullgraph=True, backend=compiler)
@@ -68,9 +65,7 @@ def test_compiles_without_a_break(backend, compiler):
 
 def test_the_seed_of_a_compiled_call_is_drawn_anew(backend):
     inputs = ops_cases.random_inputs(dtype=torch.float32)
-    compiled = torch.compile(
-        lambda: kernelized_attention(**inputs, backend=backend), fullgraph=True, backend="aot_eager"
-    )
+    compiled = torch.compile(lambda: backend(**inputs), fullgraph=True, backend="aot_eager")
     assert not torch.equal(compiled(), compiled())
 
 
@@ -80,7 +75,7 @@ def test_vmap_is_the_loop(backend):
     stacked = torch.stack([inputs["value"], 2 * inputs["value"], -inputs["value"]])
 
     def call(value):
-        return kernelized_attention(**{**inputs, "value": value}, seed=1, backend=backend)
+        return backend(**{**inputs, "value": value}, seed=1)
 
     actual = torch.func.vmap(call)(stacked)
     expected = torch.stack([call(v) for v in stacked])
@@ -90,7 +85,7 @@ def test_vmap_is_the_loop(backend):
 def test_vmap_over_the_gradient_is_the_loop(backend):
     arguments = schema_arguments(backend)
     detached = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
-    grads = torch.randn(3, *detached[2].shape)
+    grads = torch.randn(3, *detached[2].shape, device=backend.device)
 
     def pull(grad):
         return tuple(backward_op(grad, [0, 2, 9], *detached))
@@ -104,14 +99,14 @@ def test_vmap_over_the_gradient_is_the_loop(backend):
 def test_autocast_does_not_round_the_covariance(backend):
     """Nearly equal items: rounded to bfloat16 inside, their K could not be factored."""
     inputs = ops_cases.random_inputs(
-        dtype=torch.float32, n=40, feature_width=16, requires_grad=True
+        heads=1, dtype=torch.float32, n=40, feature_width=16, requires_grad=True
     )
     kernels = inputs["covariance"].kernels
     close = (kernels.features[:, :1] + 1e-3 * kernels.features).detach().requires_grad_()
     inputs = ops_cases.replace(inputs, {"covariance.kernels.features": close})
-    plain = kernelized_attention(**inputs, is_causal=True, seed=1, backend=backend)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = kernelized_attention(**inputs, is_causal=True, seed=1, backend=backend)
+    plain = backend(**inputs, is_causal=True, seed=1)
+    with torch.autocast(backend.device, dtype=torch.bfloat16):
+        output = backend(**inputs, is_causal=True, seed=1)
         output.square().sum().backward()
     assert torch.equal(output, plain)
     assert close.grad.isfinite().all()
@@ -122,7 +117,7 @@ def test_checkpointing_sees_the_same_noise(backend):
     value = inputs["value"]
 
     def call(value):
-        return kernelized_attention(**{**inputs, "value": value}, dropout_p=0.2, backend=backend)
+        return backend(**{**inputs, "value": value}, dropout_p=0.2)
 
     torch.manual_seed(5)
     plain = torch.autograd.grad(call(value).square().sum(), value)[0]
@@ -134,7 +129,7 @@ def test_checkpointing_sees_the_same_noise(backend):
 def test_a_second_derivative_is_refused(backend):
     inputs = ops_cases.random_inputs(requires_grad=True)
     value = inputs["value"]
-    output = kernelized_attention(**inputs, seed=1, backend=backend)
+    output = backend(**inputs, seed=1)
     (grad,) = torch.autograd.grad(output.square().sum(), value, create_graph=True)
     with pytest.raises(RuntimeError):
         grad.sum().backward()
