@@ -36,6 +36,7 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "negatives": 4,
         "kernel_weight": 0.125,
         "leave_self_out": False,
+        "train_mode": "mean",
         "eval_mode": "sample",
         "batch_size": 9,
         "learning_rate": 0.5,

@@ -17,17 +17,24 @@ class RelationAttention(nn.Module):
     """Causal kernelized attention on kernels that the model made once for all blocks."""
 
     def __init__(
-        self, width: int, heads: int, dropout: float, activation: str, backend: str, eval_mode: str
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        activation: str,
+        backend: str,
+        train_mode: str,
+        eval_mode: str,
     ):
         super().__init__()
-        self.eval_mode = eval_mode
+        self.train_mode, self.eval_mode = train_mode, eval_mode
         self.attention = KernelizedAttention(
             width, heads, dropout, batch_first=True, activation=activation, backend=backend,
             own_kernels=False,
         )  # fmt: skip
 
     def forward(self, query: Tensor, x: Tensor, padding: Tensor, kernels) -> Tensor:
-        mode = "sample" if self.training else self.eval_mode
+        mode = self.train_mode if self.training else self.eval_mode
         return self.attention(
             query, x, x, key_padding_mask=padding, need_weights=False, is_causal=True, mode=mode,
             kernels=kernels,
@@ -44,7 +51,7 @@ class RKSA(TransformerRecommender):
         activation: f of location and shape.
         kernel_weight: weight of the loss term in which the item kernel explains the counting
             kernel; 0 leaves it out.
-        eval_mode: "mean", "sample" or "location" in evaluation.
+        train_mode, eval_mode: "mean", "sample" or "location", in training and in evaluation.
         backend: of the attention operator.
     """
 
@@ -62,11 +69,12 @@ class RKSA(TransformerRecommender):
         dropout: float = 0.2,
         activation: str = "leaky_relu",
         kernel_weight: float = 0.5,
+        train_mode: str = "sample",
         eval_mode: str = "mean",
         backend: str = "auto",
     ):
         attentions = [
-            RelationAttention(width, heads, dropout, activation, backend, eval_mode)
+            RelationAttention(width, heads, dropout, activation, backend, train_mode, eval_mode)
             for _ in range(blocks)
         ]
         super().__init__(num_items, attentions, max_length, width, dropout)
@@ -88,6 +96,7 @@ class RKSA(TransformerRecommender):
             dropout=config.dropout,
             activation=config.activation,
             kernel_weight=config.kernel_weight,
+            train_mode=config.train_mode,
             eval_mode=config.eval_mode,
             backend=config.backend,
         )

@@ -82,7 +82,10 @@ class Config:
     kernel_weight: float = 0.5
     # Take a training user's own sequence out of the co-occurrence counts.
     leave_self_out: bool = True
-    # Attention logits in evaluation: their mean, one draw, or the location only.
+    # Attention logits in training: a draw, their mean, or the location only, which is plain
+    # attention (rksa).
+    train_mode: Literal["sample", "mean", "location"] = "sample"
+    # Attention logits in evaluation: their mean, one draw, or the location only (rksa).
     eval_mode: Literal["mean", "sample", "location"] = "mean"
     # Users per step, over all processes (for bpr_mf events); the default depends on the model.
     batch_size: int | None = None

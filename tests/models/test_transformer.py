@@ -12,7 +12,7 @@ from rka_fast.models import MODELS, RKSA, SASRec
 
 CONFIG = SimpleNamespace(
     max_length=8, width=12, blocks=2, heads=2, dropout=0.0, activation="leaky_relu",
-    kernel_weight=0.5, eval_mode="mean", backend="auto", loss="ce",
+    kernel_weight=0.5, train_mode="sample", eval_mode="mean", backend="auto", loss="ce",
 )  # fmt: skip
 SEQUENTIAL = ("sasrec", "rksa")
 
@@ -81,8 +81,10 @@ def test_a_few_steps_learn_the_training_sequences(split, batch):
         assert losses[-1] < 0.75 * losses[0]
 
 
-def test_rksa_in_location_mode_ignores_every_relation(split, batch):
-    model = RKSA(12, 10, width=12, max_length=8, eval_mode="location").eval()
+@pytest.mark.parametrize("training", [False, True])
+def test_rksa_in_location_mode_ignores_every_relation(training, split, batch):
+    mode = {"train_mode" if training else "eval_mode": "location"}
+    model = RKSA(12, 10, width=12, max_length=8, dropout=0.0, **mode).train(training)
     other = batch._replace(cooccurrence=batch.cooccurrence * 0, users=batch.users + 1)
     assert torch.equal(model.encode(batch), model.encode(other))
 
