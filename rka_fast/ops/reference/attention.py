@@ -219,4 +219,6 @@ def _blank(x: Tensor | None, padding: Tensor) -> Tensor | None:
 
 def _like(grad: Tensor | None, argument: Tensor) -> Tensor:
     """The gradient as the argument's own dtype; zeros where the argument had no effect."""
-    return torch.zeros_like(argument) if grad is None else grad.to(argument.dtype).contiguous()
+    if grad is None:
+        return argument.new_zeros(argument.shape)  # contiguous, as the fake kernel says
+    return grad.to(argument.dtype).contiguous()

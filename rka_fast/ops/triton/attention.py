@@ -185,7 +185,8 @@ def store_heads(x, b, h, i, c, where, tile):
 def attend_rows(p, s, output, b, f, r):
     """The output of a sequence."""
     for first_row in range(0, s.rows, p.rows_tile):
-        prior_of_rows(p, s, b, 0, first_row, f, r)
+        if not p.mask_per_head:
+            prior_of_rows(p, s, b, 0, first_row, f, r)
         for h in range(0, s.heads):
             if p.mask_per_head:
                 prior_of_rows(p, s, b, h, first_row, f, r)

@@ -321,29 +321,38 @@ def backward_kernel(p, batch, heads, rows, keys, g, scratch, factor_size, rows_s
 def heads_backward_kernel(
     p, batch, heads, rows, keys, g, factors, d_factors, row_scratch, factor_size, rows_size
 ):
-    """One head of one sequence; its d L goes to (B, H, pitch, pitch) `d_factors`."""
+    """Every program takes heads of sequences in turn; d L goes to (B, H, pitch, pitch)."""
     s = Size(batch, heads, rows, keys)
-    index = tl.cast(tl.program_id(0), tl.int64)
-    b = tl.program_id(0) // s.heads
-    h = tl.program_id(0) % s.heads
-    f = factors + tl.cast(b, tl.int64) * factor_size
-    r = row_scratch + index * rows_size
-    d_factor = d_factors + index * p.pitch * p.pitch
-    set_zero_keys(p, s, g, f, b, h)
-    if p.mode != "location":
-        set_zero_square(p, f, d_factor)
-    tl.debug_barrier()
-    head_backward(p, s, g, b, h, f, r, d_factor)
+    r = row_scratch + tl.cast(tl.program_id(0), tl.int64) * rows_size
+    for index in range(tl.program_id(0), s.batch * s.heads, tl.num_programs(0)):
+        b = index // s.heads
+        h = index % s.heads
+        f = factors + tl.cast(b, tl.int64) * factor_size
+        d_factor = d_factors + tl.cast(index, tl.int64) * p.pitch * p.pitch
+        set_zero_keys(p, s, g, f, b, h)
+        if p.mode != "location":
+            set_zero_square(p, f, d_factor)
+        tl.debug_barrier()
+        head_backward(p, s, g, b, h, f, r, d_factor)
+        tl.debug_barrier()
 
 
 @triton.jit(do_not_specialize=SIZES)
 def adjoint_kernel(
     p, batch, heads, rows, keys, g, factors, d_factors, row_scratch, factor_size, rows_size
 ):
-    """The heads' d L summed in their order, then back through K; one program per sequence."""
+    """The heads' d L summed in their order, then back through K, sequence by sequence."""
     s = Size(batch, heads, rows, keys)
-    b = tl.program_id(0)
-    f = factors + tl.cast(b, tl.int64) * factor_size
+    r = row_scratch + tl.cast(tl.program_id(0), tl.int64) * rows_size
+    for b in range(tl.program_id(0), s.batch, tl.num_programs(0)):
+        f = factors + tl.cast(b, tl.int64) * factor_size
+        sum_heads(p, s, b, f, d_factors)
+        correlation_backward(p, s, g, b, f, r)
+        tl.debug_barrier()
+
+
+@triton.jit(noinline=True)
+def sum_heads(p, s, b, f, d_factors):
     local = tl.arange(0, p.tile)
     for first in range(0, p.pitch, p.tile):
         for first_j in range(0, p.pitch, p.tile):
@@ -355,4 +364,3 @@ def adjoint_kernel(
                 acc += load_tile(d_factors + index * p.pitch * p.pitch, p.pitch, i, j)
             store_tile(d_correlation(p, f), p.pitch, i, j, acc)
     tl.debug_barrier()
-    correlation_backward(p, s, g, b, f, row_scratch + tl.cast(b, tl.int64) * rows_size)

@@ -48,7 +48,7 @@ def gram(p, s, f, b, i, j, gated: tl.constexpr):
         c = first + zero + tl.arange(0, p.chunk)
         x = load_features(p, s, b, i, c, gated)
         y = load_features(p, s, b, j, c, gated)
-        acc = tl.dot(x, tl.trans(y), acc, input_precision=p.precision)
+        acc = tl.dot(x, tl.trans(y), acc, input_precision=p.feature_precision)
     return acc
 
 

@@ -147,7 +147,8 @@ def features_backward(p, s, g, b, f, r, first_i, gated: tl.constexpr):
         for first_j in range(0, p.pitch, p.tile):
             j = first_j + local
             x = load_features(p, s, b, j, c, gated)
-            acc = tl.dot(load_tile(r, p.pitch, local, j), x, acc, input_precision=p.precision)
+            d = load_tile(r, p.pitch, local, j)
+            acc = tl.dot(d, x, acc, input_precision=p.feature_precision)
         acc -= pull[:, None] * load_features(p, s, b, i, c, gated)
         inside = c < p.feature_width
         where = (i < s.keys)[:, None] & inside[None, :]

@@ -102,7 +102,7 @@ def backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
     batch, heads, rows, _ = a.query.shape
     keys = a.key.shape[2]
     if grad.numel() == 0:
-        return [torch.zeros_like(a[i]) for i in needs]
+        return [a[i].new_zeros(a[i].shape) for i in needs]
     c = config(a, backward=True)
     p, size = problem(a, c)
     results, g = gradients(grad, {DIFFERENTIABLE[i] for i in needs}, a)
@@ -115,12 +115,13 @@ def backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
     else:
         factors = new_scratch(batch * factor, grad.device)
         d_factors = new_scratch(batch * heads * p.pitch**2, grad.device)
-        scratch = new_scratch(batch * heads * row, grad.device)
+        grid = min(batch * heads, programs(c, grad.device))
+        scratch = new_scratch(grid * row, grad.device)
         run(attention.factor_kernel, batch, (p, *size, factors, factor), c)
         arguments = (p, *size, g, factors, d_factors, scratch, factor, row)
-        run(attention_backward.heads_backward_kernel, batch * heads, arguments, c)
+        run(attention_backward.heads_backward_kernel, grid, arguments, c)
         if g.covariance.value:
-            run(attention_backward.adjoint_kernel, batch, arguments, c)
+            run(attention_backward.adjoint_kernel, min(batch, grid), arguments, c)
     return [_finish(results.get(DIFFERENTIABLE[i]), DIFFERENTIABLE[i], a[i]) for i in needs]
 
 
@@ -159,7 +160,7 @@ def gradients(grad: Tensor, needed: set[str], a: Arguments) -> tuple[dict, Gradi
 def _finish(grad: Tensor | None, name: str, argument: Tensor) -> Tensor:
     """The gradient in the shape and dtype of its argument; zeros where it had no effect."""
     if grad is None:
-        return torch.zeros_like(argument)
+        return argument.new_zeros(argument.shape)  # contiguous, as the fake kernel says
     if name in ("scale_bias", "concentration"):
         grad = grad.sum(0)
     elif name in ("bias", "mixture"):
@@ -202,6 +203,7 @@ def problem(a: Arguments, c: Config) -> tuple[Problem, Size]:
         causal=tl.constexpr(a.causal),
         mask_per_head=tl.constexpr(a.mask is not None and a.mask.shape[1] > 1),
         precision=tl.constexpr(precision(a.query.dtype)),
+        feature_precision=tl.constexpr(precision(torch.float32)),
         rows_tile=tl.constexpr(c.rows_tile),
         tile=tl.constexpr(c.tile),
         chunk=tl.constexpr(c.chunk),
@@ -210,7 +212,10 @@ def problem(a: Arguments, c: Config) -> tuple[Problem, Size]:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How the products of the inputs are rounded: tf32 holds half precisions exactly."""
+    """How products with inputs of the dtype are rounded: tf32 holds half precisions exactly.
+
+    Features are often float32 beside half queries, and the gated ones always are.
+    """
     if dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision == "tf32":
         return "tf32"
     return "ieee"

@@ -37,10 +37,8 @@ def quarter_turns(x, which: tl.constexpr):
 
     The library's functions reduce any argument, through local memory.
     """
-    angle = 6.283185307179586 * x
-    turns = tl.floor(angle * 0.636619772 + 0.5)
-    r = angle - turns * 1.57079637
-    r = r + turns * 4.37113883e-8
+    turns = tl.floor(4.0 * x + 0.5)
+    r = 6.283185307179586 * (x - 0.25 * turns)  # the subtraction is exact
     r2 = r * r
     # Taylor polynomials on [-pi/4, pi/4]: the first omitted terms are below 2^-26.
     sine = r + r * r2 * (

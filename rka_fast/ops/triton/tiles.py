@@ -70,7 +70,9 @@ class Problem(NamedTuple):
     activation: object
     causal: object
     mask_per_head: object
-    precision: object  # of the products of the inputs; those of the draw are always "ieee"
+    # Of the products of queries, keys and values, and of features; the draw's are always "ieee".
+    precision: object
+    feature_precision: object
     rows_tile: object
     tile: object
     chunk: object
@@ -131,7 +133,7 @@ def last_key(p, s, first_row):
 @triton.jit
 def load_grid(x, b, h, i, j, where):
     at = x.data + tl.cast(b, tl.int64) * x.batch + tl.cast(h, tl.int64) * x.head
-    at += tl.cast(i, tl.int64)[:, None] * x.row + j[None, :] * x.column
+    at += tl.cast(i, tl.int64)[:, None] * x.row + tl.cast(j, tl.int64)[None, :] * x.column
     return tl.load(at, mask=where, other=0)
 
 
