@@ -149,7 +149,7 @@ def test_defaults_that_depend_on_other_settings():
 
 def test_the_model_sets_defaults():
     config = Config(model="narm", data="x")
-    assert (config.width, config.dropout, config.epochs, config.loss) == (100, 0.5, 30, "ce")
+    assert (config.width, config.dropout, config.epochs, config.loss) == (100, 0.5, 200, "ce")
     assert Config(model="narm", width=8, dropout=0.0).width == 8
     assert Config(model="narm", width=8, dropout=0.0).dropout == 0.0
     assert (Config(model="narm").epochs, Config(model="bpr_mf").epochs) == (12, 10)  # synthetic
@@ -165,7 +165,7 @@ def test_defaults_follow_the_model_and_the_data_wherever_these_are_given(tmp_pat
     def values(config):
         return config.width, config.epochs, config.loss
 
-    narm, attrec = (100, 30, "ce"), (150, 200, "hinge")
+    narm, attrec = (100, 200, "ce"), (150, 200, "hinge")
     assert values(parse(["--model", "narm", "--data", "x"])[0]) == narm
     assert values(parse(["--data=x", "--model=attrec"])[0]) == attrec
     assert values(parse(["--model", "narm"])[0]) == (100, 12, "ce")

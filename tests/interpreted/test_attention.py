@@ -168,3 +168,18 @@ def test_refusals_name_what_is_wrong():
         kernelized_attention(Location(x, x), x, mode="location", backend="triton")
     for part in ("float64", "1025 keys"):
         assert part in str(error.value)
+
+
+def test_only_half_precision_inputs_are_multiplied_in_tf32():
+    """tf32 holds 11 bits: all of a half-precision query, not of the float32 features beside it."""
+    from rka_fast.ops.arguments import Arguments
+    from rka_fast.ops.triton import launch
+
+    inputs = inputs_of(n=4, dtype=torch.bfloat16)
+    query = inputs["location"].query
+    a = Arguments(query, inputs["location"].key, inputs["value"], mode="location")
+    p, _ = launch.problem(a, launch.config(a, backward=False))
+    assert (p.precision.value, p.feature_precision.value) == ("tf32", "ieee")
+    a = a._replace(**{name: getattr(a, name).float() for name in ("query", "key", "value")})
+    p, _ = launch.problem(a, launch.config(a, backward=False))
+    assert (p.precision.value, p.feature_precision.value) == ("ieee", "ieee")
