@@ -40,7 +40,8 @@ class Size(NamedTuple):
     keys: int
 
 
-SIZES = Size._fields  # never specialised: one compiled kernel serves every batch and length
+# Never specialised. Strides are, by divisibility by 16, so a new length may compile anew.
+SIZES = Size._fields
 
 
 class Problem(NamedTuple):
