@@ -216,26 +216,26 @@ def faults(found: list[Row]) -> list[str]:
 
 
 class Card(NamedTuple):
-    """Peak rates a second: operations in fp32 and in dense tf32, bytes of device memory."""
+    """Peak rates a second: operations in fp32 and in dense half precision, bytes of memory."""
 
     name: str
     fp32: float
-    tf32: float
+    half: float
     bandwidth: float
 
 
 CARDS = (
-    Card("A100 80GB", 19.5e12, 156e12, 2.04e12),
-    Card("H100 SXM", 66.9e12, 494e12, 3.35e12),
-    Card("RTX 4090", 82.6e12, 82.6e12, 1.01e12),
+    Card("A100 80GB", 19.5e12, 312e12, 2.04e12),
+    Card("H100 SXM", 66.9e12, 989e12, 3.35e12),
+    Card("RTX 4090", 82.6e12, 165.2e12, 1.01e12),
 )
 
 
 class Work(NamedTuple):
-    """Of one sequence: operations on inputs (tensor cores in tf32), on the draw (fp32), bytes."""
+    """Of one sequence: operations in the precision of the inputs and in fp32, and bytes."""
 
-    inputs: float
-    draw: float
+    inputs: float  # products of queries, keys and values
+    draw: float  # of features, and all of the draw
     bytes: float
 
 
@@ -246,21 +246,23 @@ def work(n: int, heads: int, width: int, itemsize: int, backward: bool) -> Work:
     """
     square, cube, features = n * n * width, n**3 / 3, heads * width
     tensors, counts = heads * n * width, 4 * n * (n + features)
-    inputs = heads * 4 * square + 2 * n * n * features
-    draw = heads * 2 * cube + 5 * cube  # B, S; two products of the prior (2 each) and the factor
+    inputs = heads * 4 * square
+    # Two Gram matrices by half; B, S; two products of the prior (2 each) and the factor.
+    draw = 2 * n * n * features + heads * 2 * cube + 5 * cube
     if not backward:
         return Work(inputs, draw, 8 * tensors * itemsize + counts)
     # Three scores again, d W, and two products from each of the three scores and from P V's d V.
-    inputs += heads * (8 - 1) * square + 8 * n * n * features
-    # d C, d A, two products into d L; Phi and two triangular solves of full width.
-    draw += heads * 4 * cube + 7 * cube
-    gradients = 4 * (7 * tensors + n * features)  # float32
+    inputs += heads * (8 - 1) * square
+    # Two whole products from the Gram matrices; d C, d A, two products into d L; Phi and two
+    # triangular solves of full width.
+    draw += 4 * n * n * features + heads * 4 * cube + 7 * cube
+    gradients = 7 * tensors * itemsize + 4 * n * features
     return Work(inputs, draw, 8 * tensors * itemsize + counts + gradients)
 
 
 def floor(card: Card, x: Work, itemsize: int) -> tuple[float, str]:
     """Seconds for one sequence, and what it is bounded by."""
-    rate = card.fp32 if itemsize == 4 else card.tf32
+    rate = card.fp32 if itemsize == 4 else card.half
     compute, memory = x.inputs / rate + x.draw / card.fp32, x.bytes / card.bandwidth
     return max(compute, memory), "memory" if memory > compute else "compute"
 

@@ -75,4 +75,11 @@ def test_counted_work_by_hand(report):
     draw = (2 + 2 * 2 + 1) * n**3 / 3  # B and S; the prior's two products; the factor
     tensors = 8 * n * width * 4  # q, k, v, two pairs, output
     other = 4 * (n * n + n * width)  # counts and features
-    assert report.work(n, 1, width, 4, False) == (scores + gram, draw, tensors + other)
+    assert report.work(n, 1, width, 4, False) == (scores, gram + draw, tensors + other)
+    # Again the three scores; d W and d V; d q and d k of each score: whole products by half.
+    inputs = scores + (3 + 2 + 6 - 4) * n * n * width
+    features = gram + 2 * (2 * n * n * width)  # d G' X is a whole product
+    back = draw + (4 + 7) * n**3 / 3
+    gradients = 7 * n * width * 4 + 4 * n * width
+    expected = pytest.approx((inputs, features + back, tensors + other + gradients))
+    assert report.work(n, 1, width, 4, True) == expected
