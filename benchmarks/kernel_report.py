@@ -133,6 +133,8 @@ def compiled(launch: Launch, arch: str):
     import triton
     from triton.backends.compiler import GPUTarget
 
+    import rka_fast.ops.triton.launch as launch_module
+
     constants, attributes = {}, {}
     sizes = {(p.num,) for p in launch.kernel.params if p.do_not_specialize}
     types = {
@@ -141,7 +143,7 @@ def compiled(launch: Launch, arch: str):
     }
     source = triton.compiler.ASTSource(launch.kernel, types, constants, attributes)
     target = GPUTarget("hip", arch, 64) if arch == AMD else GPUTarget("cuda", int(arch[3:]), 32)
-    options = {"num_warps": launch.config.num_warps, "num_stages": 1}
+    options = launch_module.options(launch.config, nvidia=arch != AMD)
     return triton.compile(source, target=target, options=options)
 
 

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
-from rka_fast.ops.triton import attention, attention_backward, skew_normal
+from rka_fast.ops.triton import attention, attention_backward, interpreted, skew_normal
 from rka_fast.ops.triton.attention_backward import Gradients
 from rka_fast.ops.triton.tiles import Grid, Heads, Problem, Size
 
@@ -22,20 +22,24 @@ ONE_LAUNCH = 128  # keys up to which one program does a whole sequence
 
 
 class Config(NamedTuple):
-    """Tiles of `rows_tile` queries, `tile` keys and `chunk` columns, by so many warps."""
+    """Tiles of `rows_tile` queries, `tile` keys and `chunk` columns, by so many warps.
+
+    registers: a thread may have; left to itself the compiler saves some and spills instead.
+    """
 
     rows_tile: int
     tile: int
     chunk: int
     num_warps: int
+    registers: int
     programs_per_sm: int
 
 
 # From benchmarks/kernel_report.py, no card being at hand: of the tiles tried, the largest that do
 # not spill for up to 128 keys on sm_80, sm_86 and sm_90. Widths are walked in chunks, so a wide
 # head takes no other tiles.
-_FORWARD = Config(32, 32, 32, 8, programs_per_sm=2)
-_BACKWARD = Config(32, 32, 32, 8, programs_per_sm=1)
+_FORWARD = Config(32, 32, 32, 8, registers=128, programs_per_sm=2)
+_BACKWARD = Config(32, 32, 32, 8, registers=255, programs_per_sm=1)
 N_BLOCKS = (64, 128, 1024)
 WIDTHS = (64, 128)
 FAMILIES = ("sm_80", "sm_86", "sm_90", "gfx942")
@@ -69,8 +73,20 @@ def family(device: torch.device) -> str:
 
 
 def run(kernel, grid: int, arguments: tuple, c: Config) -> None:
-    """No software pipeline: it would fetch scratch before the barrier that announces it."""
-    kernel[(grid,)](*arguments, num_warps=c.num_warps, num_stages=1)
+    kernel[(grid,)](*arguments, **options(c, nvidia=on_nvidia()))
+
+
+def options(c: Config, nvidia: bool) -> dict[str, int]:
+    """Of the compiler; only NVIDIA's can be given a number of registers.
+
+    No software pipeline: it would fetch scratch before the barrier that announces it.
+    """
+    registers = {"maxnreg": c.registers} if nvidia else {}
+    return {"num_warps": c.num_warps, "num_stages": 1, **registers}
+
+
+def on_nvidia() -> bool:
+    return torch.version.hip is None and not interpreted()
 
 
 def forward(a: Arguments) -> Tensor:
