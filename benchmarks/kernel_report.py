@@ -133,7 +133,7 @@ def compiled(launch: Launch, arch: str):
     import triton
     from triton.backends.compiler import GPUTarget
 
-    import rka_fast.ops.triton.launch as launch_module
+    from rka_fast.ops.triton.launch import options
 
     constants, attributes = {}, {}
     sizes = {(p.num,) for p in launch.kernel.params if p.do_not_specialize}
@@ -143,8 +143,8 @@ def compiled(launch: Launch, arch: str):
     }
     source = triton.compiler.ASTSource(launch.kernel, types, constants, attributes)
     target = GPUTarget("hip", arch, 64) if arch == AMD else GPUTarget("cuda", int(arch[3:]), 32)
-    options = launch_module.options(launch.config, nvidia=arch != AMD)
-    return triton.compile(source, target=target, options=options)
+    flags = options(launch.config, nvidia=arch != AMD)
+    return triton.compile(source, target=target, options=flags)
 
 
 def usage(binary, arch: str) -> tuple[int, int, int]:

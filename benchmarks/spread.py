@@ -14,6 +14,7 @@ import torch
 from scipy.stats import rankdata
 
 from rka_fast.recommend import Recommendations
+from rka_fast.training.metrics import target_ranks
 
 DRAWS, BINS, AT_ONCE = 32, 10, 128
 
@@ -32,59 +33,64 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     return sum(gaps) / len(confidence)
 
 
-def scores(run: Recommendations, users: np.ndarray, mode: str) -> torch.Tensor:
-    """(B, items + 1) log-probabilities of the unseen items, for the test event of `users`."""
-    for block in run.model.blocks:
-        block.attention.eval_mode = mode
-    result = run.model.scores(run.batcher.evaluation(users, "test")).double()
-    for row, user in zip(result, users, strict=True):
-        row[run.sequences.sequence(user)[:-1]] = -torch.inf  # the last event is the target
-    return result.log_softmax(1)
+class Chunk:
+    """Some test users of a run, their targets and the items they may be ranked among."""
+
+    def __init__(self, run: Recommendations, users: np.ndarray):
+        split = run.batcher.split
+        self.model, self.batch = run.model, run.batcher.evaluation(users, "test")
+        self.target = torch.from_numpy(split.targets("test")[users].astype(np.int64))[:, None]
+        known = torch.from_numpy(split.known_items("test").mask(users))
+        self.known = known.scatter(1, self.target, False)
+
+    def log_probabilities(self, mode: str) -> torch.Tensor:
+        """(users, items + 1), of the logits' mean or of one draw of them."""
+        for block in self.model.blocks:
+            block.attention.eval_mode = mode
+        scores = self.model.scores(self.batch).double()
+        return scores.masked_fill(self.known, -torch.inf).log_softmax(1)
+
+    def measure(self) -> dict[str, torch.Tensor]:
+        """What `summary` needs of each user."""
+        mean = self.log_probabilities("mean")
+        draws = torch.stack([self.log_probabilities("sample") for _ in range(DRAWS)])
+        drawn = draws.exp().mean(0).log()
+        top = mean.argmax(1, keepdim=True)
+        return {
+            "hit": target_ranks(mean, self.target[:, 0], self.known) <= 10,
+            "spread": draws.gather(2, top.expand(DRAWS, -1, -1)).std(0),
+            "p_mean": mean.gather(1, top).exp(),
+            "p_drawn": drawn.max(1).values.exp(),
+            "right_mean": top == self.target,
+            "right_drawn": drawn.argmax(1, keepdim=True) == self.target,
+            "loss_mean": -mean.gather(1, self.target),
+            "loss_drawn": -drawn.gather(1, self.target),
+        }
 
 
 @torch.no_grad()
-def measure(path: str) -> dict[str, float]:
+def summary(path: str) -> dict[str, float]:
+    """The lines that are printed, of one run."""
     run = Recommendations(path)
+    if run.config.model != "rksa":
+        sys.exit(f"{path} is a run of {run.config.model}; only rksa draws its attention logits")
     torch.manual_seed(0)
-    every = np.arange(run.sequences.num_users)
-    columns = []
-    for users in np.array_split(every, -(-len(every) // AT_ONCE)):
-        target = torch.tensor([run.sequences.sequence(user)[-1] for user in users])[:, None]
-        mean = scores(run, users, "mean")
-        draws = torch.stack([scores(run, users, "sample") for _ in range(DRAWS)])
-        drawn = draws.exp().mean(0)
-        top = mean.argmax(1, keepdim=True)
-        rank = 1 + (mean > mean.gather(1, target)).sum(1)
-        columns.append(
-            torch.stack(
-                (
-                    rank <= 10,
-                    draws.gather(2, top.expand(DRAWS, -1, -1)).std(0)[:, 0],
-                    mean.exp().gather(1, top)[:, 0],
-                    drawn.max(1).values,
-                    (top == target)[:, 0],
-                    (drawn.argmax(1, keepdim=True) == target)[:, 0],
-                    -mean.gather(1, target)[:, 0],
-                    -drawn.gather(1, target)[:, 0].log(),
-                )
-            )
-        )
-    hit, spread, p_mean, p_drawn, top_mean, top_drawn, loss_mean, loss_drawn = torch.cat(
-        columns, 1
-    ).numpy()
-    hit = hit.astype(bool)
+    users = run.batcher.split.users("test")
+    chunks = np.array_split(users, -(-len(users) // AT_ONCE))
+    found = [Chunk(run, chunk).measure() for chunk in chunks]
+    x = {name: torch.cat([part[name].flatten() for part in found]).numpy() for name in found[0]}
     return {
-        "AUC of -spread": area(-spread, hit),
-        "AUC of probability": area(p_mean, hit),
-        "ECE, mean logits": calibration_error(p_mean, top_mean),
-        f"ECE, {DRAWS} draws": calibration_error(p_drawn, top_drawn),
-        "log-loss, mean logits": loss_mean.mean(),
-        f"log-loss, {DRAWS} draws": loss_drawn.mean(),
+        "AUC of -spread": area(-x["spread"], x["hit"]),
+        "AUC of probability": area(x["p_mean"], x["hit"]),
+        "ECE, mean logits": calibration_error(x["p_mean"], x["right_mean"]),
+        f"ECE, {DRAWS} draws": calibration_error(x["p_drawn"], x["right_drawn"]),
+        "log-loss, mean logits": x["loss_mean"].mean(),
+        f"log-loss, {DRAWS} draws": x["loss_drawn"].mean(),
     }
 
 
 def main() -> None:
-    found = [measure(path) for path in sys.argv[1:]]
+    found = [summary(path) for path in sys.argv[1:]]
     if not found:
         sys.exit(__doc__)
     for name in found[0]:

@@ -295,8 +295,7 @@ def check_gradients(backend, call, inputs):
     options = {"allow_unused": True, "materialize_grads": True}
     grads = [torch.autograd.grad(x, inputs, grad, **options) for x in results]
     for actual, eager, exact in zip(*grads, strict=True):
-        tolerance = 2 * largest(eager - exact) + 3e-5 * max(largest(exact), 1.0)
-        assert largest(actual - exact) <= tolerance
+        assert largest(actual - exact) <= allowed_error(eager, exact)
 
 
 def run(inputs, backend, **options):
@@ -320,17 +319,18 @@ def in_double(inputs):
 
 
 def agrees(backend, inputs, **options):
-    """Output and gradients in float32 against the reference in float64 on the same inputs.
-
-    At most twice the error of the reference in float32, plus rounding.
-    """
+    """Output and gradients in float32 against the reference in float64 on the same inputs."""
     actual = run(inputs, backend, **options)
     eager = run(inputs, "reference", **options)
     expected = run(in_double(inputs), "reference", **options)
     assert actual.keys() == expected.keys()
     for name, x in expected.items():
-        tolerance = 2 * largest(eager[name] - x) + 3e-5 * max(largest(x), 1.0)
-        assert largest(actual[name] - x) <= tolerance, name
+        assert largest(actual[name] - x) <= allowed_error(eager[name], x), name
+
+
+def allowed_error(eager, exact):
+    """At most twice the error of the reference in float32, plus rounding."""
+    return 2 * largest(eager - exact) + 3e-5 * max(largest(exact), 1.0)
 
 
 def largest(x):

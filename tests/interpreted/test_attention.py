@@ -136,9 +136,11 @@ def test_only_the_gradients_that_are_needed():
         assert torch.equal(actual[wanted], every[wanted])
 
 
-def test_the_same_bits_again_and_for_any_number_of_programs(monkeypatch):
+@pytest.mark.parametrize("one_launch", [128, 8])
+def test_the_same_bits_again_and_for_any_number_of_programs(monkeypatch, one_launch):
     from rka_fast.ops.triton import launch
 
+    monkeypatch.setattr(launch, "ONE_LAUNCH", one_launch)
     inputs = inputs_of(n=9, batch=3, heads=2)
     options = {"is_causal": True, "dropout_p": 0.1}
     first = run(inputs, "triton", **options)

@@ -12,23 +12,24 @@ from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.backends import BACKENDS
 from rka_fast.ops.triton import interpreted
 
-
-def subjects():
-    """Every backend on the first device and in the widest precision that it serves."""
-    for name, backend in BACKENDS.items():
-        if interpreted() and name != "triton":
-            continue
-        for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
-            for dtype in (torch.float64, torch.float32):
-                x = torch.zeros(1, 1, 1, 1, dtype=dtype, device=device)
-                if not backend.why_not(Arguments(x, x, x)):
-                    yield Subject(name, device, dtype)
-                    break
-            else:
-                continue
-            break
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+DTYPES = (torch.float64, torch.float32)
 
 
-@pytest.fixture(params=list(subjects()), ids=lambda subject: subject.name)
+def serves(subject: Subject) -> bool:
+    x = torch.zeros(1, 1, 1, 1, dtype=subject.dtype, device=subject.device)
+    return not BACKENDS[subject.name].why_not(Arguments(x, x, x))
+
+
+def subjects(name: str) -> list[Subject]:
+    """The backend on the first device and in the widest precision that it serves, if any."""
+    every = (Subject(name, device, dtype) for device in DEVICES for dtype in DTYPES)
+    return list(filter(serves, every))[:1]
+
+
+NAMES = ["triton"] if interpreted() else BACKENDS
+
+
+@pytest.fixture(params=sum(map(subjects, NAMES), []), ids=lambda subject: subject.name)
 def backend(request) -> Subject:
     return request.param

@@ -6,6 +6,7 @@ import torch
 import torch.utils.checkpoint
 
 from rka_fast.ops import api
+from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.library import backward_op, forward_op
 
 
@@ -43,6 +44,17 @@ def test_opcheck(backend, changes):
         (grad, needs, *detached),
         test_utils=("test_schema", "test_faketensor"),
     )
+
+
+def test_a_gradient_without_effect_is_laid_out_as_the_compiler_expects(backend):
+    """The mean without a shape does not depend on the covariance; its features are transposed."""
+    a = list(schema_arguments(backend, shape=False))
+    features, mode = (Arguments._fields.index(name) for name in ("features", "mode"))
+    a = [x.detach() if isinstance(x, torch.Tensor) else x for x in a]
+    a[features] = a[features].mT.contiguous().mT
+    a[mode] = "mean"
+    (grad,) = backward_op(torch.ones_like(a[2]), [features], *a)
+    assert grad.is_contiguous() and not grad.any()
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
