@@ -35,7 +35,6 @@ void read_counts(Sequence<T>& s) {
   for (int i = 0; i < rows; ++i) {
     T* row = s.counts + i * s.ld;
     read_row(c, s.b, 0, s.col0 + i, s.col0, s.m, T(1), row);
-    for (int j = s.m; j < s.padded(s.m); ++j) row[j] = T(0);
     if (i < s.m) {
       s.inverse_count[i] = inverse_norm(row[i]);
       row[i] = T(0);
@@ -242,7 +241,7 @@ void correlation_backward(Sequence<T>& s, const Gradients& g) {
   gemm<T, false, Op::set>(m, width, m, s.cosine_item, ld, s.features, fp, d_features, fp);
   if (call.gate) {
     T *gate = s.gate, *d_gate = s.gate_grad, *gated = s.gated_transposed, *d_gated = s.gated_grad;
-    for (int c = 0; c < fp; ++c) gate[c] = d_gate[c] = T(0);
+    clear(d_gate, fp);
     read_row(call.gate, s.b, 0, 0, 0, width, T(1), gate);
     for (int i = 0; i < m; ++i)
       for (int c = 0; c < fp; c += LANES<T>)

@@ -58,25 +58,17 @@ inline void store(T* p, Vec<T> x) {
   *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = x;
 }
 
-// The first `count` < LANES elements, zeros after them; and their way back.
+// The first `count` < LANES elements, zeros after them.
 template <class T>
 inline Vec<T> load_first(const T* p, int count) {
   Vec<T> x = {};
   for (int i = 0; i < count; ++i) x[i] = p[i];
   return x;
 }
-template <class T>
-inline void store_first(T* p, Vec<T> x, int count) {
-  for (int i = 0; i < count; ++i) p[i] = x[i];
-}
 #if defined(RKA_AVX512)
 template <>
 inline FloatV load_first<float>(const float* p, int count) {
   return (FloatV)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
-}
-template <>
-inline void store_first<float>(float* p, FloatV x, int count) {
-  _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)x);
 }
 #elif defined(RKA_AVX2)
 inline __m256i first_lanes(int count) {
@@ -85,10 +77,6 @@ inline __m256i first_lanes(int count) {
 template <>
 inline FloatV load_first<float>(const float* p, int count) {
   return (FloatV)_mm256_maskload_ps(p, first_lanes(count));
-}
-template <>
-inline void store_first<float>(float* p, FloatV x, int count) {
-  _mm256_maskstore_ps(p, first_lanes(count), (__m256)x);
 }
 #endif
 

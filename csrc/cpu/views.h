@@ -70,33 +70,46 @@ inline Half convert<Half, double>(double x) {
   return Half::of(float(x));
 }
 
-// The common case in whole vectors: no conversion, unit stride.
+// The common case in whole vectors: no conversion, unit stride. Into a padded row a last vector is
+// stored whole, zeros and all, which is cheaper than a part of it, and so are later loads.
 template <class T>
-inline void copy_same(const T* in, int count, T scale, T* out) {
+inline void copy_padded(const T* in, int count, T scale, T* out) {
   int i = 0;
   for (; i + LANES<T> <= count; i += LANES<T>) store(out + i, load(in + i) * scale);
-  if (i < count) store_first<T>(out + i, load_first<T>(in + i, count - i) * scale, count - i);
+  if (i < count) store<T>(out + i, load_first<T>(in + i, count - i) * scale);
+}
+// Out of one, to no more than `count` elements: the last vector overlaps the one before.
+template <class T>
+inline void copy_exact(const T* in, int count, T scale, T* out) {
+  constexpr int W = LANES<T>;
+  if (count < W) {
+    for (int i = 0; i < count; ++i) out[i] = in[i] * scale;
+    return;
+  }
+  for (int i = 0; i + W <= count; i += W) store(out + i, load(in + i) * scale);
+  if (count % W) store(out + count - W, load(in + count - W) * scale);
 }
 
 template <class S, class T>
 inline void copy_in(const S* in, int64_t stride, int count, T scale, T* out) {
   if constexpr (std::is_same_v<S, T>) {
-    if (stride == 1) return copy_same(in, count, scale, out);
+    if (stride == 1) return copy_padded(in, count, scale, out);
   }
   if (stride == 1)
     for (int i = 0; i < count; ++i) out[i] = T(in[i]) * scale;
   else
     for (int i = 0; i < count; ++i) out[i] = T(in[i * stride]) * scale;
+  for (int i = count; i % LANES<T>; ++i) out[i] = T(0);
 }
 template <class S, class T>
 inline void copy_out(const T* in, int count, T scale, S* out) {
   if constexpr (std::is_same_v<S, T>)
-    copy_same(in, count, scale, out);
+    copy_exact(in, count, scale, out);
   else
     for (int i = 0; i < count; ++i) out[i] = convert<S, T>(in[i] * scale);
 }
 
-// Elements (i, j, k, 0 .. count - 1) of a view, times `scale`.
+// Elements (i, j, k, l .. l + count - 1) of a view, times `scale`, and zeros up to a whole vector.
 template <class T>
 inline void read_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l, int count, T scale,
                      T* out) {
@@ -137,21 +150,22 @@ inline void write_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l,
 
 template <class T>
 inline T read(const View& v, int64_t i, int64_t j = 0, int64_t k = 0, int64_t l = 0) {
-  T x = T(0);
-  read_row(v, i, j, k, l, 1, T(1), &x);
-  return x;
+  T x[LANES<T>] = {};
+  read_row(v, i, j, k, l, 1, T(1), x);
+  return x[0];
 }
 
-// Rows [0, count) of a (..., rows, width) slice into a padded matrix; the rest of every row and the
-// rows up to `padded_rows` become zero, and so do rows whose `valid` is 0.
+// Rows [0, count) of a (..., rows, width) slice into a matrix of `ld` = width in whole vectors; the
+// rest of every row and the rows up to `padded_rows` become zero, and so do rows whose `valid` is 0.
 template <class T>
 inline void pack(const View& v, int64_t i, int64_t j, int64_t row, int count, int width,
                  int padded_rows, int64_t ld, T scale, const T* valid, T* out) {
   for (int r = 0; r < padded_rows; ++r, out += ld) {
     const bool present = r < count && (!valid || valid[r] != T(0));
-    for (int64_t c = present ? width / LANES<T> * LANES<T> : 0; c < ld; c += LANES<T>)
-      store(out + c, Vec<T>{});
-    if (present) read_row(v, i, j, row + r, 0, width, scale, out);
+    if (present)
+      read_row(v, i, j, row + r, 0, width, scale, out);
+    else
+      for (int64_t c = 0; c < ld; c += LANES<T>) store(out + c, Vec<T>{});
   }
 }
 
