@@ -18,6 +18,8 @@ struct View {
   char* data = nullptr;
   Type type = Type::f32;
   int64_t stride[4] = {0, 0, 0, 0};
+  // How many sequences there are, and how much later the one is whose rows are fetched early.
+  int64_t sequences = 0, ahead = 0;
 
   explicit operator bool() const { return data != nullptr; }
 };

@@ -65,7 +65,8 @@ View view(const Tensor& t) {
     const int64_t slot = i == 0 && dims > 1 ? 0 : i + 4 - dims;
     v.stride[slot] = t.size(i) == 1 ? 0 : t.stride(i);
   }
-  // A last dimension of one element must still be writable as a row.
+  // The sequence that this thread is likely to take next.
+  if (v.stride[0] != 0) v.sequences = t.size(0), v.ahead = torch::stable::get_num_threads();
   return v;
 }
 View view(const MaybeTensor& t) { return t ? view(*t) : View{}; }

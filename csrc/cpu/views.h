@@ -109,12 +109,28 @@ inline void copy_out(const T* in, int count, T scale, S* out) {
     for (int i = 0; i < count; ++i) out[i] = convert<S, T>(in[i] * scale);
 }
 
+inline int size_of(Type type) {
+  return type == Type::f64 ? 8 : type == Type::f32 ? 4 : type == Type::u8 ? 1 : 2;
+}
+
+// Brings the like of a row in a later sequence, `at` in this one, into the L2 cache: every row is
+// read or written once, and waiting for it would take longer than what is computed from it.
+template <bool WRITE>
+inline void prefetch_row(const View& v, int64_t sequence, int64_t at, int count) {
+  if (sequence + v.ahead >= v.sequences) return;
+  const int size = size_of(v.type);
+  const char* row = v.data + (at + v.ahead * v.stride[0]) * size;
+  for (int byte = -int(uintptr_t(row) % 64); byte < count * size; byte += 64)
+    __builtin_prefetch(row + byte, WRITE, 2);
+}
+
 // Elements (i, j, k, l .. l + count - 1) of a view, times `scale`, and zeros up to a whole vector.
 template <class T>
 inline void read_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l, int count, T scale,
                      T* out) {
   const int64_t at = i * v.stride[0] + j * v.stride[1] + k * v.stride[2] + l * v.stride[3];
   const int64_t s = v.stride[3];
+  if (s == 1) prefetch_row<false>(v, i, at, count);
   switch (v.type) {
     case Type::f32:
       return copy_in(reinterpret_cast<const float*>(v.data) + at, s, count, scale, out);
@@ -134,6 +150,7 @@ template <class T>
 inline void write_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l, int count, T scale,
                       const T* in) {
   const int64_t at = i * v.stride[0] + j * v.stride[1] + k * v.stride[2] + l * v.stride[3];
+  prefetch_row<true>(v, i, at, count);
   switch (v.type) {
     case Type::f32:
       return copy_out(in, count, scale, reinterpret_cast<float*>(v.data) + at);
