@@ -162,37 +162,41 @@ void gemm_to_upper(int rows, int columns, int depth, const T* a, int64_t lda, co
   }
 }
 
+// One exchange of the transpose below: [a0 b0 a2 b2 ..] and [a1 b1 a3 b3 ..] for STEP = 1, pairs
+// for STEP = 2, ...
+template <int W, int STEP>
+struct Even {
+  static constexpr int of(int lane) { return lane & STEP ? W + lane - STEP : lane; }
+};
+template <int W, int STEP>
+struct Odd {
+  static constexpr int of(int lane) { return lane & STEP ? W + lane : lane + STEP; }
+};
+template <class T, int STEP>
+inline __attribute__((always_inline)) void exchange(Vec<T>* x) {
+  constexpr int W = LANES<T>;
+  if constexpr (STEP < W) {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i)
+      if (!(i & STEP)) {
+        const Vec<T> a = x[i], b = x[i + STEP];
+        x[i] = shuffle<Even<W, STEP>, T>(a, b);
+        x[i + STEP] = shuffle<Odd<W, STEP>, T>(a, b);
+      }
+    exchange<T, 2 * STEP>(x);
+  }
+}
+
 // Transpose of one LANES x LANES block by a butterfly of log2(LANES) exchanges.
 template <class T>
 inline void transpose_block(const T* in, int64_t ldi, T* out, int64_t ldo) {
   constexpr int W = LANES<T>;
-#if defined(__GNUC__) && !defined(__clang__)
-  typedef decltype(Vec<T>{} < Vec<T>{}) Index;
   Vec<T> x[W];
 #pragma GCC unroll 16
   for (int i = 0; i < W; ++i) x[i] = load(in + i * ldi);
-#pragma GCC unroll 4
-  for (int s = 1; s < W; s *= 2) {
-    Index low, high;  // [a0 b0 a2 b2 ..] and [a1 b1 a3 b3 ..] for s = 1, pairs for s = 2, ...
-#pragma GCC unroll 16
-    for (int l = 0; l < W; ++l) {
-      low[l] = l & s ? W + l - s : l;
-      high[l] = l & s ? W + l : l + s;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i)
-      if (!(i & s)) {
-        const Vec<T> a = x[i], b = x[i + s];
-        x[i] = __builtin_shuffle(a, b, low);
-        x[i + s] = __builtin_shuffle(a, b, high);
-      }
-  }
+  exchange<T, 1>(x);
 #pragma GCC unroll 16
   for (int i = 0; i < W; ++i) store(out + i * ldo, x[i]);
-#else
-  for (int i = 0; i < W; ++i)
-    for (int j = 0; j < W; ++j) out[j * ldo + i] = in[i * ldi + j];
-#endif
 }
 
 // out [columns x rows] = in [rows x columns]'; both dimensions are rounded up to whole vectors.

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "../common.h"
 
@@ -79,6 +80,22 @@ inline FloatV load_first<float>(const float* p, int count) {
   return (FloatV)_mm256_maskload_ps(p, first_lanes(count));
 }
 #endif
+
+// Lanes Pattern::of(0), Pattern::of(1), ... of a and b side by side. A pattern is a type, for only
+// of constants do compilers make single instructions.
+template <class Pattern, class V, int... LANE>
+inline V shuffle(V a, V b, std::integer_sequence<int, LANE...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, Pattern::of(LANE)...);
+#else
+  typedef decltype(a < b) Index;
+  return __builtin_shuffle(a, b, Index{Pattern::of(LANE)...});
+#endif
+}
+template <class Pattern, class T>
+inline Vec<T> shuffle(Vec<T> a, Vec<T> b) {
+  return shuffle<Pattern>(a, b, std::make_integer_sequence<int, LANES<T>>{});
+}
 
 // 0, 1, 2, ...
 template <class T>
