@@ -18,8 +18,6 @@ struct View {
   char* data = nullptr;
   Type type = Type::f32;
   int64_t stride[4] = {0, 0, 0, 0};
-  // How many sequences there are, and how much later the one is whose rows are fetched early.
-  int64_t sequences = 0, ahead = 0;
 
   explicit operator bool() const { return data != nullptr; }
 };
@@ -27,6 +25,7 @@ struct View {
 // Sizes, inputs and options of one call. The meaning of each is in rka_fast/ops/arguments.py.
 struct Call {
   int64_t batch, heads, rows, keys;
+  int64_t ahead;  // the thread that works on sequence b is likely to work on b + ahead next
   int64_t width, scale_width, shape_width, value_width, feature_width;
   View query, key, value, bias, scale_query, scale_key, scale_bias, shape_query, shape_key;
   View features, concentration, mixture, gate, cooccurrence, mask, padding;

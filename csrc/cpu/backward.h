@@ -10,7 +10,9 @@ inline namespace RKA_ISA {
 template <class T>
 void score_backward(Sequence<T>& s, Score<T>& score, const Tile<T>& t, int64_t head, const T* grad,
                     const View& d_query, const View& d_key) {
+  s.fetch_own(d_key, t, head, score.width);
   if (d_query) {
+    s.fetch_own(d_query, t, head, score.width);
     gemm<T, false, Op::set>(t.rows, score.width, t.limit, grad, s.ld, score.rows, score.padded,
                             s.width_tile, score.padded);
     for (int r = 0; r < t.rows; ++r)
@@ -28,6 +30,8 @@ void softmax_backward(Sequence<T>& s, const Gradients& g, const Tile<T>& t, int6
   typedef Vec<T> V;
   const int width = int(s.call.value_width), vp = s.value_padded, ld = s.ld;
   const bool dropout = s.call.dropout > 0;
+  s.fetch_next(g.output, t, head, width);
+  s.fetch_own(g.value, t, head, width);
   pack(g.output, s.b, head, s.row0 + t.first, t.rows, width, t.rows, vp, T(1),
        static_cast<const T*>(nullptr), s.output_tile);
   gemm<T, false, Op::set>(t.rows, t.columns, width, s.output_tile, vp, s.value_transposed, ld,
@@ -119,6 +123,7 @@ void spread_backward(Sequence<T>& s, const Gradients& g, const Tile<T>& t, int64
   if (s.sampled && s.du)
     gemm_to_upper(t.limit, t.columns, t.rows, s.noise, ld, s.d_x, ld, s.du, ld);
   if (!s.skewed) return;
+  if (head == 0) s.fetch_own(g.features, t, 0, call.feature_width);
   gemm<T, false, Op::add>(t.rows, t.columns, t.limit, s.d_p, ld, s.k, ld, s.d_alpha, ld);
   gemm<T, true, Op::add>(t.limit, t.columns, t.rows, s.alpha, ld, s.d_p, ld, s.dk, ld);
   for (int r = 0; r < t.rows; ++r) {

@@ -55,6 +55,10 @@ void skew_normal_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
     }
     gemm<T, false, Op::set>(t.rows, t.columns, t.limit, s.alpha, ld, s.k, ld, s.p, ld);
   }
+  if (head == 0) {
+    s.fetch_next(call.features, t, 0, call.feature_width);
+    s.fetch_next(call.cooccurrence, t, 0, call.keys);
+  }
   if (s.sampled) {
     const auto columns = [&](int r) { return s.visible_keys(t, r); };
     normal_tile(call.seed, uint32_t(s.col0 / 4), uint32_t(s.row0 + t.first), stream_head, t.rows,
@@ -130,6 +134,7 @@ template <class T>
 void weights_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
   const Call& call = s.call;
   const T scale_bias = call.scale_bias ? read<T>(call.scale_bias, 0, 0, 0, head) : T(0);
+  s.fetch_next(call.value, t, head, call.value_width);
   s.allow(t, head);
   s.score_tile(s.location, t, head);
   if (s.spread) s.score_tile(s.scale, t, head);
@@ -166,6 +171,7 @@ void forward(const Call& call, int64_t b, void* scratch) {
     prepare_head(s, head);
     for (int first = 0; first < s.n; first += TILE) {
       const Tile<T> t = s.tile(first);
+      s.fetch_own(call.output, t, head, width);
       weights_tile(s, t, head);
       if (call.dropout > 0)
         for (int i = 0; i < t.rows * s.ld; ++i) s.weights[i] *= s.keep[i];

@@ -65,8 +65,7 @@ View view(const Tensor& t) {
     const int64_t slot = i == 0 && dims > 1 ? 0 : i + 4 - dims;
     v.stride[slot] = t.size(i) == 1 ? 0 : t.stride(i);
   }
-  // The sequence that this thread is likely to take next.
-  if (v.stride[0] != 0) v.sequences = t.size(0), v.ahead = torch::stable::get_num_threads();
+  // A last dimension of one element must still be writable as a row.
   return v;
 }
 View view(const MaybeTensor& t) { return t ? view(*t) : View{}; }
@@ -99,6 +98,7 @@ struct Inputs {
     Call c{};
     c.batch = query.size(0), c.heads = query.size(1);
     c.rows = query.size(2), c.keys = key.size(2);
+    c.ahead = torch::stable::get_num_threads();
     c.width = query.size(3), c.value_width = value.size(3);
     c.scale_width = width_of(scale_query), c.shape_width = width_of(shape_query);
     c.feature_width = width_of(features);

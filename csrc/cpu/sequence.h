@@ -156,6 +156,16 @@ struct Sequence {
     return {first, rows, limit, padded(limit)};
   }
 
+  // A tile's rows of an input, of the sequence that is likely to come next.
+  void fetch_next(const View& v, const Tile& t, int64_t head, int64_t width) const {
+    if (b + call.ahead < call.batch)
+      fetch<For::reading>(v, b + call.ahead, head, row0 + t.first, t.rows, int(width));
+  }
+  // And of an output, of this sequence.
+  void fetch_own(const View& v, const Tile& t, int64_t head, int64_t width) const {
+    fetch<For::writing>(v, b, head, row0 + t.first, t.rows, int(width));
+  }
+
   // M of a tile as 0 and 1, and the number of allowed keys in each row.
   void allow(const Tile& t, int64_t head) {
     const Vec<T> lane = lane_numbers<T>();
@@ -191,6 +201,8 @@ struct Sequence {
 
   // tile = query key' / sqrt(width).
   void score_tile(Score<T>& s, const Tile& t, int64_t head) {
+    fetch_next(*s.query, t, head, s.width);
+    fetch_next(*s.key, t, head, s.width);
     pack(*s.query, b, head, row0 + t.first, t.rows, s.width, t.rows, s.padded, s.factor,
          static_cast<const T*>(nullptr), s.query_tile);
     gemm<T, false, Op::set>(t.rows, t.columns, s.width, s.query_tile, s.padded, s.transposed, ld,

@@ -109,19 +109,20 @@ inline void copy_out(const T* in, int count, T scale, S* out) {
     for (int i = 0; i < count; ++i) out[i] = convert<S, T>(in[i] * scale);
 }
 
-inline int size_of(Type type) {
-  return type == Type::f64 ? 8 : type == Type::f32 ? 4 : type == Type::u8 ? 1 : 2;
-}
+enum class For { reading, writing };
 
-// Brings the like of a row in a later sequence, `at` in this one, into the L2 cache: every row is
-// read or written once, and waiting for it would take longer than what is computed from it.
-template <bool WRITE>
-inline void prefetch_row(const View& v, int64_t sequence, int64_t at, int count) {
-  if (sequence + v.ahead >= v.sequences) return;
-  const int size = size_of(v.type);
-  const char* row = v.data + (at + v.ahead * v.stride[0]) * size;
-  for (int byte = -int(uintptr_t(row) % 64); byte < count * size; byte += 64)
-    __builtin_prefetch(row + byte, WRITE, 2);
+// Asks for rows [row, row + count) of a (..., rows, width) slice ahead of their use, into the L2
+// cache: each is touched once, and waiting for it would take longer than what is done with it.
+template <For USE>
+inline void fetch(const View& v, int64_t i, int64_t j, int64_t row, int count, int width) {
+  if (!v) return;
+  const int size = v.type == Type::f64 ? 8 : v.type == Type::f32 ? 4 : v.type == Type::u8 ? 1 : 2;
+  for (int r = 0; r < count; ++r) {
+    const int64_t at = i * v.stride[0] + j * v.stride[1] + (row + r) * v.stride[2];
+    const uintptr_t begin = uintptr_t(v.data) + uintptr_t(at * size);
+    for (uintptr_t line = begin / 64 * 64; line < begin + width * size; line += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(line), USE == For::writing, 2);
+  }
 }
 
 // Elements (i, j, k, l .. l + count - 1) of a view, times `scale`, and zeros up to a whole vector.
@@ -130,7 +131,6 @@ inline void read_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l, 
                      T* out) {
   const int64_t at = i * v.stride[0] + j * v.stride[1] + k * v.stride[2] + l * v.stride[3];
   const int64_t s = v.stride[3];
-  if (s == 1) prefetch_row<false>(v, i, at, count);
   switch (v.type) {
     case Type::f32:
       return copy_in(reinterpret_cast<const float*>(v.data) + at, s, count, scale, out);
@@ -150,7 +150,6 @@ template <class T>
 inline void write_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l, int count, T scale,
                       const T* in) {
   const int64_t at = i * v.stride[0] + j * v.stride[1] + k * v.stride[2] + l * v.stride[3];
-  prefetch_row<true>(v, i, at, count);
   switch (v.type) {
     case Type::f32:
       return copy_out(in, count, scale, reinterpret_cast<float*>(v.data) + at);
