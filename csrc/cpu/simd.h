@@ -150,6 +150,13 @@ inline float sum<float>(FloatV x) {
   const __m128 pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
   return _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps(pair, pair, 1)));
 }
+template <>
+inline float maximum<float>(FloatV x) {
+  const __m128 half = _mm_max_ps(_mm256_castps256_ps128((__m256)x),
+                                 _mm256_extractf128_ps((__m256)x, 1));
+  const __m128 pair = _mm_max_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_max_ss(pair, _mm_shuffle_ps(pair, pair, 1)));
+}
 #endif
 
 // ---- float32 functions -------------------------------------------------------------------------
