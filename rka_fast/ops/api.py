@@ -159,8 +159,9 @@ def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) 
     check.mixture(mixture, features)
     present = (kernels.cooccurrence is not None, True, kernels.gate is not None)
     if mixture.shape[-1] == 3:
-        columns = [mixture[:, i] if p else mixture[:, i] * 0 for i, p in enumerate(present)]
-        mixture = torch.stack(columns, dim=-1)
+        if not all(present):
+            columns = [mixture[:, i] if p else mixture[:, i] * 0 for i, p in enumerate(present)]
+            mixture = torch.stack(columns, dim=-1)
         mixture = mixture / mixture.sum(-1, keepdim=True)
     return a._replace(
         scale_query=covariance.query,
