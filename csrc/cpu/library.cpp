@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "../binding.h"
 #include "attention.h"
 #include "cooccurrence.h"
 
@@ -35,10 +36,6 @@ const Kernels& kernels() {
 }
 
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
 
 Type type_of(const Tensor& t) {
   switch (t.scalar_type()) {
@@ -70,54 +67,31 @@ View view(const Tensor& t) {
 }
 View view(const MaybeTensor& t) { return t ? view(*t) : View{}; }
 
-struct Options {
-  bool causal;
-  std::string mode, activation;
-  double dropout, jitter;
-};
-
-Mode mode_of(const std::string& name) {
-  return name == "sample" ? Mode::sample : name == "mean" ? Mode::mean : Mode::location;
-}
-Activation activation_of(const std::string& name) {
-  return name == "leaky_relu" ? Activation::leaky_relu
-         : name == "relu"     ? Activation::relu
-         : name == "tanh"     ? Activation::tanh
-                              : Activation::identity;
-}
-
 int64_t width_of(const MaybeTensor& t) { return t ? t->size(t->dim() - 1) : 0; }
 
-// The arguments in the order of the schema.
-struct Inputs {
-  Tensor query, key, value;
-  MaybeTensor bias, scale_query, scale_key, scale_bias, shape_query, shape_key;
-  MaybeTensor features, concentration, mixture, gate, cooccurrence, mask, padding, seed;
-
-  Call call(const Options& o) const {
-    Call c{};
-    c.batch = query.size(0), c.heads = query.size(1);
-    c.rows = query.size(2), c.keys = key.size(2);
-    c.ahead = torch::stable::get_num_threads();
-    c.width = query.size(3), c.value_width = value.size(3);
-    c.scale_width = width_of(scale_query), c.shape_width = width_of(shape_query);
-    c.feature_width = width_of(features);
-    c.query = view(query), c.key = view(key), c.value = view(value), c.bias = view(bias);
-    c.scale_query = view(scale_query), c.scale_key = view(scale_key);
-    c.scale_bias = view(scale_bias);
-    c.shape_query = view(shape_query), c.shape_key = view(shape_key);
-    c.features = view(features), c.concentration = view(concentration);
-    c.mixture = view(mixture), c.gate = view(gate);
-    c.cooccurrence = view(cooccurrence), c.mask = view(mask), c.padding = view(padding);
-    c.mask_per_head = mask && mask->size(1) != 1;
-    c.seed = seed ? uint64_t(*static_cast<const int64_t*>(seed->data_ptr())) : 0;
-    c.causal = o.causal;
-    c.mode = mode_of(o.mode), c.activation = activation_of(o.activation);
-    c.dropout = o.dropout, c.jitter = o.jitter;
-    return c;
-  }
-  bool f64() const { return query.scalar_type() == ScalarType::Double; }
-};
+Call call_of(const Inputs& in) {
+  Call c{};
+  c.batch = in.query.size(0), c.heads = in.query.size(1);
+  c.rows = in.query.size(2), c.keys = in.key.size(2);
+  c.ahead = torch::stable::get_num_threads();
+  c.width = in.query.size(3), c.value_width = in.value.size(3);
+  c.scale_width = width_of(in.scale_query), c.shape_width = width_of(in.shape_query);
+  c.feature_width = width_of(in.features);
+  c.query = view(in.query), c.key = view(in.key), c.value = view(in.value), c.bias = view(in.bias);
+  c.scale_query = view(in.scale_query), c.scale_key = view(in.scale_key);
+  c.scale_bias = view(in.scale_bias);
+  c.shape_query = view(in.shape_query), c.shape_key = view(in.shape_key);
+  c.features = view(in.features), c.concentration = view(in.concentration);
+  c.mixture = view(in.mixture), c.gate = view(in.gate);
+  c.cooccurrence = view(in.cooccurrence), c.mask = view(in.mask), c.padding = view(in.padding);
+  c.mask_per_head = in.mask && in.mask->size(1) != 1;
+  c.seed = in.seed ? uint64_t(*static_cast<const int64_t*>(in.seed->data_ptr())) : 0;
+  c.causal = in.causal;
+  c.mode = mode_of(in.mode), c.activation = activation_of(in.activation);
+  c.dropout = in.dropout, c.jitter = in.jitter;
+  return c;
+}
+bool is_f64(const Inputs& in) { return in.query.scalar_type() == ScalarType::Double; }
 
 // A thread's scratch memory. Kept from call to call, since fresh pages cost more than using them,
 // unless it is unusually large.
@@ -160,15 +134,15 @@ void for_each_sequence(int64_t batch, size_t bytes, const F& f) {
   });
 }
 
-Tensor attention(const Inputs& in, const Options& options) {
-  Call call = in.call(options);
+Tensor attention(const Inputs& in) {
+  Call call = call_of(in);
   Tensor output = torch::stable::new_empty(
       in.value, std::vector<int64_t>{call.batch, call.heads, call.rows, call.value_width});
   call.output = view(output);
   call.output.stride[3] = 1;
   const Kernels& k = kernels();
-  for_each_sequence(call.batch, k.bytes(call, nullptr, in.f64()), [&](int64_t i, void* scratch) {
-    k.forward(call, i, in.f64(), scratch);
+  for_each_sequence(call.batch, k.bytes(call, nullptr, is_f64(in)), [&](int64_t i, void* scratch) {
+    k.forward(call, i, is_f64(in), scratch);
   });
   return output;
 }
@@ -210,9 +184,9 @@ struct Partial {
 };
 
 std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int64_t>& needs,
-                                       const Inputs& in, const Options& options) {
-  const Call call = in.call(options);
-  const bool f64 = in.f64();
+                                       const Inputs& in) {
+  const Call call = call_of(in);
+  const bool f64 = is_f64(in);
   const int64_t B = call.batch;
   Gradients g{};
   g.output = view(grad);
@@ -279,31 +253,9 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
   return result;
 }
 
-#define RKA_PARAMETERS                                                                          \
-  Tensor query, Tensor key, Tensor value, MaybeTensor bias, MaybeTensor scale_query,            \
-      MaybeTensor scale_key, MaybeTensor scale_bias, MaybeTensor shape_query,                   \
-      MaybeTensor shape_key, MaybeTensor features, MaybeTensor concentration,                   \
-      MaybeTensor mixture, MaybeTensor gate, MaybeTensor cooccurrence, MaybeTensor mask,        \
-      MaybeTensor padding, MaybeTensor seed, bool causal, std::string mode,                     \
-      std::string activation, double dropout, double jitter
-#define RKA_INPUTS                                                                              \
-  Inputs {                                                                                      \
-    query, key, value, bias, scale_query, scale_key, scale_bias, shape_query, shape_key,        \
-        features, concentration, mixture, gate, cooccurrence, mask, padding, seed               \
-  }
-#define RKA_SCHEMA                                                                              \
-  "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? scale_query, "                 \
-  "Tensor? scale_key, Tensor? scale_bias, Tensor? shape_query, Tensor? shape_key, "             \
-  "Tensor? features, Tensor? concentration, Tensor? mixture, Tensor? gate, "                    \
-  "Tensor? cooccurrence, Tensor? mask, Tensor? padding, Tensor? seed, bool causal, str mode, "  \
-  "str activation, float dropout, float jitter"
-
-Tensor attention_op(RKA_PARAMETERS) {
-  return attention(RKA_INPUTS, Options{causal, mode, activation, dropout, jitter});
-}
+Tensor attention_op(RKA_PARAMETERS) { return attention(RKA_INPUTS); }
 std::vector<Tensor> attention_backward_op(Tensor grad, std::vector<int64_t> needs, RKA_PARAMETERS) {
-  return attention_backward(grad, needs, RKA_INPUTS,
-                            Options{causal, mode, activation, dropout, jitter});
+  return attention_backward(grad, needs, RKA_INPUTS);
 }
 
 // Counts (B, n, n) float32 at every pair of positions of items (B, n) int64; 0 is padding.

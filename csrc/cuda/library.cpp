@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "../binding.h"
 #include "backward.h"
 #include "forward.h"
 #include "launch.h"
@@ -28,10 +29,6 @@
 
 namespace rka::cuda {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
 
 #if !defined(RKA_EMULATION)
 using Guard = torch::stable::accelerator::DeviceGuard;
@@ -79,43 +76,26 @@ const T* pointer(const MaybeTensor& t) {
   return t ? static_cast<const T*>(t->data_ptr()) : nullptr;
 }
 
-Activation activation_of(const std::string& name) {
-  return name == "leaky_relu" ? Activation::leaky_relu
-         : name == "relu"     ? Activation::relu
-         : name == "tanh"     ? Activation::tanh
-                              : Activation::identity;
+Problem problem_of(const Inputs& in) {
+  Problem p;
+  p.batch = int(in.query.size(0)), p.heads = int(in.query.size(1));
+  p.rows = int(in.query.size(2)), p.keys = int(in.key.size(2));
+  p.feature_width = in.features ? int(in.features->size(2)) : 0;
+  p.scalar = scalar_of(in.query);
+  p.mode = mode_of(in.mode);
+  p.activation = activation_of(in.activation);
+  p.causal = in.causal, p.dropout = float(in.dropout), p.jitter = float(in.jitter);
+  p.query = heads(in.query), p.key = heads(in.key), p.value = heads(in.value);
+  p.scale_query = heads(in.scale_query), p.scale_key = heads(in.scale_key);
+  p.shape_query = heads(in.shape_query), p.shape_key = heads(in.shape_key);
+  p.bias = pairs<float>(in.bias), p.mask = pairs<uint8_t>(in.mask);
+  p.scale_bias = pointer<float>(in.scale_bias), p.features = pointer<float>(in.features);
+  p.concentration = pointer<float>(in.concentration), p.mixture = pointer<float>(in.mixture);
+  p.mixture_batch = in.mixture && in.mixture->size(0) > 1 ? 3 : 0;
+  p.gate = pointer<float>(in.gate), p.cooccurrence = pointer<float>(in.cooccurrence);
+  p.padding = pointer<uint8_t>(in.padding), p.seed = pointer<int64_t>(in.seed);
+  return p;
 }
-
-// The arguments in the order of the schema.
-struct Inputs {
-  Tensor query, key, value;
-  MaybeTensor bias, scale_query, scale_key, scale_bias, shape_query, shape_key;
-  MaybeTensor features, concentration, mixture, gate, cooccurrence, mask, padding, seed;
-  bool causal;
-  std::string mode, activation;
-  double dropout, jitter;
-
-  Problem problem() const {
-    Problem p;
-    p.batch = int(query.size(0)), p.heads = int(query.size(1));
-    p.rows = int(query.size(2)), p.keys = int(key.size(2));
-    p.feature_width = features ? int(features->size(2)) : 0;
-    p.scalar = scalar_of(query);
-    p.mode = mode == "sample" ? Mode::sample : mode == "mean" ? Mode::mean : Mode::location;
-    p.activation = activation_of(activation);
-    p.causal = causal, p.dropout = float(dropout), p.jitter = float(jitter);
-    p.query = heads(query), p.key = heads(key), p.value = heads(value);
-    p.scale_query = heads(scale_query), p.scale_key = heads(scale_key);
-    p.shape_query = heads(shape_query), p.shape_key = heads(shape_key);
-    p.bias = pairs<float>(bias), p.mask = pairs<uint8_t>(mask);
-    p.scale_bias = pointer<float>(scale_bias), p.features = pointer<float>(features);
-    p.concentration = pointer<float>(concentration), p.mixture = pointer<float>(mixture);
-    p.mixture_batch = mixture && mixture->size(0) > 1 ? 3 : 0;
-    p.gate = pointer<float>(gate), p.cooccurrence = pointer<float>(cooccurrence);
-    p.padding = pointer<uint8_t>(padding), p.seed = pointer<int64_t>(seed);
-    return p;
-  }
-};
 
 Tensor new_floats(const Tensor& like, std::vector<int64_t> sizes, bool zero = false) {
   return zero ? torch::stable::new_zeros(like, sizes, ScalarType::Float)
@@ -142,7 +122,7 @@ Tensor attention(const Inputs& in) {
   const int index = int(in.query.get_device_index());
   const Guard guard(index);
   const Device device = describe_device(index);
-  Problem p = in.problem();
+  Problem p = problem_of(in);
   Tensor output = torch::stable::new_empty(
       in.value, std::vector<int64_t>{p.batch, p.heads, p.rows, p.value.width});
   if (p.batch == 0 || p.heads == 0) return output;
@@ -163,7 +143,7 @@ std::vector<Tensor> attention_backward(
     const Tensor& grad, const std::vector<int64_t>& needs, const Inputs& in) {
   const int index = int(in.query.get_device_index());
   const Guard guard(index);
-  Problem p = in.problem();
+  Problem p = problem_of(in);
   p.grad = heads(grad);
   const int64_t B = p.batch, H = p.heads;
   const bool spread = p.has_spread(), covariance = p.needs_covariance(), shape = p.has_shape();
@@ -197,26 +177,6 @@ std::vector<Tensor> attention_backward(
   check(launch_backward(p, current_stream(index)));
   return result;
 }
-
-#define RKA_PARAMETERS                                                                          \
-  Tensor query, Tensor key, Tensor value, MaybeTensor bias, MaybeTensor scale_query,            \
-      MaybeTensor scale_key, MaybeTensor scale_bias, MaybeTensor shape_query,                   \
-      MaybeTensor shape_key, MaybeTensor features, MaybeTensor concentration,                   \
-      MaybeTensor mixture, MaybeTensor gate, MaybeTensor cooccurrence, MaybeTensor mask,        \
-      MaybeTensor padding, MaybeTensor seed, bool causal, std::string mode,                     \
-      std::string activation, double dropout, double jitter
-#define RKA_INPUTS                                                                              \
-  Inputs {                                                                                      \
-    query, key, value, bias, scale_query, scale_key, scale_bias, shape_query, shape_key,        \
-        features, concentration, mixture, gate, cooccurrence, mask, padding, seed, causal,      \
-        mode, activation, dropout, jitter                                                       \
-  }
-#define RKA_SCHEMA                                                                              \
-  "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? scale_query, "                 \
-  "Tensor? scale_key, Tensor? scale_bias, Tensor? shape_query, Tensor? shape_key, "             \
-  "Tensor? features, Tensor? concentration, Tensor? mixture, Tensor? gate, "                    \
-  "Tensor? cooccurrence, Tensor? mask, Tensor? padding, Tensor? seed, bool causal, str mode, "  \
-  "str activation, float dropout, float jitter"
 
 // [bytes of shared memory of a block, rows per tile, 1 if the factor is among it].
 std::vector<int64_t> layout_op(int64_t keys, int64_t rows, bool backward, int64_t shared_limit) {
