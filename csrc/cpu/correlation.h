@@ -156,7 +156,8 @@ void shape_prior(Sequence<T>& s, int64_t head) {
 // matrix replaces the cosines.
 template <class T>
 struct CosineGrad {
-  Vec<T> weight = {}, twice_gamma = {};
+  double weight = 0, twice_gamma = 0;
+  Vec<T> row_weight, row_twice_gamma;  // of the row so far: long sums in float would drift
   T *cosine, *inverse, *diagonal;
   T r, gamma2;
 
@@ -164,13 +165,19 @@ struct CosineGrad {
       : cosine(cosine), inverse(inverse), diagonal(diagonal), r(r), gamma2(gamma2) {
     for (int j = 0; j < ld; ++j) diagonal[j] = T(0);
   }
+  void begin_row() { row_weight = row_twice_gamma = Vec<T>{}; }
+  void end_row(int i, Vec<T> pull) {
+    diagonal[i] += sum<T>(pull);
+    weight += double(sum<T>(row_weight));
+    twice_gamma += double(sum<T>(row_twice_gamma));
+  }
   // Entries (i, j ..) of the lower triangle, `grad` their dK; returns what row i's norm collects.
   Vec<T> entries(int i, int j, int ld, Vec<T> grad) {
     T* at = cosine + int64_t(i) * ld + j;
     const Vec<T> c = load(at);
     const Vec<T> weighted = grad * cosine_kernel(c, broadcast(gamma2));
-    weight += weighted;
-    twice_gamma += weighted * r * (c - T(1));
+    row_weight += weighted;
+    row_twice_gamma += weighted * r * (c - T(1));
     const Vec<T> d_cosine = weighted * (r * gamma2);
     const Vec<T> pull = d_cosine * c;  // cos_ij = G_ij / sqrt(G_ii G_jj)
     store(diagonal + j, load(diagonal + j) + pull);
@@ -205,9 +212,11 @@ void grams_backward(Sequence<T>& s, const Gradients& g) {
                      ld);
   CosineGrad<T> user(s.cosine_user, s.inverse_user, s.diagonal_user, s.weight[2], s.twice_gamma[1],
                      ld);
-  V counting = {};
+  double counting = 0;
   for (int i = 0; i < m; ++i) {
     V item_pull = {}, user_pull = {}, counted = {};
+    item.begin_row();
+    user.begin_row();
     for (int j = 0; j <= i; j += LANES<T>) {
       const int64_t at = int64_t(i) * ld + j;
       V grad = load(s.dk + at) + load(flipped + at);
@@ -218,14 +227,14 @@ void grams_backward(Sequence<T>& s, const Gradients& g) {
       if (gate) user_pull += user.entries(i, j, ld, grad);
       if (counts) counted += grad * load(s.counts + at) * load(s.inverse_count + j);
     }
-    item.diagonal[i] += sum<T>(item_pull);
-    if (gate) user.diagonal[i] += sum<T>(user_pull);
-    if (counts) counting += counted * s.inverse_count[i];
+    item.end_row(i, item_pull);
+    if (gate) user.end_row(i, user_pull);
+    if (counts) counting += double(sum<T>(counted)) * double(s.inverse_count[i]);
   }
   close_gram(m, ld, s.diagonal_item, s.inverse_item, s.cosine_item);
   if (gate) close_gram(m, ld, s.diagonal_user, s.inverse_user, s.cosine_user);
-  const T mixture[3] = {sum<T>(counting), sum<T>(item.weight), sum<T>(user.weight)};
-  const T concentration[2] = {T(2) * sum<T>(item.twice_gamma), T(2) * sum<T>(user.twice_gamma)};
+  const T mixture[3] = {T(counting), T(item.weight), T(user.weight)};
+  const T concentration[2] = {T(2 * item.twice_gamma), T(2 * user.twice_gamma)};
   if (g.mixture) write_row(g.mixture, s.b, 0, 0, 0, 3, T(1), mixture);
   if (g.concentration) write_row(g.concentration, s.b, 0, 0, 0, 2, T(1), concentration);
 }
