@@ -128,10 +128,13 @@ class KernelizedAttention(nn.MultiheadAttention):
         if not batched and key_padding_mask is not None and key_padding_mask.dim() == 1:
             key_padding_mask = key_padding_mask[None]
         mask, padding, bias = self._masks(attn_mask, key_padding_mask, query, key)
-        q, k, v = self._project(query, key, value)
+        spread = mode != "location"
+        q, k, v, *more = self._project(query, key, value, spread)
         covariance = shape = None
-        if mode != "location":
-            covariance, shape = self._spread(query, key, kernels, user, cooccurrence)
+        if spread:
+            kernels = self._kernels(key, kernels, user, cooccurrence)
+            covariance = Covariance(*more[:2], kernels, self.scale_bias)
+            shape = Shape(*more[2:])
         width = v.shape[-1]
         if need_weights:  # softmax(Z) [V, I] holds the weights beside the output
             identity = torch.eye(v.shape[-2], dtype=v.dtype, device=v.device)
@@ -172,39 +175,44 @@ class KernelizedAttention(nn.MultiheadAttention):
             return [x[None] for x in tensors]
         return list(tensors) if self.batch_first else [x.transpose(0, 1) for x in tensors]
 
-    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    def _project(self, query: Tensor, key: Tensor, value: Tensor, spread: bool) -> list[Tensor]:
+        """Heads of query, key, value and, with `spread`, of query and key of scale and of shape."""
         d = self.embed_dim
         if self.in_proj_weight is None:
-            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+            weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
         else:
-            weights = self.in_proj_weight.split(d)
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.split(d)
-        inputs = (query, key, value)
-        return [
-            self._heads(F.linear(x, w, b)) for x, w, b in zip(inputs, weights, biases, strict=True)
-        ]
+            weights = list(self.in_proj_weight.split(d))
+        inputs = [query, key, value]
+        bias = self.in_proj_bias
+        if spread:
+            weights += [*self.spread_query.weight.split(d), *self.spread_key.weight.split(d)]
+            inputs += [query, query, key, key]
+            bias = None if bias is None else F.pad(bias, (0, 4 * d))
+        results: list[Tensor | None] = [None] * len(inputs)
+        for x in {id(x): x for x in inputs}.values():  # one product for each input
+            mine = [i for i, y in enumerate(inputs) if y is x]
+            weight = torch.cat([weights[i] for i in mine])
+            offset = None if bias is None else bias.view(-1, d)[mine].flatten()
+            for i, y in zip(mine, F.linear(x, weight, offset).split(d, dim=-1), strict=True):
+                results[i] = self._heads(y)
+        q, k, v, *more = results
+        return [q, k, v, *more[0::2], *more[1::2]]
 
-    def _spread(
+    def _kernels(
         self,
-        query: Tensor,
         key: Tensor,
         kernels: Kernels | None,
         user: Tensor | None,
         cooccurrence: Tensor | None,
-    ) -> tuple[Covariance, Shape]:
-        if kernels is None:
-            if self.kernels is None:
-                raise ValueError(
-                    "kernels: expected ready kernels, got None: this module was built with "
-                    "own_kernels=False"
-                )
-            kernels = self.kernels(key, user, cooccurrence)
-        scale_query, shape_query = self.spread_query(query).chunk(2, dim=-1)
-        scale_key, shape_key = self.spread_key(key).chunk(2, dim=-1)
-        return (
-            Covariance(self._heads(scale_query), self._heads(scale_key), kernels, self.scale_bias),
-            Shape(self._heads(shape_query), self._heads(shape_key)),
-        )
+    ) -> Kernels:
+        if kernels is not None:
+            return kernels
+        if self.kernels is None:
+            raise ValueError(
+                "kernels: expected ready kernels, got None: this module was built with "
+                "own_kernels=False"
+            )
+        return self.kernels(key, user, cooccurrence)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, length, embed_dim) -> (B, H, length, embed_dim / H)."""

@@ -17,12 +17,12 @@ def recommendation_loss(
     """
     if kind == "ce":
         return F.cross_entropy(states @ vectors[1:].T, targets - 1)
-    positive = (states * vectors[targets]).sum(-1, keepdim=True)
-    negative = (vectors[negatives] @ states.unsqueeze(-1)).squeeze(-1)
+    candidates = torch.cat((targets[:, None], negatives), dim=1)  # one look-up, one gradient
+    scores = (F.embedding(candidates, vectors) @ states.unsqueeze(-1)).squeeze(-1)
     if kind == "bce":
-        return F.softplus(-positive).mean() + F.softplus(negative).mean()
+        return F.softplus(-scores[:, 0]).mean() + F.softplus(scores[:, 1:]).mean()
     if kind == "sampled_ce":
-        return (torch.cat((positive, negative), -1).logsumexp(-1) - positive[:, 0]).mean()
+        return (scores.logsumexp(-1) - scores[:, 0]).mean()
     raise ValueError(f"loss: expected one of bce, ce, sampled_ce, got {kind!r}")
 
 

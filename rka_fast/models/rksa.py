@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from rka_fast.attention import KernelizedAttention
 from rka_fast.models.losses import kernel_term
+from rka_fast.models.packing import Packing
 from rka_fast.models.transformer import TransformerRecommender
+from rka_fast.ops.api import Kernels
 from rka_fast.relations import RelationKernels
 
 
@@ -105,13 +107,16 @@ class RKSA(TransformerRecommender):
     def uses_kernel_term(self) -> bool:
         return self.kernel_weight > 0.0
 
-    def relations(self, batch) -> dict:
-        known = batch.users >= 0
-        return {
-            "kernels": self.kernels(
-                self.items(batch.items), self.users(batch.users + 1), batch.cooccurrence, known
-            )
-        }
+    def relations(self, batch, packing: Packing, items: Tensor) -> list[dict]:
+        users, known = self.users(batch.users + 1), batch.users >= 0
+
+        def kernels(rows: Tensor, vectors: Tensor) -> Kernels:
+            length = vectors.shape[1]
+            counts = batch.cooccurrence[rows, -length:, -length:]
+            return self.kernels(vectors, users[rows], counts, known[rows])
+
+        parts = zip(packing.groups, packing.unpack(items), strict=True)
+        return [{"kernels": kernels(group.rows, vectors)} for group, vectors in parts]
 
     def extra_losses(self, batch) -> dict[str, Tensor]:
         if not self.uses_kernel_term:

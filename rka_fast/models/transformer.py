@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rka_fast.models.base import Recommender
+from rka_fast.models.packing import Packing
 
 
 class FeedForward(nn.Module):
@@ -31,18 +32,20 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(width, eps=1e-8)
         self.feed_forward = FeedForward(width, dropout)
 
-    def forward(self, x: Tensor, padding: Tensor, **relations) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, relations: list[dict]) -> Tensor:
         query = self.attention_norm(x)
-        x = query + self.attention(query, x, padding, **relations)
-        x = self.feed_forward(self.feed_forward_norm(x))
-        return x.masked_fill(padding.unsqueeze(-1), 0.0)
+        inputs = zip(
+            packing.unpack(query), packing.unpack(x), packing.groups, relations, strict=True
+        )
+        attended = [self.attention(q, y, group.padding, **more) for q, y, group, more in inputs]
+        return self.feed_forward(self.feed_forward_norm(query + packing.pack(attended)))
 
 
 class TransformerRecommender(Recommender):
     """x_t = e_{i_t} sqrt(d) + p_t through blocks; the item embedding is the output embedding too.
 
     `attentions` are modules called as attention(query, x, padding, **relations) on
-    (B, n, width) with padding (B, n) True at positions without an item.
+    (b, l, width) with padding (b, l) True at positions without an item, for rows of similar length.
     """
 
     def __init__(
@@ -66,18 +69,17 @@ class TransformerRecommender(Recommender):
     def item_vectors(self) -> Tensor:
         return self.items.weight
 
-    def relations(self, batch) -> dict:
-        """Keyword arguments for every block's attention."""
-        return {}
+    def relations(self, batch, packing: Packing, items: Tensor) -> list[dict]:
+        """Keyword arguments of every block's attention for each group; items (P, width) vectors."""
+        return [{} for _ in packing.groups]
 
     def encode(self, batch) -> Tensor:
-        items = batch.items
-        padding = items == 0
-        x = self.items(items) * math.sqrt(self.items.embedding_dim)
+        packing = Packing(batch.items)
+        items = self.items(batch.items[packing.there])
         # Left-padded: the newest item always has the last position.
-        x = self.dropout(x + self.positions.weight[-items.shape[1] :])
-        x = x.masked_fill(padding.unsqueeze(-1), 0.0)
-        relations = self.relations(batch)
+        position = packing.position + self.positions.num_embeddings - batch.items.shape[1]
+        x = self.dropout(items * math.sqrt(self.items.embedding_dim) + self.positions(position))
+        relations = self.relations(batch, packing, items)
         for block in self.blocks:
-            x = block(x, padding, **relations)
-        return self.norm(x)
+            x = block(x, packing, relations)
+        return packing.unpack_all(self.norm(x))

@@ -8,7 +8,7 @@ import torch
 
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.models import MODELS, RKSA, SASRec
+from rka_fast.models import MODELS, RKSA, SASRec, packing
 
 CONFIG = SimpleNamespace(
     max_length=8, width=12, blocks=2, heads=2, dropout=0.0, activation="leaky_relu",
@@ -37,6 +37,26 @@ def test_padding_to_a_longer_window_changes_nothing(name, split):
     batches = [Batcher(split, counts, n, 0).evaluation(users, "valid") for n in (4, 8)]
     short, long = (model.scores(b) for b in batches)
     torch.testing.assert_close(short[:, 1:], long[:, 1:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_a_history_has_its_state_in_any_company(monkeypatch, name, split, batch):
+    """Each row by itself, unpadded, against a batch with groups and one without."""
+    model = MODELS[name].from_config(CONFIG, split).eval()
+    for worth in (1, 10**9):
+        monkeypatch.setattr(packing, "WORTH_A_GROUP", worth)
+        states = model.encode(batch)
+        for row, items in enumerate(batch.items):
+            length = int((items > 0).sum())
+            alone = batch._replace(
+                users=batch.users[row : row + 1],
+                items=items[None, -length:],
+                cooccurrence=batch.cooccurrence[row : row + 1, -length:, -length:],
+            )
+            torch.testing.assert_close(
+                states[row, -length:], model.encode(alone)[0], rtol=1e-5, atol=1e-5
+            )
+            assert (states[row, :-length] == 0).all()
 
 
 @pytest.mark.parametrize("name", SEQUENTIAL)

@@ -1,0 +1,72 @@
+"""Histories of different lengths without their padding, and in groups of similar length with it."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Positions of padding that take as long as the launches of one more group.
+WORTH_A_GROUP = 1024
+
+
+class Group(NamedTuple):
+    """Rows of a batch, padded in front to the longest of them.
+
+    rows: (b,), of the batch. places: (b, l), packed places counted from 1; 0 is padding.
+    """
+
+    rows: Tensor
+    places: Tensor
+
+    @property
+    def padding(self) -> Tensor:
+        return self.places == 0
+
+
+class Packing:
+    """The P positions of items (B, n) that hold one; 0, in front, is padding.
+
+    What looks at one position at a time works on packed values (P, width), what looks at whole
+    histories on one tensor (b, l, width) for each of `groups`.
+    """
+
+    def __init__(self, items: Tensor):
+        self.there = items > 0
+        self.position = self.there.nonzero()[:, 1]
+        places = torch.where(self.there, self.there.flatten().cumsum(0).view_as(items), 0)
+        self.every = Group(torch.arange(len(items), device=items.device), places)
+        # A GPU computes padding in less time than it takes to launch more kernels.
+        self.groups = _groups(places) if items.is_cpu else [self.every]
+        unpacked = torch.cat([group.places.flatten() for group in self.groups])
+        self.order = unpacked.argsort(stable=True)[-len(self.position) :]
+
+    def unpack(self, x: Tensor, groups: list[Group] | None = None) -> list[Tensor]:
+        """(P, width) as (b, l, width) for each group, zero where there is padding."""
+        x = F.pad(x, (0, 0, 1, 0))
+        return [F.embedding(g.places, x, padding_idx=0) for g in groups or self.groups]
+
+    def unpack_all(self, x: Tensor) -> Tensor:
+        """(P, width) as (B, n, width), zero where there is padding."""
+        return self.unpack(x, [self.every])[0]
+
+    def pack(self, parts: list[Tensor]) -> Tensor:
+        """(b, l, width) for each group as (P, width)."""
+        return torch.cat([x.flatten(0, 1) for x in parts]).index_select(0, self.order)
+
+
+def _groups(places: Tensor) -> list[Group]:
+    """Lengths up to n/8, n/4, n/2 and n, where a group of its own saves enough padding."""
+    lengths, longest = (places > 0).sum(dim=1), places.shape[1]
+    bounds: list[int] = []
+    for bound in (longest // 8, longest // 4, longest // 2):
+        rows = (lengths <= bound).sum() - (lengths <= max(bounds, default=-1)).sum()
+        if rows * bound >= WORTH_A_GROUP:  # as much as the next bound would add
+            bounds.append(bound)
+    group = torch.bucketize(lengths, torch.tensor(bounds, dtype=lengths.dtype))
+    found = [(group == i).nonzero()[:, 0] for i in range(len(bounds) + 1)]
+    return [
+        Group(rows, places[rows, -max(1, int(lengths[rows].max())) :])
+        for rows in found
+        if len(rows)
+    ]
