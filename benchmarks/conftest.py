@@ -52,24 +52,29 @@ def summary(benchmarks, sgemm: float) -> str:
     """A Markdown table: medians, ratios to the reference and to sdpa, rate, memory."""
     median = {_key(b): b.stats.median for b in benchmarks}
     lines = [
-        f"Share: of this machine's float32 matrix product, {sgemm:.0f} GFLOP/s.",
+        f"Share: of this machine's float32 matrix product, {sgemm:.0f} GFLOP/s. Floor: the least "
+        "time for the counted operations and bytes (kernel_report.py), on cards that it knows.",
         "",
         "| operator | shape | pass | backend | median ms | faster than reference "
-        "| times sdpa | GFLOP/s | share | peak MB |",
-        "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
+        "| than compiled | times sdpa | GFLOP/s | share | of the floor | peak MB |",
+        "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for b in sorted(benchmarks, key=_key):
         op, shape, passes, backend = _key(b)
         seconds = median[_key(b)]
-        reference = median.get((op, shape, passes, "reference"))
-        sdpa = median.get((op, shape, passes, "sdpa"))
+        reference, compiled, sdpa = (
+            median.get((op, shape, passes, peer)) for peer in ("reference", "compiled", "sdpa")
+        )
         work, size = b.extra_info["gflops"], b.extra_info["bytes"]
+        floor = b.extra_info.get("floor")
         rate = None if work is None else work / seconds
         cells = (
             op, shape, passes, backend, f"{seconds * 1e3:.2f}",
             f"{reference / seconds:.1f}x" if reference else "",
+            f"{compiled / seconds:.1f}x" if compiled else "",
             f"{seconds / sdpa:.2f}" if sdpa else "",
             "" if rate is None else f"{rate:.0f}", "" if rate is None else f"{rate / sgemm:.0%}",
+            f"{floor / seconds:.0%}" if floor else "",
             "" if size is None else f"{size / 2**20:.1f}",
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")

@@ -3,12 +3,14 @@
     python benchmarks/kernel_report.py [--json FILE] [--n-block 64 128 1024]
 
 Every kernel and configuration of the launch table for sm_80, sm_86, sm_90 and, where Triton's AMD
-target compiles, gfx942; then the least time that named cards need for the operations and bytes of a
-shape. Exit status 1 if a kernel for at most 64 keys spills or one needs more shared memory than its
-architecture has. The JSON is a list with an entry for each row of the first table.
+target compiles, gfx942, and for 64 keys in float32 its variants too; then the least time that named
+cards need for the operations and bytes of a shape. Exit status 1 if a kernel for at most 64 keys
+spills or one needs more shared memory than its architecture has. The JSON is a list with an entry
+for each row of the first table.
 """
 
 import argparse
+import itertools
 import json
 import re
 import subprocess
@@ -25,6 +27,9 @@ from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
 KB = 1024
 NVIDIA = ("sm_80", "sm_86", "sm_90")
 AMD = "gfx942"
+# What a kernel is compiled for anew: with all parts ("whole"), with less, with masks, in tf32, and
+# with sizes that 16 does not divide.
+VARIANTS = ("whole", "plain", "mean", "masked", "tf32", "odd")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 POINTERS = {
     torch.float32: "*fp32",
@@ -64,6 +69,7 @@ class Row(NamedTuple):
     shared_bytes: int
     programs_per_sm: int
     tensor_core_instructions: int
+    variant: str
 
 
 class Launch(NamedTuple):
@@ -75,8 +81,10 @@ class Launch(NamedTuple):
     config: object
 
 
-def arguments(n: int, width: int, dtype: torch.dtype) -> Arguments:
-    """The operator with all its parts, as the recommender uses it; bias and user mask left out."""
+def arguments(n: int, width: int, dtype: torch.dtype, variant: str) -> Arguments:
+    """The operator as the recommender uses it when "whole"; "plain" in evaluation by draws."""
+    if variant == "odd":
+        n, width = n - 14, width - 14
 
     def new(*shape):
         return torch.zeros(shape, dtype=dtype)
@@ -84,27 +92,38 @@ def arguments(n: int, width: int, dtype: torch.dtype) -> Arguments:
     def pair():
         return new(2, 2, n, width), new(2, 2, n, width)
 
-    return Arguments(
+    whole = Arguments(
         *pair(), new(2, 2, n, width), None, *pair(), torch.zeros(2), *pair(),
         torch.zeros(2, n, width), torch.ones(2), torch.ones(2, 3), torch.zeros(2, width),
         torch.zeros(2, n, n), padding=torch.zeros(2, n, dtype=torch.bool), seed=torch.tensor(0),
         causal=True, mode="sample", activation="leaky_relu", dropout=0.1,
     )  # fmt: skip
+    changes = {
+        "plain": {"padding": None, "dropout": 0.0},
+        "mean": {"mode": "mean"},
+        "masked": {"mask": torch.ones(2, 2, n, n, dtype=torch.bool), "bias": new(2, 2, n, n)},
+    }
+    return whole._replace(**changes.get(variant, {}))
 
 
-def launches(n: int, width: int, dtype: torch.dtype, family: str) -> list[Launch]:
+def launches(
+    n: int, width: int, dtype: torch.dtype, family: str, variant: str = "whole"
+) -> list[Launch]:
     """The launches of one forward and one backward pass on a card of the family, not done."""
     from rka_fast.ops.triton import launch
 
-    a, seen = arguments(n, width, dtype), []
+    a, seen = arguments(n, width, dtype, variant), []
     needs = [i for i, name in enumerate(DIFFERENTIABLE) if getattr(a, name) is not None]
-    original = launch.run, launch.family
+    original, matmul = (launch.run, launch.family), torch.backends.cuda.matmul
+    precision = matmul.fp32_precision
     launch.run, launch.family = lambda *x: seen.append(Launch(*x)), lambda device: family
+    matmul.fp32_precision = "tf32" if variant == "tf32" else "ieee"
     try:
         launch.forward(a)
         launch.backward(a.value, needs, a)
     finally:
         launch.run, launch.family = original
+        matmul.fp32_precision = precision
     return list({x.kernel: x for x in seen}.values())
 
 
@@ -180,32 +199,36 @@ def programs_per_sm(arch: str, warps: int, registers: int, shared: int) -> int:
     return min(by_registers, by_shared, limits.warps // warps, limits.programs)
 
 
-def row(launch: Launch, arch: str, n: int, width: int, dtype: str) -> Row:
+def row(launch: Launch, arch: str, n: int, width: int, dtype: str, variant: str) -> Row:
     binary = compiled(launch, arch)
     registers, spilled, tensor_cores = usage(binary, arch)
     warps, shared = launch.config.num_warps, binary.metadata.shared
     return Row(
         launch.kernel.__name__, arch, n, width, dtype, warps, registers, spilled, shared,
-        programs_per_sm(arch, warps, registers, shared), tensor_cores,
+        programs_per_sm(arch, warps, registers, shared), tensor_cores, variant,
     )  # fmt: skip
 
 
-def rows(n_blocks, arches=NVIDIA, dtypes=DTYPES, each=lambda row: None) -> list[Row]:
-    """Every kernel of the table; what differs in no argument of the compiler is compiled once."""
+def rows(cases, each=lambda row: None) -> list[Row]:
+    """Every kernel of the cases; what differs in no argument of the compiler is compiled once."""
+    result, known = [], {}
+    for arch, n, width, dtype, variant in cases:
+        for x in launches(n, width, DTYPES[dtype], arch, variant):
+            key = (x.kernel, x.config, arch, dtype, variant)
+            if key not in known:
+                known[key] = row(x, arch, n, width, dtype, variant)
+            result.append(known[key]._replace(n_block=n, width=width))
+            each(result[-1])
+    return result
+
+
+def table_cases(arches, n_blocks, dtypes):
+    """The whole launch table, then the variants of its smallest part."""
     from rka_fast.ops.triton import launch
 
-    result, known = [], {}
-    for arch in arches:
-        for n in n_blocks:
-            for dtype in dtypes:
-                for width in launch.WIDTHS:
-                    for x in launches(n, width, DTYPES[dtype], arch):
-                        key = (x.kernel, x.config, arch, dtype)
-                        if key not in known:
-                            known[key] = row(x, arch, n, width, dtype)
-                        result.append(known[key]._replace(n_block=n, width=width))
-                        each(result[-1])
-    return result
+    yield from itertools.product(arches, n_blocks, launch.WIDTHS, dtypes, VARIANTS[:1])
+    if 64 in n_blocks and "float32" in dtypes:
+        yield from itertools.product(arches, (64,), (64,), ("float32",), VARIANTS[1:])
 
 
 def faults(found: list[Row]) -> list[str]:
@@ -221,15 +244,16 @@ class Card(NamedTuple):
     """Peak rates a second: operations in fp32 and in dense half precision, bytes of memory."""
 
     name: str
+    device: str  # pattern of what PyTorch calls it
     fp32: float
     half: float
     bandwidth: float
 
 
 CARDS = (
-    Card("A100 80GB", 19.5e12, 312e12, 2.04e12),
-    Card("H100 SXM", 66.9e12, 989e12, 3.35e12),
-    Card("RTX 4090", 82.6e12, 165.2e12, 1.01e12),
+    Card("A100 80GB", r"A100.*80GB", 19.5e12, 312e12, 2.04e12),
+    Card("H100 SXM", r"H100.*HBM3", 66.9e12, 989e12, 3.35e12),
+    Card("RTX 4090", r"RTX 4090$", 82.6e12, 165.2e12, 1.01e12),
 )
 
 
@@ -288,9 +312,9 @@ def print_floors() -> None:
 
 def print_row(x: Row) -> None:
     print(
-        f"{x.kernel:<24}{x.arch:<8}{x.n_block:>5}{x.width:>6} {x.dtype:<9}{x.num_warps:>5}"
-        f"{x.registers:>10}{x.spill_bytes:>7}{x.shared_bytes:>8}{x.programs_per_sm:>9}"
-        f"{x.tensor_core_instructions:>6}",
+        f"{x.kernel:<24}{x.arch:<8}{x.n_block:>5}{x.width:>6} {x.dtype:<9}{x.variant:<8}"
+        f"{x.num_warps:>5}{x.registers:>10}{x.spill_bytes:>7}{x.shared_bytes:>8}"
+        f"{x.programs_per_sm:>9}{x.tensor_core_instructions:>6}",
         flush=True,
     )
 
@@ -300,7 +324,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--n-block", type=int, nargs="+", help="only these blocks of the table")
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", help="only these dtypes")
-    parser.add_argument("--no-amd", action="store_true", help="leave gfx942 out")
+    parser.add_argument(
+        "--arch", choices=(*NVIDIA, AMD), nargs="+", help="only these architectures"
+    )
     flags = parser.parse_args()
     try:
         from rka_fast.ops.triton import launch
@@ -308,14 +334,17 @@ def main() -> int:
         print(f"needs triton ({error})")
         return 2
     print(
-        f"{'kernel':<24}{'arch':<8}{'n':>5}{'width':>6} {'dtype':<9}{'warps':>5}{'registers':>10}"
+        f"{'kernel':<24}{'arch':<8}{'n':>5}{'width':>6} {'dtype':<9}{'variant':<8}{'warps':>5}"
+        f"{'registers':>10}"
         f"{'spill':>7}{'shared':>8}{'programs':>9}{'MMA':>6}"
     )
     n_blocks, dtypes = flags.n_block or launch.N_BLOCKS, flags.dtype or DTYPES
-    found = rows(n_blocks, NVIDIA, dtypes, print_row)
-    if not flags.no_amd:
+    arches = flags.arch or (*NVIDIA, AMD)
+    nvidia = [arch for arch in arches if arch != AMD]
+    found = rows(table_cases(nvidia, n_blocks, dtypes), print_row)
+    if AMD in arches:
         try:
-            found += rows(n_blocks, (AMD,), dtypes, print_row)
+            found += rows(table_cases([AMD], n_blocks, dtypes), print_row)
         except Exception as error:  # whatever this Triton's AMD compiler raises
             print(f"gfx942 does not compile here: {type(error).__name__}: {error}"[:300])
     print_floors()

@@ -6,6 +6,7 @@ memory of a fresh process at its peak (Linux).
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from kernel_report import CARDS, floor, work
 
 import rka_fast
 from rka_fast import (
@@ -133,6 +135,17 @@ def gflop(peer: str, passes: str, size: Size) -> float:
         backward += 2 * square
     total = forward + backward if passes == "forward+backward" else forward
     return 2e-9 * b * h * total
+
+
+def floor_seconds(peer: str, passes: str, size: Size) -> float | None:
+    """The least time of one call in float32; None for plain attention and unknown cards."""
+    name = torch.cuda.get_device_name() if DEVICE == "cuda" else ""
+    card = next((card for card in CARDS if re.search(card.device, name)), None)
+    if card is None or peer == "sdpa":
+        return None
+    both = (False, True)[: len(passes.split("+"))]
+    one = (floor(card, work(size.length, size.heads, size.width, 4, back), 4)[0] for back in both)
+    return size.batch * sum(one)
 
 
 def peak_memory(peer: str, passes: str, size: Size) -> int | None:

@@ -4,6 +4,7 @@ Triton reads TRITON_INTERPRET when it is imported, and other tests compile kerne
 of their own for those that interpret: TRITON_INTERPRET=1 pytest tests/ops tests/interpreted
 """
 
+import numpy as np
 import pytest
 
 from rka_fast.ops.triton import interpreted
@@ -37,6 +38,31 @@ def patched_once():
     interpreter._patch_lang = Scope
     yield
     interpreter._patch_lang = original
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tf32_is_cut():
+    """Products in tf32 see 19 bits of each float32, as on the device; interpreted, they see all."""
+    if not interpreted():
+        yield
+        return
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    builder, tf32 = interpreter.InterpreterBuilder, interpreter._ir.INPUT_PRECISION.TF32
+    original = builder.create_dot
+
+    def create_dot(self, a, b, d, precision, *more):
+        if precision == tf32:
+            a, b = (type(x)(cut(x.data), x.dtype) for x in (a, b))
+        return original(self, a, b, d, precision, *more)
+
+    builder.create_dot = create_dot
+    yield
+    builder.create_dot = original
+
+
+def cut(x):
+    """A float32 without the 13 bits that tf32 has not."""
+    return (x.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 class Modules(tuple):

@@ -10,6 +10,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 ARCHITECTURES = ("sm_80", "sm_86", "sm_90")
+DTYPES = ("float32", "bfloat16")
 
 
 def load_report():
@@ -20,7 +21,8 @@ def load_report():
 
 
 def rows(arch):
-    return [tuple(x) for x in load_report().rows((64,), (arch,), ("float32", "bfloat16"))]
+    cases = [(arch, 64, width, dtype, "whole") for width in (64, 128) for dtype in DTYPES]
+    return [tuple(x) for x in load_report().rows(cases)]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def test_no_spills_and_shared_memory_within_the_limit(report):
 
 
 def test_faults_are_seen(report):
-    good = report.Row("forward_kernel", "sm_86", 64, 64, "float32", 8, 128, 0, 12288, 2, 0)
+    good = report.Row("forward_kernel", "sm_86", 64, 64, "float32", 8, 128, 0, 12288, 2, 0, "whole")
     assert report.faults([good]) == []
     assert "spills 8" in report.faults([good._replace(spill_bytes=8)])[0]
     assert report.faults([good._replace(spill_bytes=8, n_block=128)]) == []

@@ -2,7 +2,8 @@
 
 A backend is an object with `name`, `forward(arguments)`, `backward(grad, needs, arguments)` and
 `why_not(arguments)`: the list of reasons why it cannot run here (arguments None) or on these
-inputs. A further backend is one more entry in BACKENDS, in order of preference.
+inputs. A further backend is one more entry in BACKENDS, in order of preference: where the inputs
+are on the CPU the interpreted Triton comes after C++.
 """
 
 import os
@@ -43,7 +44,7 @@ class Reference:
 
 
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (Triton(), Cuda(), Cpp(), Reference())
+    backend.name: backend for backend in (Cpp(), Triton(), Cuda(), Reference())
 }
 
 

@@ -5,7 +5,11 @@ Triton itself is imported when the backend first serves a call or says why it ca
 """
 
 import os
+import shutil
+import sysconfig
 from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,7 +17,8 @@ from torch import Tensor
 from rka_fast.ops.arguments import Arguments
 
 MAX_KEYS = 1024
-OLDEST = (8, 0)
+OLDEST = (8, 0)  # compute capability
+AMD = "gfx942"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -62,10 +67,36 @@ def _machine_refusals(interpreted: bool) -> tuple[str, ...]:
         return tuple(reasons)
     if not torch.cuda.is_available():
         return (*reasons, "there is no CUDA device (TRITON_INTERPRET=1 runs it on the CPU)")
-    devices = range(torch.cuda.device_count())
-    if min(torch.cuda.get_device_capability(i) for i in devices) < OLDEST:
-        reasons.append(f"a device is older than compute capability {OLDEST[0]}.{OLDEST[1]}")
+    reasons += _toolchain_refusals()
+    devices = [device_refusal(i) for i in range(torch.cuda.device_count())]
+    if all(devices):
+        reasons += devices
     return tuple(reasons)
+
+
+@cache
+def _toolchain_refusals() -> list[str]:
+    """Triton compiles a launcher in C for each kernel."""
+    reasons = []
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        reasons.append("Triton finds no C compiler; install gcc or set CC")
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        reasons.append("Python.h is missing; install Python's development files (python3-dev)")
+    return reasons
+
+
+@torch.compiler.assume_constant_result
+def device_refusal(index: int) -> str | None:
+    """Why the kernels are not for this device: what it is, and what is needed."""
+    if torch.version.hip is not None:
+        arch = torch.cuda.get_device_properties(index).gcnArchName.split(":")[0]
+        return None if arch == AMD else f"device {index} is {arch}, of AMD's only {AMD} is known"
+    capability = torch.cuda.get_device_capability(index)
+    if capability >= OLDEST:
+        return None
+    return "device {} has compute capability {}.{}, {}.{} is needed".format(
+        index, *capability, *OLDEST
+    )
 
 
 def refusals(a: Arguments) -> list[str]:
@@ -75,6 +106,8 @@ def refusals(a: Arguments) -> list[str]:
     if a.query.device.type != device:
         place = "on the CPU (interpreted)" if interpreted() else "on CUDA devices"
         reasons.append(f"the inputs are on {a.query.device}, it computes {place}")
+    elif device == "cuda" and (refusal := device_refusal(a.query.device.index)):
+        reasons.append(refusal)
     if a.query.dtype not in DTYPES:
         reasons.append(f"it has no {a.query.dtype}, only float32, float16 and bfloat16")
     if a.key.shape[2] > MAX_KEYS:

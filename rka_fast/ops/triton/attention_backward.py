@@ -50,6 +50,7 @@ from rka_fast.ops.triton.tiles import (
     load_heads,
     load_tile,
     origin,
+    rounded,
     scores,
     slope,
     softplus,
@@ -110,7 +111,7 @@ def add_to_keys(p, s, f, target, b, h, i, j, tile, rows):
         c = first + zero + tl.arange(0, p.chunk)
         x = load_heads(rows, b, h, i, c, i < s.rows)
         acc = load_heads(target, b, h, j, c, j < s.keys)
-        acc = tl.dot(tl.trans(tile), x, acc, input_precision=p.precision)
+        acc = tl.dot(tl.trans(rounded(p, tile)), x, acc, input_precision=p.precision)
         store_heads(target, b, h, j, c, j < s.keys, acc)
 
 
@@ -129,7 +130,7 @@ def write_queries(p, s, target, b, h, first_row, f, r, which: tl.constexpr, key)
             j = first + zero + tl.arange(0, p.tile)
             d = load_tile(rows_at(p, r, which), p.pitch, local, j)
             y = load_heads(key, b, h, j, c, exists(p, s, b, j))
-            acc = tl.dot(d, y, acc, input_precision=p.precision)
+            acc = tl.dot(rounded(p, d), y, acc, input_precision=p.precision)
         store_heads(target, b, h, i, c, i < s.rows, acc)
 
 
@@ -288,14 +289,25 @@ def set_zero_square(p, f, x):
 
 
 @triton.jit(noinline=True)
-def head_backward(p, s, g, b, h, f, r, d_factor):
-    """All that a head of a sequence contributes."""
-    share = tl.zeros((), tl.float32)
+def heads_backward(p, s, g, b, first_head, last_head, f, r, d_factor):
+    """All that these heads of a sequence contribute."""
+    for h in range(first_head, last_head):
+        set_zero_keys(p, s, g, f, b, h)
+    if g.covariance:
+        set_zero_square(p, f, d_factor)
+    tl.debug_barrier()
     for first_row in range(0, s.rows, p.rows_tile):
-        prior_of_rows(p, s, b, h, first_row, f, r)
-        share += rows_backward(p, s, g, b, h, first_row, f, r, d_factor)
-    if g.scale_bias is not None:
-        tl.store(g.scale_bias + tl.cast(b, tl.int64) * s.heads + h, share)
+        if not p.mask_per_head:
+            prior_of_rows(p, s, b, first_head, first_row, f, r)
+        for h in range(first_head, last_head):
+            if p.mask_per_head:
+                prior_of_rows(p, s, b, h, first_row, f, r)
+            share = rows_backward(p, s, g, b, h, first_row, f, r, d_factor)
+            if g.scale_bias is not None:
+                at = g.scale_bias + tl.cast(b, tl.int64) * s.heads + h
+                if first_row > 0:
+                    share += tl.load(at)
+                tl.store(at, share)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -305,13 +317,7 @@ def backward_kernel(p, batch, heads, rows, keys, g, scratch, factor_size, rows_s
     r = f + factor_size
     for b in range(tl.program_id(0), s.batch, tl.num_programs(0)):
         prepare(p, s, b, f)
-        if p.mode != "location":
-            set_zero_square(p, f, d_correlation(p, f))
-        for h in range(0, s.heads):
-            set_zero_keys(p, s, g, f, b, h)
-        tl.debug_barrier()
-        for h in range(0, s.heads):
-            head_backward(p, s, g, b, h, f, r, d_correlation(p, f))
+        heads_backward(p, s, g, b, 0, s.heads, f, r, d_correlation(p, f))
         if g.covariance:
             correlation_backward(p, s, g, b, f, r)
         tl.debug_barrier()
@@ -329,11 +335,7 @@ def heads_backward_kernel(
         h = index % s.heads
         f = factors + tl.cast(b, tl.int64) * factor_size
         d_factor = d_factors + tl.cast(index, tl.int64) * p.pitch * p.pitch
-        set_zero_keys(p, s, g, f, b, h)
-        if p.mode != "location":
-            set_zero_square(p, f, d_factor)
-        tl.debug_barrier()
-        head_backward(p, s, g, b, h, f, r, d_factor)
+        heads_backward(p, s, g, b, h, h + 1, f, r, d_factor)
         tl.debug_barrier()
 
 

@@ -19,6 +19,7 @@ from rka_fast.ops.triton.attention_backward import Gradients
 from rka_fast.ops.triton.tiles import Grid, Heads, Problem, Size
 
 ONE_LAUNCH = 128  # keys up to which one program does a whole sequence
+MANY = 128  # sequences that fill a device by themselves, however long they are
 
 
 class Config(NamedTuple):
@@ -40,11 +41,15 @@ class Config(NamedTuple):
 # head takes no other tiles.
 _FORWARD = Config(32, 32, 32, 8, registers=128, programs_per_sm=2)
 _BACKWARD = Config(32, 32, 32, 8, registers=255, programs_per_sm=1)
+_RESIDENT = {"gfx942": 1}  # forward programs, where there are fewer
 N_BLOCKS = (64, 128, 1024)
 WIDTHS = (64, 128)
 FAMILIES = ("sm_80", "sm_86", "sm_90", "gfx942")
 TABLE = {
-    (n, width, dtype, family): (_FORWARD, _BACKWARD)
+    (n, width, dtype, family): (
+        _FORWARD._replace(programs_per_sm=_RESIDENT.get(family, _FORWARD.programs_per_sm)),
+        _BACKWARD,
+    )
     for n in N_BLOCKS
     for width in WIDTHS
     for dtype in (torch.float32, torch.float16, torch.bfloat16)
@@ -95,7 +100,7 @@ def forward(a: Arguments) -> Tensor:
     c = config(a, backward=False)
     p, size = problem(a, c)
     factor, row = factor_size(p), rows_size(c, p, skew_normal.FORWARD_ROWS)
-    if a.key.shape[2] <= ONE_LAUNCH:
+    if in_one_launch(a):
         grid = min(batch, programs(c, output.device))
         scratch = new_scratch(grid * (factor + row), output.device)
         arguments = (p, *size, heads_of(output), scratch, factor, row)
@@ -111,22 +116,30 @@ def forward(a: Arguments) -> Tensor:
     return output
 
 
+def in_one_launch(a: Arguments) -> bool:
+    """By the shapes alone, so that the same call gives the same bits on any device.
+
+    Launches of their own spread a few long sequences over the device; they keep L and, backward,
+    d L of each head for all sequences, which many sequences have neither need nor memory for.
+    """
+    return a.key.shape[2] <= ONE_LAUNCH or a.key.shape[0] >= MANY
+
+
 def backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
     """Gradients of the arguments at the positions `needs`, in their dtypes."""
     batch, heads, rows, _ = a.query.shape
-    keys = a.key.shape[2]
     c = config(a, backward=True)
     p, size = problem(a, c)
     results, g = gradients(grad, {DIFFERENTIABLE[i] for i in needs}, a)
     factor = factor_size(p) + p.pitch * p.pitch
     row = rows_size(c, p, skew_normal.BACKWARD_ROWS)
-    if keys <= ONE_LAUNCH:
+    if in_one_launch(a):
         grid = min(batch, programs(c, grad.device))
         scratch = new_scratch(grid * (factor + row), grad.device)
         run(attention_backward.backward_kernel, grid, (p, *size, g, scratch, factor, row), c)
     else:
         factors = new_scratch(batch * factor, grad.device)
-        d_factors = new_scratch(batch * heads * p.pitch**2, grad.device)
+        d_factors = new_scratch(batch * heads * p.pitch**2 * g.covariance.value, grad.device)
         grid = min(batch * heads, programs(c, grad.device))
         scratch = new_scratch(grid * row, grad.device)
         run(attention.factor_kernel, batch, (p, *size, factors, factor), c)
