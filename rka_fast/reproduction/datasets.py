@@ -117,7 +117,8 @@ DATASETS: dict[str, Dataset] = {
             name="ml-1m",
             title="MovieLens 1M, SASRec's filter",
             files=("sasrec/ml-1m_sasrec.txt.gz",),
-            source="data/ml-1m.txt of https://github.com/kang205/SASRec, saved as ml-1m_sasrec.txt",
+            source="https://grouplens.org/datasets/movielens/1m/, preprocessed as in "
+            "https://github.com/kang205/SASRec, saved as ml-1m_sasrec.txt",
             counts=(6_040, 3_416, 999_611),
             note="The paper's MovieLens is HCRNN's cut (4,639 users, 930 items), another data set.",
             settings={"max_length": 200},  # like SASRec's own setting for sequences this long

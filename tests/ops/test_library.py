@@ -138,6 +138,31 @@ def test_checkpointing_sees_the_same_noise(backend):
     torch.testing.assert_close(torch.autograd.grad(output.square().sum(), value)[0], plain)
 
 
+def test_a_captured_graph_replays_on_other_inputs(backend):
+    if backend.device != "cuda" or backend.name == "reference":
+        pytest.skip("needs a CUDA device, and kernels of our own")
+    arguments = [
+        x.detach() if isinstance(x, torch.Tensor) else x for x in schema_arguments(backend)
+    ]
+    needs = [i for i in range(13) if arguments[i] is not None]
+
+    def both():
+        output = forward_op(*arguments)
+        return [output, *backward_op(torch.ones_like(output), needs, *arguments)]
+
+    both()  # compiles
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = both()
+    arguments[2].mul_(2)
+    arguments[Arguments._fields.index("seed")].fill_(9)
+    graph.replay()
+    torch.cuda.synchronize()
+    for actual, expected in zip(captured, both(), strict=True):
+        assert torch.equal(actual, expected)
+
+
 def test_a_second_derivative_is_refused(backend):
     inputs = ops_cases.random_inputs(requires_grad=True)
     value = inputs["value"]

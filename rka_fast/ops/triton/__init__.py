@@ -1,6 +1,6 @@
 """The Triton backend: the whole operator in one launch, and the whole backward in one more.
 
-Beyond 128 keys the same functions run in two launches forward and three backward.
+For a few sequences of more than 128 keys the same functions run in two and three launches.
 Triton itself is imported when the backend first serves a call or says why it cannot.
 """
 
