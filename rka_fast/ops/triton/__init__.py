@@ -53,7 +53,7 @@ def _device(a: Arguments):
 @torch.compiler.assume_constant_result
 def interpreted() -> bool:
     """Triton's interpreter takes the place of a GPU (TRITON_INTERPRET=1) and serves the CPU."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 
 
 @torch.compiler.assume_constant_result

@@ -148,7 +148,7 @@ def write_output(p, s, output, b, h, first_row, f, r):
             if p.dropout is not None:
                 w *= keep_factors(p, s, b, h, i, first + zero)
             v = load_heads(p.value, b, h, j, column, exists(p, s, b, j))
-            acc = tl.dot(rounded(p, w), v, acc, input_precision=p.precision)
+            acc = tl.dot(rounded(w, p.precision), v, acc, input_precision=p.precision)
         store_heads(output, b, h, i, column, i < s.rows, acc)
     tl.debug_barrier()  # the next tile of rows writes where this one still reads
 

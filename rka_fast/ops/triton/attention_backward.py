@@ -107,11 +107,12 @@ def add_to_keys(p, s, f, target, b, h, i, j, tile, rows):
     """target_j += tile' rows_i. Rows that are not there and keys that are not stay out."""
     zero = origin(p, f)
     b, h, i, j = b + zero, h + zero, i + zero, j + zero
+    tile = rounded(tile, p.precision)
     for first in range(0, target.width, p.chunk):
         c = first + zero + tl.arange(0, p.chunk)
         x = load_heads(rows, b, h, i, c, i < s.rows)
         acc = load_heads(target, b, h, j, c, j < s.keys)
-        acc = tl.dot(tl.trans(rounded(p, tile)), x, acc, input_precision=p.precision)
+        acc = tl.dot(tl.trans(tile), x, acc, input_precision=p.precision)
         store_heads(target, b, h, j, c, j < s.keys, acc)
 
 
@@ -130,7 +131,7 @@ def write_queries(p, s, target, b, h, first_row, f, r, which: tl.constexpr, key)
             j = first + zero + tl.arange(0, p.tile)
             d = load_tile(rows_at(p, r, which), p.pitch, local, j)
             y = load_heads(key, b, h, j, c, exists(p, s, b, j))
-            acc = tl.dot(rounded(p, d), y, acc, input_precision=p.precision)
+            acc = tl.dot(rounded(d, p.precision), y, acc, input_precision=p.precision)
         store_heads(target, b, h, i, c, i < s.rows, acc)
 
 

@@ -12,7 +12,7 @@ from rka_fast.ops.triton.covariance import (
     load_gate,
     weight,
 )
-from rka_fast.ops.triton.tiles import exists, inverse_norms, load_tile, origin, store_tile
+from rka_fast.ops.triton.tiles import exists, inverse_norms, load_tile, origin, rounded, store_tile
 
 
 @triton.jit
@@ -148,6 +148,7 @@ def features_backward(p, s, g, b, f, r, first_i, gated: tl.constexpr):
             j = first_j + local
             x = load_features(p, s, b, j, c, gated)
             d = load_tile(r, p.pitch, local, j)
+            d = rounded(d, p.feature_precision)
             acc = tl.dot(d, x, acc, input_precision=p.feature_precision)
         acc -= pull[:, None] * load_features(p, s, b, i, c, gated)
         inside = c < p.feature_width

@@ -119,7 +119,7 @@ def forward(a: Arguments) -> Tensor:
 
 
 def in_one_launch(a: Arguments) -> bool:
-    """By the shapes alone, so that the same call gives the same bits on any device.
+    """By the shapes alone, so that the same call takes the same path on any device.
 
     Launches of their own spread a few long sequences over the device; they keep L and, backward,
     d L of each head for all sequences, which many sequences have neither need nor memory for.

@@ -173,12 +173,12 @@ def scores(p, s, f, query, key, b, h, i, j):
 
 
 @triton.jit
-def rounded(p, x):
+def rounded(x, precision: tl.constexpr):
     """What was computed in float32, for a product with inputs: tf32 alone would cut 13 bits off.
 
     To nearest, it has as many bits as float16. NaN, which may be all ones, must not overflow.
     """
-    if p.precision == "tf32":
+    if precision == "tf32":
         bits = x.to(tl.int32, bitcast=True)
         bits = tl.where(x == x, (bits + 0x1000) & -0x2000, bits)
         x = bits.to(tl.float32, bitcast=True)
