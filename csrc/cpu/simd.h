@@ -143,19 +143,19 @@ inline float maximum<float>(FloatV x) {
   return _mm512_reduce_max_ps((__m512)x);
 }
 #elif defined(RKA_AVX2)
+template <class F>
+inline float fold(FloatV x, F f) {
+  const __m128 half = f(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+  const __m128 pair = f(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(f(pair, _mm_shuffle_ps(pair, pair, 1)));
+}
 template <>
 inline float sum<float>(FloatV x) {
-  const __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)x),
-                                 _mm256_extractf128_ps((__m256)x, 1));
-  const __m128 pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps(pair, pair, 1)));
+  return fold(x, [](__m128 a, __m128 b) { return _mm_add_ps(a, b); });
 }
 template <>
 inline float maximum<float>(FloatV x) {
-  const __m128 half = _mm_max_ps(_mm256_castps256_ps128((__m256)x),
-                                 _mm256_extractf128_ps((__m256)x, 1));
-  const __m128 pair = _mm_max_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_max_ss(pair, _mm_shuffle_ps(pair, pair, 1)));
+  return fold(x, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); });
 }
 #endif
 

@@ -75,14 +75,14 @@ def _machine_refusals(interpreted: bool) -> tuple[str, ...]:
 
 
 @cache
-def _toolchain_refusals() -> list[str]:
+def _toolchain_refusals() -> tuple[str, ...]:
     """Triton compiles a launcher in C for each kernel."""
     reasons = []
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         reasons.append("Triton finds no C compiler; install gcc or set CC")
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         reasons.append("Python.h is missing; install Python's development files (python3-dev)")
-    return reasons
+    return tuple(reasons)
 
 
 @torch.compiler.assume_constant_result

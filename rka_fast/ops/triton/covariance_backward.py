@@ -147,8 +147,7 @@ def features_backward(p, s, g, b, f, r, first_i, gated: tl.constexpr):
         for first_j in range(0, p.pitch, p.tile):
             j = first_j + local
             x = load_features(p, s, b, j, c, gated)
-            d = load_tile(r, p.pitch, local, j)
-            d = rounded(d, p.feature_precision)
+            d = rounded(load_tile(r, p.pitch, local, j), p.feature_precision)
             acc = tl.dot(d, x, acc, input_precision=p.feature_precision)
         acc -= pull[:, None] * load_features(p, s, b, i, c, gated)
         inside = c < p.feature_width
