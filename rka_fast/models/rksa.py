@@ -5,6 +5,7 @@ last item of its own prefix, leave-self-out counts, the kernels on item embeddin
 blocks, the gated user kernel, and the form of the kernel term of the loss.
 """
 
+import torch
 from torch import Tensor, nn
 
 from rka_fast.attention import KernelizedAttention
@@ -13,6 +14,9 @@ from rka_fast.models.packing import Packing
 from rka_fast.models.transformer import TransformerRecommender
 from rka_fast.ops.api import Kernels
 from rka_fast.relations import RelationKernels
+
+RELATIONS = ("cooccurrence", "item", "user")
+"""The kernels, in the order of the mixture."""
 
 
 class RelationAttention(nn.Module):
@@ -27,12 +31,13 @@ class RelationAttention(nn.Module):
         backend: str,
         train_mode: str,
         eval_mode: str,
+        initial_scale: float,
     ):
         super().__init__()
         self.train_mode, self.eval_mode = train_mode, eval_mode
         self.attention = KernelizedAttention(
             width, heads, dropout, batch_first=True, activation=activation, backend=backend,
-            own_kernels=False,
+            own_kernels=False, initial_scale=initial_scale,
         )  # fmt: skip
 
     def forward(self, query: Tensor, x: Tensor, padding: Tensor, kernels) -> Tensor:
@@ -54,6 +59,9 @@ class RKSA(TransformerRecommender):
         kernel_weight: weight of the loss term in which the item kernel explains the counting
             kernel; 0 leaves it out.
         train_mode, eval_mode: "mean", "sample" or "location", in training and in evaluation.
+        relations: the kernels of the covariance, comma-separated. The user kernel cannot be
+            alone, since a person without a user vector has none.
+        initial_scale: where the standard deviation of the logits starts.
         backend: of the attention operator.
     """
 
@@ -73,10 +81,14 @@ class RKSA(TransformerRecommender):
         kernel_weight: float = 0.5,
         train_mode: str = "sample",
         eval_mode: str = "mean",
+        relations: str = ",".join(RELATIONS),
+        initial_scale: float = 0.5,
         backend: str = "auto",
     ):
         attentions = [
-            RelationAttention(width, heads, dropout, activation, backend, train_mode, eval_mode)
+            RelationAttention(
+                width, heads, dropout, activation, backend, train_mode, eval_mode, initial_scale
+            )
             for _ in range(blocks)
         ]
         super().__init__(num_items, attentions, max_length, width, dropout)
@@ -85,6 +97,8 @@ class RKSA(TransformerRecommender):
         nn.init.normal_(self.users.weight, std=0.02)
         nn.init.zeros_(self.users.weight[0].data)
         self.kernels = RelationKernels(width, user_dim=width)
+        used = torch.tensor([float(name in relations.split(",")) for name in RELATIONS])
+        self.register_buffer("used", used, persistent=False)
 
     @classmethod
     def from_config(cls, config, split) -> "RKSA":
@@ -100,6 +114,8 @@ class RKSA(TransformerRecommender):
             kernel_weight=config.kernel_weight,
             train_mode=config.train_mode,
             eval_mode=config.eval_mode,
+            relations=config.relations,
+            initial_scale=config.initial_scale,
             backend=config.backend,
         )
 
@@ -113,7 +129,8 @@ class RKSA(TransformerRecommender):
         def kernels(rows: Tensor, vectors: Tensor) -> Kernels:
             length = vectors.shape[1]
             counts = batch.cooccurrence[rows, -length:, -length:]
-            return self.kernels(vectors, users[rows], counts, known[rows])
+            found = self.kernels(vectors, users[rows], counts, known[rows])
+            return found._replace(mixture=found.mixture * self.used)
 
         parts = zip(packing.groups, packing.unpack(items), strict=True)
         return [{"kernels": kernels(group.rows, vectors)} for group, vectors in parts]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rka_fast.models import MODELS
+from rka_fast.models.rksa import RELATIONS
 from rka_fast.training.errors import ConfigError, hint
 
 RESUMABLE = ("epochs", "patience", "device", "backend", "json", "save_every")
@@ -80,6 +81,10 @@ class Config:
     negatives: int | None = None
     # Weight of the kernel term in the loss.
     kernel_weight: float = 0.5
+    # Kernels of the covariance: cooccurrence, item or both, and user or not (rksa).
+    relations: str = "cooccurrence,item,user"
+    # Where the standard deviation of the attention logits starts (rksa).
+    initial_scale: float = 0.5
     # Take a training user's own sequence out of the co-occurrence counts.
     leave_self_out: bool = True
     # Attention logits in training: a draw, their mean, or the location only, which is plain
@@ -138,6 +143,13 @@ class Config:
         _check(self, "seed", lambda value: 0 <= value < 2**63, "must be from 0 to 2**63 - 1")
         _check(self, "dropout", lambda value: 0 <= value < 1, "must be from 0 to below 1")
         _check(self, "kernel_weight", lambda value: 0 <= value < math.inf, "must not be negative")
+        _check(self, "initial_scale", lambda value: 0 < value < math.inf, "must be above 0")
+        _check(
+            self,
+            "relations",
+            lambda value: set() < set(value.split(",")) - {"user"} <= set(RELATIONS),
+            "must name cooccurrence or item or both, and may name user, comma-separated",
+        )
         _check(self, "learning_rate", lambda value: 0 < value < math.inf, "must be above 0")
         _check(self, "min_rating", math.isfinite, "must be a finite number")
         _check(

@@ -13,6 +13,7 @@ from rka_fast.models import MODELS, RKSA, SASRec, packing
 CONFIG = SimpleNamespace(
     max_length=8, width=12, blocks=2, heads=2, dropout=0.0, activation="leaky_relu",
     kernel_weight=0.5, train_mode="sample", eval_mode="mean", backend="auto", loss="ce",
+    relations="cooccurrence,item,user", initial_scale=0.5,
 )  # fmt: skip
 SEQUENTIAL = ("sasrec", "rksa")
 
@@ -116,6 +117,28 @@ def test_rksa_uses_users_and_counts(split, batch):
     unrelated = model.encode(batch._replace(cooccurrence=batch.cooccurrence * 0))
     unknown = model.encode(batch._replace(users=torch.full_like(batch.users, -1)))
     assert not torch.allclose(state, unrelated) and not torch.allclose(state, unknown)
+
+
+@pytest.mark.parametrize("relations", ["item", "cooccurrence,item", "cooccurrence", "item,user"])
+def test_rksa_without_some_of_its_kernels(relations, split, batch):
+    model = RKSA(12, 10, width=12, max_length=8, relations=relations).eval()
+    torch.nn.init.normal_(model.users.weight)
+    seen = packing.Packing(batch.items)
+    vectors = model.items(batch.items[seen.there])
+    mixtures = [r["kernels"].mixture for r in model.relations(batch, seen, vectors)]
+    for column, name in enumerate(("cooccurrence", "item", "user")):
+        assert all((m[:, column] > 0).all() == (name in relations) for m in mixtures)
+    state = model.encode(batch)
+    assert state.isfinite().all()
+    other = model.encode(batch._replace(users=batch.users.flip(0)))
+    assert torch.equal(state, other) == (relations in ("item", "cooccurrence"))
+
+
+def test_the_initial_scale_is_that_of_the_attention(split, batch):
+    model = RKSA(12, 10, width=12, max_length=8, heads=2, initial_scale=0.125)
+    for block in model.blocks:
+        bias = block.attention.attention.scale_bias
+        torch.testing.assert_close(torch.nn.functional.softplus(bias), torch.full((2,), 0.125))
 
 
 def test_rksa_without_the_term_has_none(split, batch):
