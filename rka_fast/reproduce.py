@@ -186,12 +186,12 @@ def _facts(arguments: Arguments, command: str) -> dict[str, str]:
         "command": f"`{command}`",
         "split": split,
         "seeds": ", ".join(map(str, range(arguments.seeds))),
-        "machine": _machine(),
+        "machine": machine(),
         "date": datetime.date.today().isoformat(),
     }
 
 
-def _machine() -> str:
+def machine() -> str:
     """Processor, threads, GPU if there is one, and the version of torch."""
     name = platform.processor()
     info = Path("/proc/cpuinfo")  # where Linux has the name that `platform` does not know

@@ -69,7 +69,7 @@ def _table(outcome: Outcome, kind: str) -> list[str]:
         for metric in METRICS:
             row.append(_value(scores, kind, metric, best[metric]))
             if paper:
-                row.append(_number(paper[model][metric]) if model in paper else "–")
+                row.append(number(paper[model][metric]) if model in paper else "–")
         per_epoch = scores.seconds_per_epoch
         row += [str(len(scores.results)), f"{per_epoch:.3g}" if per_epoch else "–"]
         rows.append([*row, f"{sum(scores.seconds) / len(scores.seconds):.0f}"])
@@ -78,11 +78,11 @@ def _table(outcome: Outcome, kind: str) -> list[str]:
 
 def _value(scores: Scores, kind: str, metric: str, best: float) -> str:
     mean, deviation = scores.mean(kind, metric), scores.deviation(kind, metric)
-    text = _number(mean) + ("" if deviation is None else f" ± {_number(deviation)}")
+    text = number(mean) + ("" if deviation is None else f" ± {number(deviation)}")
     return f"**{text}**" if mean == best else text
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Four digits, without the 0 in front, as the paper prints them."""
     text = f"{value:.4f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
