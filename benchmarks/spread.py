@@ -4,7 +4,8 @@ RUN: run folders of RKSA. On the test items, ranked among all unseen ones:
 - does the standard deviation over draws of the top item's score, or its probability, tell users
   whose item is among the first ten from the others? Area under the ROC curve, .5 is chance;
 - expected calibration error of the top item's probability, and log-loss of the target, with the
-  mean of the logits and with the mean of the probabilities over the draws.
+  mean of the logits and with the mean of the probabilities over the draws;
+- NDCG@10 with the mean of the logits and with the mean of 1, 8 and all draws.
 """
 
 import sys
@@ -14,9 +15,11 @@ import torch
 from scipy.stats import rankdata
 
 from rka_fast.recommend import Recommendations
+from rka_fast.reproduction.significance import user_ndcg
 from rka_fast.training.metrics import target_ranks
 
 DRAWS, BINS, AT_ONCE = 32, 10, 128
+FEWER = (1, 8)
 
 
 def area(score: np.ndarray, hit: np.ndarray) -> float:
@@ -50,14 +53,19 @@ class Chunk:
         scores = self.model.scores(self.batch).double()
         return scores.masked_fill(self.known, -torch.inf).log_softmax(1)
 
+    def ranks(self, scores: torch.Tensor) -> torch.Tensor:
+        return target_ranks(scores, self.target[:, 0], self.known)
+
     def measure(self) -> dict[str, torch.Tensor]:
         """What `summary` needs of each user."""
         mean = self.log_probabilities("mean")
         draws = torch.stack([self.log_probabilities("sample") for _ in range(DRAWS)])
         drawn = draws.exp().mean(0).log()
         top = mean.argmax(1, keepdim=True)
+        averages = {n: draws[:n].exp().mean(0) for n in (*FEWER, DRAWS)}
         return {
-            "hit": target_ranks(mean, self.target[:, 0], self.known) <= 10,
+            "rank": self.ranks(mean),
+            **{f"rank_{n}": self.ranks(average) for n, average in averages.items()},
             "spread": draws.gather(2, top.expand(DRAWS, -1, -1)).std(0),
             "p_mean": mean.gather(1, top).exp(),
             "p_drawn": drawn.max(1).values.exp(),
@@ -79,13 +87,16 @@ def summary(path: str) -> dict[str, float]:
     chunks = np.array_split(users, -(-len(users) // AT_ONCE))
     found = [Chunk(run, chunk).measure() for chunk in chunks]
     x = {name: torch.cat([part[name].flatten() for part in found]).numpy() for name in found[0]}
+    hit = x["rank"] <= 10
     return {
-        "AUC of -spread": area(-x["spread"], x["hit"]),
-        "AUC of probability": area(x["p_mean"], x["hit"]),
+        "AUC of -spread": area(-x["spread"], hit),
+        "AUC of probability": area(x["p_mean"], hit),
         "ECE, mean logits": calibration_error(x["p_mean"], x["right_mean"]),
         f"ECE, {DRAWS} draws": calibration_error(x["p_drawn"], x["right_drawn"]),
         "log-loss, mean logits": x["loss_mean"].mean(),
         f"log-loss, {DRAWS} draws": x["loss_drawn"].mean(),
+        "NDCG@10, mean logits": user_ndcg([x["rank"]]).mean(),
+        **{f"NDCG@10, {n} draws": user_ndcg([x[f"rank_{n}"]]).mean() for n in (*FEWER, DRAWS)},
     }
 
 

@@ -33,13 +33,15 @@ def kernel_term(vectors: Tensor, counts: Tensor, concentration: Tensor) -> Tenso
     kernel to softmax_j 2 gamma cos(e_i, e_j), both without the diagonal. vectors (S, width),
     counts (S, S) with the supports on the diagonal. The form of this term is ours.
     """
-    own = torch.eye(len(counts), dtype=torch.bool, device=counts.device)
-    scale = counts.diagonal().clamp_min(1.0).rsqrt()
-    relation = (counts * scale[:, None] * scale).masked_fill(own, 0.0)
-    total = relation.sum(-1, keepdim=True)
-    related = total[:, 0] > 0
+    with torch.no_grad():
+        scale = counts.diagonal().clamp_min(1.0).rsqrt()
+        relation = (counts * scale[:, None] * scale).fill_diagonal_(0.0)
+        total = relation.sum(-1)
+        related = total > 0
+        relation /= total.clamp_min(1e-12)[:, None]
     unit = F.normalize(vectors, dim=-1)
-    logits = (2.0 * concentration) * (unit @ unit.T)
-    explained = F.log_softmax(logits.masked_fill(own, -torch.inf), dim=-1)
-    per_item = -(relation / total.clamp_min(1e-12) * explained.masked_fill(own, 0.0)).sum(-1)
-    return per_item.sum() / related.sum().clamp_min(1)
+    logits = (2.0 * concentration * unit) @ unit.T
+    # Rows of `relation` sum to 1, so that the cross-entropy needs no softmax of its own.
+    own = torch.eye(len(counts), dtype=torch.bool, device=counts.device)
+    others = logits.masked_fill(own, torch.finfo(logits.dtype).min).logsumexp(-1)
+    return (others[related].sum() - (relation * logits).sum()) / related.sum().clamp_min(1)

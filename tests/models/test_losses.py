@@ -76,10 +76,11 @@ def test_kernel_term():
     assert actual.item() == pytest.approx(expected.item())
 
 
-def test_kernel_term_without_any_relation_is_zero_with_finite_gradients():
-    vectors = VECTORS[:3].clone().requires_grad_()
+@pytest.mark.parametrize("items", [1, 3])
+def test_kernel_term_without_any_relation_is_zero_with_finite_gradients(items):
+    vectors = VECTORS[:items].clone().requires_grad_()
     gamma = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
-    term = kernel_term(vectors, torch.diag(torch.tensor([2.0, 1.0, 0.0])).double(), gamma)
+    term = kernel_term(vectors, torch.diag(torch.tensor([2.0, 1.0, 0.0])[:items]).double(), gamma)
     term.backward()
     assert term == 0 and vectors.grad.isfinite().all() and gamma.grad.isfinite()
 
