@@ -22,12 +22,12 @@ from rka_fast.training.metrics import RANKINGS
 
 PLAIN = ("activation=identity", "train_mode=location", "eval_mode=location")
 
-# What is changed: the model, and its settings.
+# The settings that are changed. SASRec, another model, is attention and loss without all parts.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "RKSA": (),
+    "SASRec": (),
     "without the kernel term": ("kernel_weight=0",),
     "plain attention, with the kernel term": PLAIN,
-    "plain attention, without it": (*PLAIN, "kernel_weight=0"),
     "mean logits in training": ("train_mode=mean",),
     "one draw in evaluation": ("eval_mode=sample",),
     "weight of the term .1": ("kernel_weight=0.1",),
@@ -67,16 +67,17 @@ class Options:
 def scores(options: Options, name: str) -> dict[str, Scores]:
     """Of one variant, by data set."""
     folder = Path(options.out) / "".join(c if c.isalnum() else "-" for c in name.lower())
+    model = "sasrec" if name == "SASRec" else "rksa"
     arguments = Arguments(
         datasets=options.datasets,
-        models="rksa",
+        models=model,
         seeds=options.seeds,
         data_dir=options.data_dir,
         out=str(folder),
         set=(*options.set, *VARIANTS[name]),
     )
     study = reproduce(arguments, command="")
-    return {outcome.dataset.title: outcome.models["rksa"] for outcome in study.outcomes}
+    return {outcome.dataset.title: outcome.models[model] for outcome in study.outcomes}
 
 
 def table(found: dict[str, Scores]) -> list[str]:
