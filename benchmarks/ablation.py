@@ -2,47 +2,65 @@
 
 python benchmarks/ablation.py --datasets ml-100k --seeds 3 --data-dir DIR --out DIR
 
-Every variant is a run of `rka_fast.reproduce` under --out, resumable like it. The table goes to
-standard output and to --out/ablation.md.
+Every variant is a run of `rka_fast.reproduce` in a folder of its own under --out, resumable like
+it. The table is printed and kept in --out/ablation.md, anew after every variant.
 """
 
 import shlex
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
-from rka_fast.reproduce import Arguments, machine, reproduce
+from rka_fast.data.errors import DataError
+from rka_fast.reproduce import Arguments, machine, reproduce, without_traceback
+from rka_fast.reproduction.names import choose
 from rka_fast.reproduction.outcome import Scores
-from rka_fast.reproduction.significance import compare
-from rka_fast.reproduction.tables import number
+from rka_fast.reproduction.tables import value
+from rka_fast.training.checkpoint import write_atomically
 from rka_fast.training.metrics import RANKINGS
+
+
+@dataclass(frozen=True)
+class Variant:
+    """title: in the table. settings: what is changed. model: whose cells are run."""
+
+    title: str
+    settings: tuple[str, ...] = ()
+    model: str = "rksa"
+
 
 PLAIN = ("activation=identity", "train_mode=location", "eval_mode=location")
 
-# The settings that are changed. SASRec, another model, is attention and loss without all parts.
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "RKSA": (),
-    "SASRec": (),
-    "without the kernel term": ("kernel_weight=0",),
-    "plain attention, with the kernel term": PLAIN,
-    "mean logits in training": ("train_mode=mean",),
-    "one draw in evaluation": ("eval_mode=sample",),
-    "weight of the term .1": ("kernel_weight=0.1",),
-    "weight of the term 2": ("kernel_weight=2",),
-    "without the co-occurrence kernel": ("relations=item,user",),
-    "without the item kernel": ("relations=cooccurrence,user",),
-    "without the user kernel": ("relations=cooccurrence,item",),
-    "counts with the user's own": ("leave_self_out=false",),
-    "initial scale .1": ("initial_scale=0.1",),
-    "initial scale 1": ("initial_scale=1",),
-    "identity as activation": ("activation=identity",),
-    "tanh as activation": ("activation=tanh",),
-    "one block": ("blocks=1",),
-    "three blocks": ("blocks=3",),
-    "no dropout": ("dropout=0",),
+VARIANTS = {
+    "rksa": Variant("RKSA"),
+    "sasrec": Variant("SASRec: neither the attention nor the term", model="sasrec"),
+    "no-term": Variant("without the kernel term", ("kernel_weight=0",)),
+    "plain": Variant("plain attention, with the kernel term", PLAIN),
+    "mean": Variant("mean logits in training", ("train_mode=mean",)),
+    "no-counts": Variant(
+        "without the co-occurrence kernel (counts shape the skewness still)",
+        ("relations=item,user",),
+    ),
+    "no-item": Variant("without the item kernel", ("relations=cooccurrence,user",)),
+    "no-user": Variant("without the user kernel", ("relations=cooccurrence,item",)),
+    "own-counts": Variant("counts with the user's own", ("leave_self_out=false",)),
+    "weight-0.1": Variant("weight of the term .1", ("kernel_weight=0.1",)),
+    "weight-2": Variant("weight of the term 2", ("kernel_weight=2",)),
+    "scale-0.1": Variant("initial scale .1", ("initial_scale=0.1",)),
+    "scale-1": Variant("initial scale 1", ("initial_scale=1",)),
+    "identity": Variant("identity as activation", ("activation=identity",)),
+    "tanh": Variant("tanh as activation", ("activation=tanh",)),
+    "one-block": Variant("one block", ("blocks=1",)),
+    "three-blocks": Variant("three blocks", ("blocks=3",)),
+    "no-dropout": Variant("no dropout", ("dropout=0",)),
+    "mean-no-dropout": Variant(
+        "mean logits in training, no dropout", ("train_mode=mean", "dropout=0")
+    ),
 }
 
 
@@ -51,78 +69,98 @@ class Options:
     """The command line."""
 
     # Data sets of `rka_fast.reproduce`, comma-separated.
-    datasets: str = "ml-100k"
+    datasets: str | None = None
+    # Your own log, in any form that rka_fast.train reads.
+    data: str | None = None
+    # Variants, comma-separated; RKSA itself is always among them.
+    only: str = "all"
     # Seeds 0, 1, ... of every variant.
     seeds: int = 3
     # Folder with the files of the data sets.
     data_dir: str = "data"
     # Folder of the runs and of ablation.md.
     out: str = "runs/ablation"
-    # Part of the names of the variants to run, comma-separated; all by default.
-    only: str = ""
-    # A setting of rka_fast.train for all variants; may be repeated.
+    # Hold out every user's last two events, or what came after two points in time.
+    split: Literal["leave-one-out", "time"] = "leave-one-out"
+    # At most this many epochs.
+    epochs: int | None = None
+    # A setting of rka_fast.train for all variants that do not change it; may be repeated.
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
 
 
-def scores(options: Options, name: str) -> dict[str, Scores]:
-    """Of one variant, by data set."""
-    folder = Path(options.out) / "".join(c if c.isalnum() else "-" for c in name.lower())
-    model = "sasrec" if name == "SASRec" else "rksa"
+def scores(options: Options, name: str, command: str) -> dict[str, Scores]:
+    """Of one variant, by the title of the data set; those whose every cell failed are left out."""
+    variant = VARIANTS[name]
     arguments = Arguments(
         datasets=options.datasets,
-        models=model,
+        models=variant.model,
         seeds=options.seeds,
         data_dir=options.data_dir,
-        out=str(folder),
-        set=(*options.set, *VARIANTS[name]),
+        data=options.data,
+        out=str(Path(options.out) / name),
+        split=options.split,
+        epochs=options.epochs,
+        set=(*options.set, *(f"{variant.model}.{setting}" for setting in variant.settings)),
     )
-    study = reproduce(arguments, command="")
-    return {outcome.dataset.title: outcome.models[model] for outcome in study.outcomes}
+    if not (outcomes := reproduce(arguments, command).outcomes):
+        raise DataError("no data set could be run")
+    return {o.dataset.title: o.models[variant.model] for o in outcomes if o.models}
 
 
 def table(found: dict[str, Scores]) -> list[str]:
-    """Lines of Markdown: means and deviations of each variant and how far it is from the first."""
+    """Lines of Markdown: each variant's scores, and how far it is from the first."""
     whole = next(iter(found.values()))
-    header = ["", "Hit@10", "NDCG@10", "to RKSA", "p", "full Hit@10", "full NDCG@10"]
-    rows = [[*header, "to RKSA", "p", "best epoch"], ["---"] + ["--:"] * 9]
+    of_kind = ["Hit@10", "NDCG@10", "to RKSA", "p"]
+    header = ["", *of_kind, *(f"full {name}" for name in of_kind), "best epoch", "seeds"]
+    rows = [header, ["---"] + ["--:"] * (len(header) - 1)]
     for name, variant in found.items():
-        row = [name]
+        row = [VARIANTS[name].title]
         for kind in RANKINGS:
-            row += [
-                f"{number(variant.mean(kind, m))} ± {number(variant.deviation(kind, m) or 0)}"
-                for m in ("hit@10", "ndcg@10")
-            ]
-            row += difference(variant, whole, kind) if variant is not whole else ["", ""]
+            row += [value(variant, kind, metric) for metric in ("hit@10", "ndcg@10")]
+            if variant is whole:
+                row += ["", ""]
+            else:
+                distance = variant.compared_with(whole, kind)
+                row += [f"{distance.difference:+.4f}", f"{distance.p:.1g}"]
         epochs = [result["best_epoch"] for result in variant.results.values()]
-        rows.append([*row, f"{statistics.fmean(epochs):.0f}"])
+        rows.append([*row, f"{statistics.fmean(epochs):.0f}", str(len(epochs))])
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def difference(variant: Scores, whole: Scores, kind: str) -> list[str]:
-    """NDCG@10 of the variant less that of the whole, paired over the users, and its p."""
-    ours, theirs = (list(s.ranks[seed][kind] for seed in whole.ranks) for s in (variant, whole))
-    result = compare(ours, theirs)
-    return [f"{result.difference:+.4f}", f"{result.p:.1g}"]
-
-
-def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
-    wanted = [n for n in VARIANTS if any(part in n for part in options.only.split(","))]
-    found = {name: scores(options, name) for name in dict.fromkeys(["RKSA", *wanted])}
+def report(found: dict[str, dict[str, Scores]], command: str) -> str:
+    """The whole Markdown. found: by variant, then by data set."""
     lines = [
         "# What each part of RKSA is worth",
         "",
-        f"- command: `{shlex.join(['python', 'benchmarks/ablation.py', *sys.argv[1:]])}`",
+        f"- command: `{command}`",
         f"- machine: {machine()}",
-        f"- test scores of the epoch with the best validation NDCG@10; means ± deviation over "
-        f"{options.seeds} seeds; differences in NDCG@10 and p paired over the test users",
+        "- test scores of the epoch with the best validation NDCG@10: means ± deviation over the "
+        "seeds; differences in NDCG@10 and p paired over the test users",
     ]
-    for title in found["RKSA"]:
-        lines += ["", f"## {title}", "", *table({name: s[title] for name, s in found.items()})]
-    text = "\n".join(lines) + "\n"
-    (Path(options.out) / "ablation.md").write_text(text, encoding="utf-8")
-    print(text)
+    for title in found["rksa"]:
+        parts = {
+            name: of_variant[title] for name, of_variant in found.items() if title in of_variant
+        }
+        lines += ["", f"## {title}", "", *table(parts)]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns 0; 2 for a user's mistake; 130 if stopped."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    command = shlex.join(["python", "benchmarks/ablation.py", *given])
+    options = tyro.cli(Options, args=given, description=__doc__)
+
+    def run() -> int:
+        found: dict[str, dict[str, Scores]] = {}
+        for name in dict.fromkeys(["rksa", *choose(options.only, VARIANTS, "variant")]):
+            found[name] = scores(options, name, command)
+            write_atomically(Path(options.out) / "ablation.md", report(found, command))
+        print((Path(options.out) / "ablation.md").read_text(encoding="utf-8"))
+        return 0
+
+    return without_traceback(run)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,8 +1,9 @@
 """What a distribution over attention tells: `python benchmarks/spread.py RUN [RUN ...]`.
 
 RUN: run folders of RKSA. On the test items, ranked among all unseen ones:
-- does the standard deviation over draws of the top item's score, or its probability, tell users
-  whose item is among the first ten from the others? Area under the ROC curve, .5 is chance;
+- does the standard deviation over draws of the top item's log-probability, or its probability,
+  tell users whose item is among the first ten from the others? Area under the ROC curve, .5 is
+  chance;
 - expected calibration error of the top item's probability, and log-loss of the target, with the
   mean of the logits and with the mean of the probabilities over the draws;
 - NDCG@10 with the mean of the logits and with the mean of 1, 8 and all draws.
@@ -60,9 +61,8 @@ class Chunk:
         """What `summary` needs of each user."""
         mean = self.log_probabilities("mean")
         draws = torch.stack([self.log_probabilities("sample") for _ in range(DRAWS)])
-        drawn = draws.exp().mean(0).log()
-        top = mean.argmax(1, keepdim=True)
         averages = {n: draws[:n].exp().mean(0) for n in (*FEWER, DRAWS)}
+        drawn, top = averages[DRAWS].log(), mean.argmax(1, keepdim=True)
         return {
             "rank": self.ranks(mean),
             **{f"rank_{n}": self.ranks(average) for n, average in averages.items()},

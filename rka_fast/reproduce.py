@@ -13,7 +13,7 @@ import datetime
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -56,7 +56,7 @@ class Arguments:
     json: str | None = None
     # Hold out every user's last two events, or what came after two points in time.
     split: Literal["leave-one-out", "time"] = "leave-one-out"
-    # At most this many epochs; default 200.
+    # At most this many epochs, where a model has not fewer of its own; default 200.
     epochs: int | None = None
     # A setting of rka_fast.train for all models, or MODEL.NAME=VALUE for one; may be repeated.
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -89,19 +89,21 @@ def reproduce(arguments: Arguments, command: str) -> Study:
     """Run every cell that is not finished, write the outputs, and return what came out.
 
     command: what the report says it was made with. Raises ConfigError, DataError and FolderError
-    for what cannot be run, before anything is, and Interrupted or KeyboardInterrupt when stopped.
+    for what cannot be run, before anything is (but for folders with runs on other data, which are
+    found when it is their turn), and Interrupted or KeyboardInterrupt when stopped.
     """
     if arguments.seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {arguments.seeds}")
     order = [*paper.MODELS, *MODELS]
     models = sorted(choose(arguments.models, MODELS, "model"), key=order.index)
     overrides = cells_.parse_overrides(arguments.set)
-    if arguments.epochs is not None:
-        overrides.setdefault("", {})["epochs"] = arguments.epochs
     found, not_run = _find(arguments)
     out, seeds, split = Path(arguments.out), arguments.seeds, arguments.split
     plans = [
-        (dataset, cells_.plan(dataset, data, models, seeds, split, out, overrides))
+        (
+            dataset,
+            cells_.plan(dataset, data, models, seeds, split, out, overrides, arguments.epochs),
+        )
         for dataset, data in found
     ]
     for path in (out / "table.md", arguments.json):
@@ -119,7 +121,9 @@ def reproduce(arguments: Arguments, command: str) -> Study:
 
 def _find(arguments: Arguments) -> tuple[list[tuple[Dataset, str]], dict[str, str]]:
     """The data sets asked for with their files, and by name why the others are not run."""
-    names = choose(arguments.datasets or ("" if arguments.data else "all"), DATASETS, "data set")
+    wanted = "all" if arguments.datasets is None else arguments.datasets
+    own_only = arguments.data and arguments.datasets is None
+    names = [] if own_only else choose(wanted, DATASETS, "data set")
     found, not_run = [], {}
     for dataset in (DATASETS[name] for name in names):
         if files := dataset.find(Path(arguments.data_dir)):
@@ -210,13 +214,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = tyro.cli(
         Arguments, args=given, prog="python -m rka_fast.reproduce", description=__doc__
     )
-    try:
+
+    def run() -> int:
         study = reproduce(arguments, command)
         print((study.out / "table.md").read_text(encoding="utf-8"), flush=True)
         if not study.outcomes:
-            print("error: no data set could be run", file=sys.stderr)
-            return 2
+            raise DataError("no data set could be run")
         return 1 if any(outcome.failures for outcome in study.outcomes) else 0
+
+    return without_traceback(run)
+
+
+def without_traceback(run: Callable[[], int]) -> int:
+    """The exit status of a command; a user's mistakes are told in one line."""
+    try:
+        return run()
     except (UserError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -96,7 +96,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(trainer_for):
         trainer.run()
     message = str(error.value)
     assert "the loss is nan at step 7 (epoch 2)" in message
-    assert str(trainer.folder.last) in message and "--learning-rate" in message
+    assert str(trainer.folder.last) in message and "smaller learning_rate" in message
     checkpoint = Checkpoint.load(trainer.folder.last)
     assert checkpoint.meta["progress"]["step"] == 5
     assert all(tensor.isfinite().all() for tensor in checkpoint.model.values())

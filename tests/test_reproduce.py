@@ -5,6 +5,7 @@ import os
 import signal
 import statistics
 
+import numpy as np
 import pytest
 from small_runs import write_log
 
@@ -13,6 +14,7 @@ from rka_fast.reproduce import main
 from rka_fast.reproduction import cells
 from rka_fast.reproduction.cells import parse_overrides, plan
 from rka_fast.reproduction.datasets import DATASETS, own_log
+from rka_fast.reproduction.outcome import Outcome, Scores
 from rka_fast.reproduction.paper import FIGURES
 from rka_fast.reproduction.paper import MODELS as PAPER_MODELS
 from rka_fast.training.config import Config
@@ -91,13 +93,12 @@ def test_ranks_are_those_of_the_result(done):
 
 def test_significance_is_against_the_best_on_validation(done):
     values = json.loads((done / "result.json").read_text())["mine"]
-    valid = {m: statistics.mean(values[m]["valid"]["sampled"]["ndcg@10"]) for m in values}
     found = values["rksa"]["significance"]
-    assert found["baseline"] == max(("pop", "sasrec"), key=valid.get)
     for kind in RANKINGS:
-        ours, theirs = (
-            statistics.mean(values[m][kind]["ndcg@10"]) for m in ("rksa", found["baseline"])
-        )
+        valid = {m: statistics.mean(values[m]["valid"][kind]["ndcg@10"]) for m in values}
+        baseline = found[kind]["baseline"]
+        assert baseline == max(("pop", "sasrec"), key=valid.get)
+        ours, theirs = (statistics.mean(values[m][kind]["ndcg@10"]) for m in ("rksa", baseline))
         assert found[kind]["difference"] == pytest.approx(ours - theirs)
         assert found[kind]["low"] <= found[kind]["difference"] <= found[kind]["high"]
         assert 0 <= found[kind]["p"] <= 1 and found[kind]["users"] == 60
@@ -222,6 +223,8 @@ def test_the_time_split_needs_times(folder, tmp_path, capsys):
         (("--set", "dropout"), "--set dropout: expected NAME=VALUE or MODEL.NAME=VALUE"),
         (("--set", "seed=3"), "--set seed=3: use --seeds for this"),
         (("--set", "rksa.min_rating=3"), "all models share the data; use min_rating=3"),
+        (("--models", ","), "no model given in ','; known are all, rksa, sasrec"),
+        (("--datasets", ""), "no data set given in ''; known are all, citeulike"),
         (("--seeds", "0"), "seeds must be at least 1, got 0"),
     ],
 )
@@ -251,10 +254,31 @@ def test_which_setting_wins(tmp_path):
     plain = configs({})
     assert {plain[m].loss for m in ("sasrec", "rksa")} == {DATASETS["games"].attention["loss"]}
     assert plain["pop"].loss is None  # not of a model with attention
-    assert all(c.eval_every == DATASETS["games"].settings["eval_every"] for c in plain.values())
+    settings, attention = DATASETS["games"].settings, DATASETS["games"].attention
+    assert plain["pop"].eval_every == settings["eval_every"] != attention["eval_every"]
+    assert plain["sasrec"].eval_every == plain["rksa"].eval_every == attention["eval_every"]
     given = configs(overrides)
     assert [given[m].dropout for m in ("pop", "sasrec", "rksa")] == [0.3, 0.3, 0.5]
     assert not given["sasrec"].leave_self_out
+
+
+def test_epochs_are_a_limit_and_no_more(tmp_path):
+    cells = plan(
+        DATASETS["games"], "x", ["bpr_mf", "rksa"], 1, "leave-one-out", tmp_path, {}, epochs=40
+    )
+    assert [cell.config.epochs for cell in cells] == [MODELS["bpr_mf"].defaults["epochs"], 40]
+
+
+def test_the_baseline_is_the_best_of_its_own_ranking():
+    def scores(sampled, full):
+        ranks = {kind: np.array([1, rank]) for kind, rank in (("sampled", sampled), ("full", full))}
+        valid = {kind: {"ndcg@10": 1 / ranks[kind][1]} for kind in RANKINGS}
+        return Scores({0: {"valid": valid}}, {0: ranks})
+
+    models = {"item_knn": scores(8, 3), "sasrec": scores(2, 6), "rksa": scores(1, 4)}
+    outcome = Outcome(DATASETS["games"], {}, 3, models)
+    assert (outcome.baseline("sampled"), outcome.baseline("full")) == ("sasrec", "item_knn")
+    assert outcome.comparisons["sampled"].difference > 0 > outcome.comparisons["full"].difference
 
 
 def test_an_own_log_is_never_taken_for_a_known_data_set():

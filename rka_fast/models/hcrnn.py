@@ -4,7 +4,8 @@ The cell, the bi-attention and the loss are the paper's, and the attention is no
 softmax as in the laboratory's program. Ours: the global context of a position is the bag of the
 items up to it (theirs is the whole input, the same at the last position), so that one pass trains
 on all prefixes; the weights of the temporary context's gate are kept non-negative as absolute
-values; dropout on the embedded items (half the rate) and on the concatenated states.
+values; dropout on the embedded items (half the rate) and on the concatenated states; batches of
+32 users, where theirs are 512 sessions: one user here trains on all its prefixes.
 """
 
 import math

@@ -40,8 +40,8 @@ def kernel_term(vectors: Tensor, counts: Tensor, concentration: Tensor) -> Tenso
         related = total > 0
         relation /= total.clamp_min(1e-12)[:, None]
     unit = F.normalize(vectors, dim=-1)
-    logits = (2.0 * concentration * unit) @ unit.T
-    # Rows of `relation` sum to 1, so that the cross-entropy needs no softmax of its own.
+    logits = ((2.0 * concentration * unit) @ unit.T).to(counts.dtype)  # sums are not of bfloat16
+    # Related rows of `relation` sum to 1: the normaliser counts once, and needs no softmax.
     own = torch.eye(len(counts), dtype=torch.bool, device=counts.device)
     others = logits.masked_fill(own, torch.finfo(logits.dtype).min).logsumexp(-1)
-    return (others[related].sum() - (relation * logits).sum()) / related.sum().clamp_min(1)
+    return ((others * related).sum() - (relation * logits).sum()) / related.sum().clamp_min(1)

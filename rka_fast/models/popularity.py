@@ -1,4 +1,5 @@
-"""POP: every user is offered the items that most training events are about."""
+"""POP: every user is offered the items that most training events are about (the baseline of
+Hidasi et al., ICLR 2016)."""
 
 import torch
 from torch import Tensor

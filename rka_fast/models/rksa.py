@@ -19,6 +19,17 @@ RELATIONS = ("cooccurrence", "item", "user")
 """The kernels, in the order of the mixture."""
 
 
+def parse_relations(text: str) -> set[str]:
+    """The kernels named in comma-separated text. Raises ValueError where they cannot be used."""
+    names = {name.strip() for name in text.split(",")}
+    if not names <= set(RELATIONS) or names == {"user"}:
+        raise ValueError(
+            "relations must name cooccurrence or item or both, and may name user, "
+            f"comma-separated, got {text!r}"
+        )
+    return names
+
+
 class RelationAttention(nn.Module):
     """Causal kernelized attention on kernels that the model made once for all blocks."""
 
@@ -97,7 +108,8 @@ class RKSA(TransformerRecommender):
         nn.init.normal_(self.users.weight, std=0.02)
         nn.init.zeros_(self.users.weight[0].data)
         self.kernels = RelationKernels(width, user_dim=width)
-        used = torch.tensor([float(name in relations.split(",")) for name in RELATIONS])
+        names = parse_relations(relations)
+        used = torch.tensor([float(name in names) for name in RELATIONS])
         self.register_buffer("used", used, persistent=False)
 
     @classmethod

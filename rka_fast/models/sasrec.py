@@ -1,4 +1,9 @@
-"""SASRec: self-attentive sequential recommendation (Kang and McAuley, ICDM 2018)."""
+"""SASRec: self-attentive sequential recommendation (Kang and McAuley, ICDM 2018).
+
+The embeddings, the blocks and the score are the paper's. Ours: an output projection of the
+attention, which RKSA has too, a final normalisation as in the authors' program, and cross-entropy
+over all items as the default loss, which ranks better; "bce" is the paper's.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -92,8 +92,11 @@ def plan(
     split: str,
     out: Path,
     overrides: dict[str, dict[str, Any]],
+    epochs: int | None = None,
 ) -> list[Cell]:
     """The cells of a data set, all models of a seed before the next seed.
+
+    epochs: at most this many, where a model has not fewer.
 
     Later settings win: the data set's, the model's defaults, the data set's for models with
     attention, `overrides` for all models, `overrides` for this one. Raises ConfigError for
@@ -109,6 +112,8 @@ def plan(
             folder = out / dataset.name / model / f"seed{seed}"
             values |= {"data": data, "model": model, "seed": seed, "split": split}
             config = Config.from_json({**values, "out": str(folder)}, f"{dataset.name} {model}")
+            if epochs is not None:
+                config = dataclasses.replace(config, epochs=min(epochs, config.epochs))
             cells.append(Cell(dataset.name, config))
             _refuse_others(cells[-1])
     return cells

@@ -37,9 +37,14 @@ class Scores:
         values = self.values(kind, metric)
         return statistics.stdev(values) if len(values) > 1 else None
 
+    def compared_with(self, other: Scores, kind: str) -> Comparison:
+        """Paired over the seeds that both have; there must be one."""
+        seeds = sorted(self.ranks.keys() & other.ranks.keys())
+        return compare(*([scores.ranks[s][kind] for s in seeds] for scores in (self, other)))
+
     @property
     def seconds_per_epoch(self) -> float:
-        """Mean over the seeds; 0 for a model in closed form."""
+        """Mean over the seeds; 0 for a model that is fitted at once."""
         return statistics.fmean(r["seconds"]["per_epoch"] for r in self.results.values())
 
     @property
@@ -93,35 +98,32 @@ class Outcome:
         comparable = self.is_known and self.data["split"] == "leave-one-out"
         return FIGURES.get(self.dataset.paper, {}) if comparable else {}
 
-    @property
-    def baseline(self) -> str | None:
-        """The model besides RKSA with the best mean validation NDCG@10 (sampled)."""
+    def baseline(self, kind: str) -> str | None:
+        """The model besides RKSA with the best mean validation NDCG@10 of this ranking."""
         others = [model for model in self.models if model != OURS]
         return max(
-            others, key=lambda m: self.models[m].mean("sampled", "ndcg@10", "valid"), default=None
+            others, key=lambda m: self.models[m].mean(kind, "ndcg@10", "valid"), default=None
         )
 
     @cached_property
     def comparisons(self) -> dict[str, Comparison]:
-        """RKSA against the best baseline by kind of ranking, over the seeds that both have."""
-        if OURS not in self.models or self.baseline is None:
-            return {}
-        ours, theirs = self.models[OURS].ranks, self.models[self.baseline].ranks
-        seeds = sorted(ours.keys() & theirs.keys())
-        if not seeds:
-            return {}
-        return {
-            kind: compare([ours[s][kind] for s in seeds], [theirs[s][kind] for s in seeds])
-            for kind in RANKINGS
-        }
+        """RKSA against the best baseline of each kind of ranking, where they share seeds."""
+        found = {}
+        for kind in RANKINGS:
+            ours, theirs = self.models.get(OURS), self.models.get(self.baseline(kind))
+            if ours and theirs and ours.ranks.keys() & theirs.ranks.keys():
+                found[kind] = ours.compared_with(theirs, kind)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """By model; what is said of RKSA against the baseline stands with RKSA."""
         values = {model: scores.to_json() for model, scores in self.models.items()}
         if self.comparisons:
             values[OURS]["significance"] = {
-                "baseline": self.baseline,
                 "metric": "ndcg@10",
-                **{kind: dataclasses.asdict(found) for kind, found in self.comparisons.items()},
+                **{
+                    kind: {"baseline": self.baseline(kind), **dataclasses.asdict(found)}
+                    for kind, found in self.comparisons.items()
+                },
             }
         return values

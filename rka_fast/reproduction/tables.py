@@ -67,7 +67,8 @@ def _table(outcome: Outcome, kind: str) -> list[str]:
     for model, scores in outcome.models.items():
         row = [title(model)]
         for metric in METRICS:
-            row.append(_value(scores, kind, metric, best[metric]))
+            text = value(scores, kind, metric)
+            row.append(f"**{text}**" if scores.mean(kind, metric) == best[metric] else text)
             if paper:
                 row.append(number(paper[model][metric]) if model in paper else "–")
         per_epoch = scores.seconds_per_epoch
@@ -76,25 +77,28 @@ def _table(outcome: Outcome, kind: str) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def _value(scores: Scores, kind: str, metric: str, best: float) -> str:
-    mean, deviation = scores.mean(kind, metric), scores.deviation(kind, metric)
-    text = number(mean) + ("" if deviation is None else f" ± {number(deviation)}")
-    return f"**{text}**" if mean == best else text
+def value(scores: Scores, kind: str, metric: str) -> str:
+    """Mean and, of several seeds, deviation."""
+    deviation = scores.deviation(kind, metric)
+    return number(scores.mean(kind, metric)) + (
+        "" if deviation is None else f" ± {number(deviation)}"
+    )
 
 
-def number(value: float) -> str:
+def number(x: float) -> str:
     """Four digits, without the 0 in front, as the paper prints them."""
-    text = f"{value:.4f}"
-    return text.replace("0.", ".", 1) if abs(value) < 1 else text
+    text = f"{x:.4f}"
+    return text.replace("0.", ".", 1) if abs(x) < 1 else text
 
 
 def _comparisons(outcome: Outcome) -> list[str]:
     first = (
-        f"{title(OURS)} against {title(outcome.baseline)}, the best of the others on validation, "
-        "NDCG@10 paired over the test users:"
+        f"{title(OURS)} against the best of the others on validation, NDCG@10 paired over the "
+        "test users:"
     )
     lines = [
-        f"- {KINDS[kind].lower()}: {found.difference:+.4f}, 95 % interval "
+        f"- {KINDS[kind].lower()}, {title(outcome.baseline(kind))}: {found.difference:+.4f}, "
+        f"95 % interval "
         f"{found.low:+.4f} to {found.high:+.4f}, p = {found.p:.2g} ({found.users:,} users)"
         for kind, found in outcome.comparisons.items()
     ]

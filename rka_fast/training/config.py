@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rka_fast.models import MODELS
-from rka_fast.models.rksa import RELATIONS
+from rka_fast.models.rksa import parse_relations
 from rka_fast.training.errors import ConfigError, hint
 
 RESUMABLE = ("epochs", "patience", "device", "backend", "json", "save_every")
@@ -144,12 +144,6 @@ class Config:
         _check(self, "dropout", lambda value: 0 <= value < 1, "must be from 0 to below 1")
         _check(self, "kernel_weight", lambda value: 0 <= value < math.inf, "must not be negative")
         _check(self, "initial_scale", lambda value: 0 < value < math.inf, "must be above 0")
-        _check(
-            self,
-            "relations",
-            lambda value: set() < set(value.split(",")) - {"user"} <= set(RELATIONS),
-            "must name cooccurrence or item or both, and may name user, comma-separated",
-        )
         _check(self, "learning_rate", lambda value: 0 < value < math.inf, "must be above 0")
         _check(self, "min_rating", math.isfinite, "must be a finite number")
         _check(
@@ -169,6 +163,10 @@ class Config:
                 f"columns {self.columns!r} must be 2 to 4 names or positions: "
                 "user,item[,rating[,timestamp]]"
             )
+        try:
+            parse_relations(self.relations)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         self._check_loss()
 
     def _fill_defaults(self) -> None:

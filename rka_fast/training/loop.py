@@ -302,7 +302,7 @@ class Trainer:
         )
         raise TrainingError(
             f"{what} (epoch {self.epoch + 1}); {where}. Start again with another "
-            "--out and a smaller --learning-rate, or with --precision fp32"
+            "--out and a smaller learning_rate, or with precision fp32"
         )
 
     def _result(self) -> dict[str, Any]:
@@ -334,7 +334,7 @@ class Trainer:
             "seconds": {
                 "train": train,
                 "eval": self.progress.eval_seconds + seconds,
-                "per_epoch": train / max(self.epoch, 1),
+                "per_epoch": train / self.epoch if self.epoch else 0.0,
             },
             "config": self.config.to_json(),
         }

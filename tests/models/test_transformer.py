@@ -147,6 +147,28 @@ def test_rksa_without_the_term_has_none(split, batch):
     assert set(model.training_loss(batch, CONFIG)) == {"loss"}
 
 
+def test_a_block_by_hand():
+    """query = LN(x), key = value = x, LN(x) is the residual; then LN and the ReLU network's own."""
+    model = SASRec(12, width=12, max_length=8, heads=1, blocks=1, dropout=0.0).eval()
+    block, x = model.blocks[0], torch.randn(5, 12)
+    for parameter in block.parameters():  # so that no scale is 1 and no offset 0
+        torch.nn.init.normal_(parameter)
+
+    def norm(x, layer):
+        centred = x - x.mean(1, keepdim=True)
+        unit = centred / (centred.square().mean(1, keepdim=True) + 1e-8).sqrt()
+        return unit * layer.weight + layer.bias
+
+    query = norm(x, block.attention_norm)
+    y = query + block.attention(query[None], x[None], torch.zeros(1, 5, dtype=torch.bool))[0]
+    z = norm(y, block.feed_forward_norm)
+    network = block.feed_forward
+    hidden = (z @ network.inner.weight.T + network.inner.bias).clamp_min(0)
+    expected = z + hidden @ network.outer.weight.T + network.outer.bias
+    actual = block(x, packing.Packing(torch.ones(1, 5, dtype=torch.int64)), [{}])
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_sasrec_attention_is_a_literal_softmax(split, batch):
     model = SASRec(12, width=12, max_length=8, heads=1, blocks=1, dropout=0.0).eval()
     attention = model.blocks[0].attention
