@@ -16,6 +16,7 @@ import torch
 from scipy.stats import rankdata
 
 from rka_fast.recommend import Recommendations
+from rka_fast.reproduce import without_traceback
 from rka_fast.reproduction.significance import user_ndcg
 from rka_fast.training.metrics import target_ranks
 
@@ -100,14 +101,16 @@ def summary(path: str) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main() -> int:
+    """Print the means over the runs, and each run's value. Returns 0, or 2 for a mistake."""
     found = [summary(path) for path in sys.argv[1:]]
     if not found:
         sys.exit(__doc__)
     for name in found[0]:
         values = [x[name] for x in found]
         print(f"{name:<24}{np.mean(values):>8.4f}  ({', '.join(f'{v:.4f}' for v in values)})")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(without_traceback(main))

@@ -98,8 +98,8 @@ def _comparisons(outcome: Outcome) -> list[str]:
     )
     lines = [
         f"- {KINDS[kind].lower()}, {title(outcome.baseline(kind))}: {found.difference:+.4f}, "
-        f"95 % interval "
-        f"{found.low:+.4f} to {found.high:+.4f}, p = {found.p:.2g} ({found.users:,} users)"
+        f"95 % interval {found.low:+.4f} to {found.high:+.4f}, p = {found.p:.2g} "
+        f"({found.users:,} users)"
         for kind, found in outcome.comparisons.items()
     ]
     return [first, "", *lines]
