@@ -1,5 +1,7 @@
 """The Triton kernels, interpreted, against the reference in float64: output and every gradient."""
 
+from itertools import permutations
+
 import ops_cases
 import pytest
 import torch
@@ -137,6 +139,7 @@ def test_heads_that_were_transposed():
 
 
 def test_repeated_items():
+    """K is singular but for its jitter: terms of its gradient are far larger than their sum."""
     inputs = inputs_of(n=18)
     kernels = inputs["covariance"].kernels
     item = torch.arange(18) // 3
@@ -144,7 +147,7 @@ def test_repeated_items():
     counts = kernels.cooccurrence[:, item][:, :, item]
     kernels = kernels._replace(features=features, cooccurrence=counts)
     inputs["covariance"] = inputs["covariance"]._replace(kernels=kernels)
-    agrees(inputs, is_causal=True)
+    agrees(inputs, orders=permutations(range(5)), is_causal=True)
 
 
 def test_only_the_gradients_that_are_needed():
