@@ -5,7 +5,8 @@ softmax as in the laboratory's program. Ours: the global context of a position i
 items up to it (theirs is the whole input, the same at the last position), so that one pass trains
 on all prefixes; the weights of the temporary context's gate are kept non-negative as absolute
 values; dropout on the embedded items (half the rate) and on the concatenated states; batches of
-32 users, where theirs are 512 sessions: one user here trains on all its prefixes.
+32 users, where theirs are 512 sessions: one user here trains on all its prefixes; a learning rate
+of .002, better than .001 on CiteULike's validation items.
 """
 
 import math
@@ -84,7 +85,7 @@ class HCRNN(Recommender):
     [g; l; h_t]; the embedded items have half of it.
     """
 
-    defaults = {"width": 100, "dropout": 0.5, "batch_size": 32}
+    defaults = {"width": 100, "dropout": 0.5, "batch_size": 32, "learning_rate": 2e-3}
 
     def __init__(
         self,
