@@ -1,6 +1,6 @@
 """The compiled part of the package; its metadata is in pyproject.toml.
 
-`_info` is pybind11; `_cpu` and `_cuda` use LibTorch's stable ABI: one build for all torch >= 2.11.
+`_info` is pybind11; `_cpp` and `_cuda` use LibTorch's stable ABI: one build for all torch >= 2.11.
 What cannot be compiled is left out, unless RKA_FAST_CUDA=1 insists; RKA_FAST_CUDA=0 leaves CUDA
 out. TORCH_CUDA_ARCH_LIST, CUDA_HOME and CXX are respected.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from setuptools import Extension, setup
 
-NATIVE = "rka_fast.ops.native."
+NATIVE = "rka_fast."
 os.chdir(Path(__file__).parent)
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11
 DEVICE = [STABLE_ABI, "-DUSE_CUDA"]
@@ -91,8 +91,8 @@ def build() -> dict:
 
     include, macros = pybind11.get_include(), [(f"RKA_{k}", f'"{v}"') for k, v in facts.items()]
     info = Extension(NATIVE + "_info", ["csrc/info.cpp"], [include], macros, **WATCHED)
-    flags, sources = [*FLAGS, STABLE_ABI], sorted(glob("csrc/cpu/*.cpp"))
-    cpu = CppExtension(NATIVE + "_cpu", sources, extra_compile_args=flags, **STABLE)
+    flags, sources = [*FLAGS, STABLE_ABI], sorted(glob("csrc/cpp/*.cpp"))
+    cpu = CppExtension(NATIVE + "_cpp", sources, extra_compile_args=flags, **STABLE)
     return {"ext_modules": [info, cpu, *cuda], "cmdclass": {"build_ext": BuildExtension}}
 
 

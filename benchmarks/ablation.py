@@ -16,7 +16,7 @@ from typing import Literal
 
 import tyro
 
-from rka_fast.data.errors import DataError
+from rka_fast.errors import DataError
 from rka_fast.reproduce import Arguments, machine, reproduce, without_traceback
 from rka_fast.reproduction.names import choose
 from rka_fast.reproduction.outcome import Scores

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from rka_fast.ops import native
+from rka_fast import native
 
 KB = 1024
 CARDS = {"sm_86, sm_89": 99 * KB, "sm_80": 163 * KB, "sm_90": 227 * KB}

@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from rka_fast.ops import native
+from rka_fast import native
 from rka_fast.ops.backends import BACKENDS
 from rka_fast.version import __version__
 
@@ -26,7 +26,7 @@ def lines() -> list[str]:
         facts["built"] = f"torch {built['torch']}, compiler {built['compiler']}"
         if built["cuda"]:
             facts["built"] += f", CUDA {built['cuda']} for {built['architectures']}"
-        facts["cpu"] = native.cpu_instructions()
+        facts["cpu"] = native.cpp_instructions()
     result = [f"{name:<12}{value}" for name, value in facts.items()]
     for name, backend in BACKENDS.items():
         reasons = backend.why_not(None)

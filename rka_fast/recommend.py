@@ -17,12 +17,11 @@ import tyro
 
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.errors import DataError
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import SPLITS
+from rka_fast.errors import ConfigError, DataError, UserError
 from rka_fast.models import MODELS
 from rka_fast.training.checkpoint import Checkpoint
-from rka_fast.training.errors import ConfigError, UserError
 from rka_fast.training.metrics import to_device
 from rka_fast.training.processes import check_device, seed_torch
 from rka_fast.training.run_folder import RunFolder, to_json

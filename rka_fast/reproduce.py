@@ -22,7 +22,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from rka_fast.data.errors import DataError
+from rka_fast.errors import ConfigError, DataError, Interrupted, TrainingError, UserError
 from rka_fast.models import MODELS
 from rka_fast.reproduction import cells as cells_
 from rka_fast.reproduction import figure, paper, tables
@@ -31,7 +31,6 @@ from rka_fast.reproduction.datasets import DATASETS, Dataset, own_log
 from rka_fast.reproduction.names import choose
 from rka_fast.reproduction.outcome import Outcome
 from rka_fast.training.checkpoint import write_atomically
-from rka_fast.training.errors import ConfigError, Interrupted, TrainingError, UserError
 from rka_fast.training.run_folder import check_writable, to_json
 from rka_fast.training.source import load_data
 

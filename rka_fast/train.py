@@ -17,10 +17,9 @@ from typing import Any
 import torch
 import tyro
 
-from rka_fast.data.errors import DataError
 from rka_fast.data.sequences import Sequences
+from rka_fast.errors import ConfigError, DataError, Interrupted, UserError
 from rka_fast.training.config import Config
-from rka_fast.training.errors import ConfigError, Interrupted, UserError
 from rka_fast.training.loop import Trainer
 from rka_fast.training.report import result_table
 from rka_fast.training.run_folder import RunFolder, check_writable, to_json

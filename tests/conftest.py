@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from interpreter import patched_once, tf32_is_cut  # noqa: F401
+from support.interpreter import patched_once, tf32_is_cut  # noqa: F401
 
 
 @pytest.fixture(scope="session")

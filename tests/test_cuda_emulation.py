@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ops_cases
 import pytest
 import torch
-from ops_cases import differentiable, in_double, largest, random_inputs, replace, run
+from support import cases
+from support.cases import differentiable, in_double, largest, random_inputs, replace, run
 
 from rka_fast import Location, kernelized_attention
 from rka_fast.ops.arguments import Arguments
@@ -68,7 +68,7 @@ def _registered(emulation, monkeypatch):
 
 
 def agrees(inputs, **options):
-    ops_cases.agrees("emulation", inputs, **options)
+    cases.agrees("emulation", inputs, **options)
 
 
 def inputs_of(**case):

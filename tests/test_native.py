@@ -10,16 +10,15 @@ import pytest
 import torch
 
 import rka_fast
-from rka_fast import info
-from rka_fast.ops import native
+from rka_fast import info, native
 from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
-from rka_fast.ops.native.cpu import Cpp
+from rka_fast.ops.native.cpp import Cpp
 from rka_fast.ops.reference import philox
 from rka_fast.ops.reference.attention import attention, attention_backward
 
 ROOT = Path(rka_fast.__file__).parents[1]
 needs_library = pytest.mark.skipif(
-    bool(native.why_not("_cpu")), reason=f"C++ backend: {'; '.join(native.why_not('_cpu'))}"
+    bool(native.why_not("_cpp")), reason=f"C++ backend: {'; '.join(native.why_not('_cpp'))}"
 )
 CPP = Cpp()
 # Gradients that are sums over all keys or pairs of keys, which may cancel.
@@ -258,7 +257,7 @@ def test_noise_words_are_those_of_the_reference(seed, stream):
     for head in (0, 5):
         for row in (0, 4):
             words = expected[head // 3, head % 3, row]
-            actual = ops.philox_words_cpu(torch.tensor(seed), row, head, stream, 36)
+            actual = ops.philox_words_cpp(torch.tensor(seed), row, head, stream, 36)
             assert torch.equal(actual, words.flatten())
             scalar = module.philox_words(seed % 2**64, 7, row, head, stream)
             assert list(scalar) == words[7].tolist()
@@ -267,7 +266,7 @@ def test_noise_words_are_those_of_the_reference(seed, stream):
 @needs_library
 def test_normals_are_those_of_the_reference():
     seed = torch.tensor(11)
-    rows = [torch.ops.rka_fast_native.normals_cpu(seed, row, 1, 4001) for row in range(5)]
+    rows = [torch.ops.rka_fast_native.normals_cpp(seed, row, 1, 4001) for row in range(5)]
     expected = philox.normals(seed, 1, 2, 5, 4001, torch.float64)[0, 1]
     torch.testing.assert_close(torch.stack(rows).double(), expected, atol=1e-6, rtol=1e-6)
 
@@ -276,13 +275,13 @@ def test_normals_are_those_of_the_reference():
 @pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
 def test_every_instruction_set(instructions):
     """A part of this file again on each; a set that the processor lacks falls back to a lower."""
-    if os.environ.get("RKA_FAST_CPU"):
+    if os.environ.get("RKA_FAST_CPP"):
         pytest.skip("already inside")
     selected = "lengths and (2 or 15 or 50) or masks and mask1 or noise or half or threads"
     result = subprocess.run(
         [sys.executable, "-m", "pytest", __file__, "-q", "-k", selected, "-p", "no:cacheprovider"],
         cwd=ROOT,
-        env={**os.environ, "RKA_FAST_CPU": instructions},
+        env={**os.environ, "RKA_FAST_CPP": instructions},
         capture_output=True,
         text=True,
     )
@@ -303,21 +302,21 @@ def test_features_may_be_tiny():
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_a_compiler_means_the_backend_is_there():
     """Without this test a build that fails would show as skipped tests only."""
-    assert "cpp" in rka_fast.available_backends(), native.why_not("_cpu")
+    assert "cpp" in rka_fast.available_backends(), native.why_not("_cpp")
     assert any(line.split()[:2] == ["cpp", "available"] for line in info.lines())
     facts = native.build_info()
     assert set(facts) == {"torch", "compiler", "cuda", "architectures", "no_cuda"}
     assert bool(facts["cuda"]) != bool(facts["no_cuda"])
     assert bool(facts["cuda"]) == (native.find("_cuda") is not None)
     assert facts["torch"] and facts["compiler"]
-    assert native.cpu_instructions() in ("plain", "avx2", "avx512")
+    assert native.cpp_instructions() in ("plain", "avx2", "avx512")
 
 
 def test_import_loads_no_library():
     code = (
         "import rka_fast\n"
         "maps = open('/proc/self/maps').read()\n"
-        "assert '/_cpu.' not in maps and '/_cuda.' not in maps and '/_info.' not in maps"
+        "assert '/_cpp.' not in maps and '/_cuda.' not in maps and '/_info.' not in maps"
     )
     if not Path("/proc/self/maps").exists():
         pytest.skip("no /proc/self/maps")
@@ -328,13 +327,13 @@ def test_a_missing_library_is_a_reason_and_not_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(native, "folders", lambda: [tmp_path])
     native.load.cache_clear()
     try:
-        assert native.find("_cpu") is None
+        assert native.find("_cpp") is None
         (reason,) = CPP.why_not(None)
-        assert "_cpu was not built" in reason and "pip install" in reason
+        assert "_cpp was not built" in reason and "pip install" in reason
         assert "cpp" not in rka_fast.available_backends()
         with pytest.raises(ImportError, match="without its native part"):
             native.info_module.__wrapped__()
-        (tmp_path / f"_cpu{native.SUFFIXES[0]}").write_bytes(b"not a library")
+        (tmp_path / f"_cpp{native.SUFFIXES[0]}").write_bytes(b"not a library")
         native.load.cache_clear()
         (reason,) = CPP.why_not(None)
         assert "could not be loaded" in reason
@@ -344,9 +343,9 @@ def test_a_missing_library_is_a_reason_and_not_an_error(monkeypatch, tmp_path):
 
 def test_a_checkout_finds_the_installed_libraries(monkeypatch, tmp_path):
     """Of the same version only."""
-    site, library = tmp_path / "site", f"_cpu{native.SUFFIXES[0]}"
+    site, library = tmp_path / "site", f"_cpp{native.SUFFIXES[0]}"
     for version, folder in ((rka_fast.__version__, site), ("0.0.0", tmp_path / "old")):
-        package = folder / "rka_fast" / "ops" / "native"
+        package = folder / "rka_fast"
         package.mkdir(parents=True)
         (package / library).touch()
         metadata = folder / f"rka_fast-{version}.dist-info"
@@ -354,4 +353,4 @@ def test_a_checkout_finds_the_installed_libraries(monkeypatch, tmp_path):
         (metadata / "METADATA").write_text(f"Name: rka_fast\nVersion: {version}\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "old"), str(site)])
     monkeypatch.setattr(native, "HERE", tmp_path / "nothing")
-    assert native.find("_cpu") == (site / "rka_fast" / "ops" / "native" / library).resolve()
+    assert native.find("_cpp") == (site / "rka_fast" / library).resolve()

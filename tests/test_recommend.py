@@ -2,11 +2,11 @@ import json
 
 import pytest
 import torch
-from small_runs import run_command, train, write_log
+from support.runs import run_command, train, write_log
 
 from rka_fast.data.split import time_split
+from rka_fast.errors import ConfigError
 from rka_fast.recommend import Recommendations, main
-from rka_fast.training.errors import ConfigError
 
 
 @pytest.fixture(scope="module", params=["rksa", "sasrec", "pop"])

@@ -4,7 +4,7 @@ import subprocess
 import time
 
 import pytest
-from small_runs import SMALL, command, run_command, train, write_log
+from support.runs import SMALL, command, run_command, train, write_log
 
 from rka_fast.train import main
 from rka_fast.training.metrics import METRICS

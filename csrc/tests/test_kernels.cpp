@@ -24,7 +24,7 @@
 #define RKA_AVX2
 #endif
 #define RKA_ISA under_test
-#include "../cpu/kernels.h"
+#include "../cpp/kernels.h"
 
 using namespace rka;
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.errors import DataError
 from rka_fast.data.sequences import left_padded
 from rka_fast.data.split import STAGES, Split
+from rka_fast.errors import DataError
 
 # What a generator is for. Each purpose has its own numbers under the same (seed, step).
 _ORDER, _NEGATIVES, _TERM, _CANDIDATES = range(4)

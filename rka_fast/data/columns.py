@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from rka_fast.data.errors import DataError
+from rka_fast.errors import DataError
 
 ROLES = ("user", "item", "rating", "timestamp")
 

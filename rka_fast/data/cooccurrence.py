@@ -6,10 +6,10 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse
 
+from rka_fast import native
 from rka_fast.data.sequences import lookup
 from rka_fast.data.split import Split
-from rka_fast.ops import native
-from rka_fast.ops.native.cpu import gather
+from rka_fast.ops.native.cpp import gather
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class CoOccurrence:
             there. One is taken from every pair of them, which leaves the other users' counts.
             None gives the plain counts.
         """
-        if native.why_not("_cpu"):
+        if native.why_not("_cpp"):
             return self._block(items, counted)
         return gather(*self._compressed, items, counted)
 

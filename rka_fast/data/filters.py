@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from rka_fast.data.errors import DataError
 from rka_fast.data.readers import Interactions
 from rka_fast.data.sequences import Sequences
+from rka_fast.errors import DataError
 
 _QUANTILES = {"min": 0, "25%": 0.25, "median": 0.5, "75%": 0.75, "90%": 0.9, "max": 1}
 

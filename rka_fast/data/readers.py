@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 
 from rka_fast.data import columns as cols
-from rka_fast.data.errors import DataError
 from rka_fast.data.tables import HINT, Part, read_text
+from rka_fast.errors import DataError
 
 _POOLED = tuple(f"hcrnn_{part}.txt.gz" for part in ("train", "valid", "test"))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rka_fast.data.errors import DataError
+from rka_fast.errors import DataError
 
 _ARRAYS, _IDS = "sequences.npz", "ids.json"
 

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from rka_fast.data.errors import DataError
 from rka_fast.data.sequences import Sequences, UserItems
+from rka_fast.errors import DataError
 
 STAGES = ("valid", "test")
 BOUNDARIES = (0.8, 0.9)  # quantiles of the event times at which validation and test begin

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import polars as pl
 
 from rka_fast.data import columns as cols
-from rka_fast.data.errors import DataError
+from rka_fast.errors import DataError
 
 _SAMPLE = 500  # lines that are looked at to tell the form
 _SEPARATORS = {  # in the order they are tried, as messages call them

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from rka_fast.attention import KernelizedAttention
+from rka_fast.kernels import RelationKernels
 from rka_fast.models.losses import kernel_term
 from rka_fast.models.packing import Packing
 from rka_fast.models.transformer import TransformerRecommender
 from rka_fast.ops.api import Kernels
-from rka_fast.relations import RelationKernels
 
 RELATIONS = ("cooccurrence", "item", "user")
 """The kernels, in the order of the mixture."""

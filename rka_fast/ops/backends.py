@@ -12,9 +12,9 @@ from typing import Protocol
 from torch import Tensor
 
 from rka_fast.ops.arguments import Arguments
-from rka_fast.ops.native.cpu import Cpp
+from rka_fast.ops.native.cpp import Cpp
 from rka_fast.ops.native.cuda import Cuda
-from rka_fast.ops.reference import attention as _reference
+from rka_fast.ops.reference import Reference
 from rka_fast.ops.triton import Triton
 
 ENVIRONMENT = "RKA_FAST_BACKEND"
@@ -26,21 +26,6 @@ class Backend(Protocol):
     def why_not(self, a: Arguments | None) -> list[str]: ...
     def forward(self, a: Arguments) -> Tensor: ...
     def backward(self, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]: ...
-
-
-class Reference:
-    """Plain PyTorch: runs wherever PyTorch does."""
-
-    name = "reference"
-
-    def why_not(self, a: Arguments | None) -> list[str]:
-        return []
-
-    def forward(self, a: Arguments) -> Tensor:
-        return _reference.attention(a)
-
-    def backward(self, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
-        return _reference.attention_backward(grad, needs, a)
 
 
 BACKENDS: dict[str, Backend] = {

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rka_fast.data.sequences import Sequences
+from rka_fast.errors import ConfigError
 from rka_fast.models import MODELS
 from rka_fast.models.transformer import TransformerRecommender
 from rka_fast.reproduction.datasets import Dataset
 from rka_fast.reproduction.names import check
 from rka_fast.training.config import Config
-from rka_fast.training.errors import ConfigError
 from rka_fast.training.loop import Trainer
 from rka_fast.training.run_folder import RunFolder
 

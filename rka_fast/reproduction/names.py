@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from rka_fast.training.errors import ConfigError, hint
+from rka_fast.errors import ConfigError, hint
 
 
 def choose(given: str, known: Iterable[str], kind: str) -> list[str]:

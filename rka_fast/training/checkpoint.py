@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from rka_fast.training.errors import CheckpointError, FolderError
+from rka_fast.errors import CheckpointError, FolderError
 
 
 @dataclass

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rka_fast.errors import ConfigError, hint
 from rka_fast.models import MODELS
 from rka_fast.models.rksa import parse_relations
-from rka_fast.training.errors import ConfigError, hint
 
 RESUMABLE = ("epochs", "patience", "device", "backend", "json", "save_every")
 """Settings that may be changed when a run is resumed; all others shape what was computed."""

@@ -23,10 +23,10 @@ from rka_fast.data.batches import Batch, Batcher, sampled_candidates
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import SPLITS
+from rka_fast.errors import Interrupted, TrainingError
 from rka_fast.models import MODELS
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
-from rka_fast.training.errors import Interrupted, TrainingError
 from rka_fast.training.metrics import Evaluation, both_metrics, to_device
 from rka_fast.training.processes import make_accelerator, seed_torch, shard, stop_signals
 from rka_fast.training.report import plot_curve

@@ -12,10 +12,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 
 from rka_fast.data.batches import Batch
+from rka_fast.errors import ConfigError
 from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.backends import choose
 from rka_fast.training.config import Config
-from rka_fast.training.errors import ConfigError
 
 
 def make_accelerator(config: Config) -> Accelerator:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from rka_fast.errors import FolderError
 from rka_fast.training.checkpoint import write_atomically
 from rka_fast.training.config import Config
-from rka_fast.training.errors import FolderError
 from rka_fast.training.metrics import RANKINGS
 
 

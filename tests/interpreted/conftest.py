@@ -1,4 +1,4 @@
-"""These tests only run where Triton's kernels are interpreted: see tests/interpreter.py."""
+"""These tests only run where Triton's kernels are interpreted: see tests/support/interpreter.py."""
 
 from pathlib import Path
 

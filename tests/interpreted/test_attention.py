@@ -2,10 +2,10 @@
 
 from itertools import permutations
 
-import ops_cases
 import pytest
 import torch
-from ops_cases import differentiable, random_inputs, replace, run
+from support import cases
+from support.cases import differentiable, random_inputs, replace, run
 
 from rka_fast import Location, kernelized_attention
 
@@ -23,7 +23,7 @@ def _poisoned_memory():
 
 
 def agrees(inputs, **options):
-    ops_cases.agrees("triton", inputs, **options)
+    cases.agrees("triton", inputs, **options)
 
 
 def inputs_of(**case):

@@ -6,7 +6,7 @@ the ordinary process.
 
 import pytest
 import torch
-from ops_cases import Subject
+from support.cases import Subject
 
 from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.backends import BACKENDS

@@ -1,9 +1,9 @@
 """The operator on every backend against literal loops in float64, and the promises it makes."""
 
 import numpy as np
-import ops_cases
 import pytest
 import torch
+from support import cases
 
 from rka_fast import Covariance, Kernels, kernelized_attention
 from rka_fast.ops.reference.attention import ACTIVATIONS, attention
@@ -40,30 +40,28 @@ def masks(kind, batch, heads, n):
     "kind", ["none", "causal", "causal padding", "mask", "head mask", "causal mask unseen padding"]
 )
 def test_equals_the_literal_evaluation(backend, mode, kind):
-    inputs = ops_cases.random_inputs(bias="mask" in kind)
+    inputs = cases.random_inputs(bias="mask" in kind)
     arguments, allowed, present = masks(kind, 2, 2, 6)
     output = backend(**inputs, **arguments, mode=mode, seed=2**40 + 5, dropout_p=0.3)
-    expected = ops_cases.literal(
-        inputs, allowed, present, mode, "leaky_relu", 2**40 + 5, dropout=0.3
-    )
+    expected = cases.literal(inputs, allowed, present, mode, "leaky_relu", 2**40 + 5, dropout=0.3)
     np.testing.assert_allclose(output, expected, atol=1e-6 + backend.tolerance["atol"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("missing", ["", "cooccurrence", "gate", "shape", "cooccurrence gate"])
 def test_activations_and_missing_pieces(backend, activation, missing):
-    inputs = ops_cases.random_inputs(**{name: False for name in missing.split()})
+    inputs = cases.random_inputs(**{name: False for name in missing.split()})
     arguments, allowed, present = masks("causal padding", 2, 2, 6)
     output = backend(**inputs, **arguments, activation=activation, seed=3)
-    expected = ops_cases.literal(inputs, allowed, present, "sample", activation, 3)
+    expected = cases.literal(inputs, allowed, present, "sample", activation, 3)
     np.testing.assert_allclose(output, expected, atol=1e-6 + backend.tolerance["atol"], rtol=1e-6)
 
 
 def test_more_keys_than_queries(backend):
-    inputs = ops_cases.random_inputs(n=3, keys=7, value_width=9, cooccurrence=False)
+    inputs = cases.random_inputs(n=3, keys=7, value_width=9, cooccurrence=False)
     output = backend(**inputs, seed=3)
     allowed = np.ones((2, 2, 3, 7), bool)
-    expected = ops_cases.literal(inputs, allowed, np.ones((2, 7), bool), "sample", "leaky_relu", 3)
+    expected = cases.literal(inputs, allowed, np.ones((2, 7), bool), "sample", "leaky_relu", 3)
     np.testing.assert_allclose(output, expected, atol=1e-6 + backend.tolerance["atol"], rtol=1e-6)
 
 
@@ -71,50 +69,50 @@ def test_more_keys_than_queries(backend):
 @pytest.mark.parametrize("kind", ["causal padding", "head mask"])
 def test_gradients_of_every_input(backend, mode, kind):
     """Float64 gradcheck; tanh, because the others have a kink that finite differences may hit."""
-    inputs = ops_cases.random_inputs(n=4, width=2, feature_width=3, bias=True, requires_grad=True)
+    inputs = cases.random_inputs(n=4, width=2, feature_width=3, bias=True, requires_grad=True)
     arguments, _, _ = masks(kind, 2, 2, 4)
-    leaves = ops_cases.differentiable(inputs)
+    leaves = cases.differentiable(inputs)
     assert len(leaves) == 13
 
     def call(backend, *tensors):
-        replaced = ops_cases.replace(inputs, dict(zip(leaves, tensors, strict=True)))
+        replaced = cases.replace(inputs, dict(zip(leaves, tensors, strict=True)))
         options = {"mode": mode, "activation": "tanh", "dropout_p": 0.2, "seed": 7}
         return backend(**replaced, **arguments, **options)
 
-    ops_cases.check_gradients(backend, call, tuple(leaves.values()))
+    cases.check_gradients(backend, call, tuple(leaves.values()))
 
 
 @pytest.mark.parametrize("missing", ["cooccurrence", "gate", "shape"])
 def test_gradients_with_missing_pieces(backend, missing):
-    inputs = ops_cases.random_inputs(
+    inputs = cases.random_inputs(
         n=4, width=2, feature_width=3, requires_grad=True, **{missing: False}
     )
-    leaves = ops_cases.differentiable(inputs)
+    leaves = cases.differentiable(inputs)
     for mode in ("sample", "mean"):
 
         def call(backend, *tensors, mode=mode):
-            replaced = ops_cases.replace(inputs, dict(zip(leaves, tensors, strict=True)))
+            replaced = cases.replace(inputs, dict(zip(leaves, tensors, strict=True)))
             return backend(**replaced, is_causal=True, mode=mode, activation="tanh", seed=7)
 
-        ops_cases.check_gradients(backend, call, tuple(leaves.values()))
+        cases.check_gradients(backend, call, tuple(leaves.values()))
 
 
 def test_shared_mixture_and_broadcast_bias_get_summed_gradients(backend):
-    inputs = ops_cases.random_inputs(n=4, width=3)
+    inputs = cases.random_inputs(n=4, width=3)
     mixture = torch.rand(1, 3, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(1, 1, 1, 4, dtype=torch.float64, requires_grad=True)
 
     def call(backend, mixture, bias):
         leaves = {"covariance.kernels.mixture": mixture, "location.bias": bias}
-        return backend(**ops_cases.replace(inputs, leaves), activation="tanh", seed=1)
+        return backend(**cases.replace(inputs, leaves), activation="tanh", seed=1)
 
-    ops_cases.check_gradients(backend, call, (mixture, bias))
+    cases.check_gradients(backend, call, (mixture, bias))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_backward_by_hand_equals_autograd(activation):
     """The reference's own gradient formulas against differentiating its forward pass."""
-    inputs = ops_cases.random_inputs(requires_grad=True)
+    inputs = cases.random_inputs(requires_grad=True)
     seen = {}
     import rka_fast.ops.api as api
 
@@ -129,7 +127,7 @@ def test_backward_by_hand_equals_autograd(activation):
         api.forward_op = original
     by_hand = kernelized_attention(**inputs, activation=activation, seed=2, backend="reference")
     grad = torch.randn_like(by_hand)
-    leaves = list(ops_cases.differentiable(inputs).values())
+    leaves = list(cases.differentiable(inputs).values())
     expected = torch.autograd.grad(by_autograd, leaves, grad)
     actual = torch.autograd.grad(by_hand, leaves, grad)
     for a, e in zip(actual, expected, strict=True):
@@ -139,7 +137,7 @@ def test_backward_by_hand_equals_autograd(activation):
 @pytest.mark.parametrize("mode", MODES)
 def test_prefixes(backend, mode):
     """Row t of one causal pass is the last row of a pass over the first t + 1 positions."""
-    inputs = ops_cases.random_inputs(n=7)
+    inputs = cases.random_inputs(n=7)
     whole = backend(**inputs, is_causal=True, mode=mode, seed=5)
     for t in range(7):
         prefix = backend(**first_positions(inputs, t + 1), is_causal=True, mode=mode, seed=5)
@@ -163,19 +161,19 @@ def test_padding_has_no_influence(backend, mode, content):
     """Whatever padded keys hold, the visible rows and all gradients keep their bits."""
     results = []
     for filling in (0.3, content):
-        inputs = ops_cases.random_inputs(n=6)
+        inputs = cases.random_inputs(n=6)
         padding = torch.zeros(2, 6, dtype=torch.bool)
         padding[0, :2] = padding[1, 4:] = True
         leaves = {
             name: x.detach().clone()
-            for name, x in ops_cases.differentiable(ops_cases._with_grad(inputs)).items()
+            for name, x in cases.differentiable(cases._with_grad(inputs)).items()
         }
         for name in ("location.key", "value", "covariance.key", "shape.key"):
             leaves[name].masked_fill_(padding[:, None, :, None], filling)
         leaves["covariance.kernels.features"].masked_fill_(padding[:, :, None], filling)
         leaves = {name: x.requires_grad_() for name, x in leaves.items()}
         output = backend(
-            **ops_cases.replace(inputs, leaves), key_padding_mask=padding, mode=mode, seed=4
+            ** cases.replace(inputs, leaves), key_padding_mask=padding, mode=mode, seed=4
         )  # fmt: skip
         output.square().sum().backward()
         grads = {name: x.grad for name, x in leaves.items() if x.grad is not None}
@@ -190,7 +188,7 @@ def test_padding_has_no_influence(backend, mode, content):
 
 
 def test_a_key_that_no_row_sees_counts_as_padding(backend):
-    inputs = ops_cases.random_inputs(n=5)
+    inputs = cases.random_inputs(n=5)
     mask = torch.ones(5, 5, dtype=torch.bool)
     mask[:, 2] = False
     padding = torch.zeros(2, 5, dtype=torch.bool)
@@ -201,19 +199,19 @@ def test_a_key_that_no_row_sees_counts_as_padding(backend):
 
 
 def test_a_future_key_gets_no_gradient(backend):
-    inputs = ops_cases.random_inputs(n=6, requires_grad=True)
+    inputs = cases.random_inputs(n=6, requires_grad=True)
     output = backend(**inputs, is_causal=True, seed=6)
     output[:, :, 2].sum().backward()
     for name in ("location.key", "value", "covariance.key", "shape.key"):
-        grad = ops_cases.differentiable(inputs)[name].grad
+        grad = cases.differentiable(inputs)[name].grad
         assert grad[:, :, 3:].abs().max() == 0 < grad[:, :, :3].abs().max()
-    features = ops_cases.differentiable(inputs)["covariance.kernels.features"].grad
+    features = cases.differentiable(inputs)["covariance.kernels.features"].grad
     assert features[:, 3:].abs().max() == 0 < features[:, :3].abs().max()
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_that_see_nothing_are_zero(backend, mode):
-    inputs = ops_cases.random_inputs(requires_grad=True)
+    inputs = cases.random_inputs(requires_grad=True)
     padding = torch.zeros(2, 6, dtype=torch.bool)
     padding[0] = True
     padding[1, :3] = True
@@ -221,14 +219,14 @@ def test_rows_that_see_nothing_are_zero(backend, mode):
     assert output[0].abs().max() == 0 and output[1, :, :3].abs().max() == 0
     assert output[1, :, 3:].abs().min() > 0
     output.sum().backward()
-    for leaf in ops_cases.differentiable(inputs).values():
+    for leaf in cases.differentiable(inputs).values():
         assert leaf.grad is None or leaf.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("case", ["repeated", "one item", "zero features", "no co-occurrence"])
 def test_degenerate_sequences(backend, case):
     n = 1 if case == "one item" else 6
-    inputs = ops_cases.random_inputs(n=n, dtype=torch.float32, requires_grad=True)
+    inputs = cases.random_inputs(n=n, dtype=torch.float32, requires_grad=True)
     kernels = inputs["covariance"].kernels
     features, counts = kernels.features.detach(), kernels.cooccurrence
     if case == "repeated":
@@ -242,20 +240,20 @@ def test_degenerate_sequences(backend, case):
         "covariance.kernels.features": features.requires_grad_(),
         "covariance.kernels.cooccurrence": counts,
     }
-    inputs = ops_cases.replace(inputs, leaves)
+    inputs = cases.replace(inputs, leaves)
     output = backend(**inputs, is_causal=True, seed=1)
     allowed = np.tril(np.ones((2, 2, n, n), bool))
-    expected = ops_cases.literal(inputs, allowed, np.ones((2, n), bool), "sample", "leaky_relu", 1)
+    expected = cases.literal(inputs, allowed, np.ones((2, n), bool), "sample", "leaky_relu", 1)
     # Float32 against float64: the factor of a nearly singular K (least eigenvalue about 1e-4)
     # magnifies the rounding of K by up to 1 / sqrt(1e-4).
     np.testing.assert_allclose(output.detach(), expected, atol=100 * 6 * 1.2e-7 * 10)
     output.sum().backward()
-    for name, leaf in ops_cases.differentiable(inputs).items():
+    for name, leaf in cases.differentiable(inputs).items():
         assert leaf.grad.isfinite().all(), name
 
 
 def test_the_seed_decides_everything(backend):
-    inputs = ops_cases.random_inputs(dtype=torch.float32, n=9)
+    inputs = cases.random_inputs(dtype=torch.float32, n=9)
 
     def draw(seed):
         return backend(**inputs, seed=seed, dropout_p=0.1)
@@ -273,7 +271,7 @@ def test_the_seed_decides_everything(backend):
 
 def test_noise_depends_on_the_indices_alone(backend):
     """A sequence keeps its draw whatever else is in the batch, and (b, h) counts as b * H + h."""
-    inputs = ops_cases.random_inputs(batch=2, heads=1)
+    inputs = cases.random_inputs(batch=2, heads=1)
     whole = backend(**inputs, seed=1)
 
     def visit(x, pick):
@@ -308,30 +306,30 @@ def test_noise_depends_on_the_indices_alone(backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_errors_of_low_precision_are_rounding_errors(backend, dtype):
     """At most twice the error of the float32 or half-precision reference, plus one rounding."""
-    exact = ops_cases.random_inputs(n=24, width=8, requires_grad=True)
-    low = ops_cases.replace(
+    exact = cases.random_inputs(n=24, width=8, requires_grad=True)
+    low = cases.replace(
         exact,
         {
             name: x.detach().to(dtype).requires_grad_()
-            for name, x in ops_cases.differentiable(exact).items()
+            for name, x in cases.differentiable(exact).items()
         },
     )
-    same = ops_cases.replace(  # the rounded inputs, in float64
+    same = cases.replace(  # the rounded inputs, in float64
         exact,
         {
             name: x.detach().double().requires_grad_()
-            for name, x in ops_cases.differentiable(low).items()
+            for name, x in cases.differentiable(low).items()
         },
     )
 
     def run(inputs, backend):
-        leaves = ops_cases.differentiable(inputs)
+        leaves = cases.differentiable(inputs)
         output = backend(**inputs, is_causal=True, seed=1)
         grads = torch.autograd.grad(output.double().square().sum(), list(leaves.values()))
         return {"output": output.detach(), **dict(zip(leaves, grads, strict=True))}
 
-    truth = run(same, ops_cases.EXACT)
-    reference = run(low, ops_cases.EXACT)
+    truth = run(same, cases.EXACT)
+    reference = run(low, cases.EXACT)
     for name, actual in run(low, backend).items():
         error = (actual.double() - truth[name]).abs().max()
         allowed = (reference[name].double() - truth[name]).abs().max()
@@ -343,7 +341,7 @@ def test_errors_of_low_precision_are_rounding_errors(backend, dtype):
 
 def test_kernels_have_defaults(backend):
     """No mixture is an equal one of what is there, no concentration is 2."""
-    inputs = ops_cases.random_inputs(gate=False)
+    inputs = cases.random_inputs(gate=False)
     kernels = inputs["covariance"].kernels
     explicit = Kernels(
         kernels.features,
@@ -366,8 +364,8 @@ def test_kernels_have_defaults(backend):
 @pytest.mark.parametrize("mode", MODES)
 def test_an_empty_batch(backend, mode):
     """What the sequences share has a gradient all the same: zero."""
-    x = ops_cases.random_inputs(batch=0, bias=True, requires_grad=True)
-    leaves = ops_cases.differentiable(x)
+    x = cases.random_inputs(batch=0, bias=True, requires_grad=True)
+    leaves = cases.differentiable(x)
     output = backend(**x, mode=mode, seed=1)
     assert output.shape == (0, 2, 6, 4)
     output.sum().backward()

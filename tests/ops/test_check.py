@@ -1,13 +1,13 @@
 """Errors name the argument, what was expected and what was given."""
 
-import ops_cases
 import pytest
 import torch
+from support import cases
 
 from rka_fast import Location, available_backends, kernelized_attention
 from rka_fast.ops import backends
 
-X = ops_cases.random_inputs(dtype=torch.float32)
+X = cases.random_inputs(dtype=torch.float32)
 K = X["covariance"].kernels
 
 
@@ -83,13 +83,13 @@ def test_the_message(case):
 
 
 def test_causal_needs_as_many_queries_as_keys():
-    x = ops_cases.random_inputs(n=3, keys=5, cooccurrence=False)
+    x = cases.random_inputs(n=3, keys=5, cooccurrence=False)
     with pytest.raises(ValueError, match="is_causal.*3 and 5"):
         kernelized_attention(**x, is_causal=True, seed=1)
 
 
 def test_cross_attention_refuses_cooccurrence():
-    x = ops_cases.random_inputs(n=3, keys=5)
+    x = cases.random_inputs(n=3, keys=5)
     with pytest.raises(ValueError, match="cooccurrence.*3 queries and 5 keys"):
         kernelized_attention(**x, seed=1)
 

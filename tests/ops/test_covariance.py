@@ -1,9 +1,9 @@
 """The covariance against literal loops, and its promise: always a correlation matrix."""
 
 import numpy as np
-import ops_cases
 import pytest
 import torch
+from support import cases
 
 from rka_fast.ops.reference import covariance
 
@@ -57,7 +57,7 @@ def test_shape_prior_is_the_papers_sum():
         seen = np.flatnonzero(allowed[0, 0, t].numpy())
         if t not in seen:  # c_tt enters only where t is allowed; its plain count does not
             continue
-        expected = ops_cases.prior(counts[0].numpy(), t, seen)
+        expected = cases.prior(counts[0].numpy(), t, seen)
         np.testing.assert_allclose(prior[t], expected, atol=1e-12)
 
 

@@ -1,9 +1,9 @@
 """What PyTorch may do with the operator: opcheck, compile, vmap, per-sample gradients."""
 
-import ops_cases
 import pytest
 import torch
 import torch.utils.checkpoint
+from support import cases
 
 from rka_fast.ops import api
 from rka_fast.ops.arguments import Arguments
@@ -12,7 +12,7 @@ from rka_fast.ops.library import backward_op, forward_op
 
 def schema_arguments(backend, **changes):
     """The positional arguments with which `kernelized_attention` calls the operator."""
-    inputs = ops_cases.random_inputs(heads=1, dtype=torch.float32, requires_grad=True, **changes)
+    inputs = cases.random_inputs(heads=1, dtype=torch.float32, requires_grad=True, **changes)
     seen = []
     original, api.forward_op = api.forward_op, lambda *a: seen.append(a) or a[2]
     try:
@@ -59,8 +59,8 @@ def test_a_gradient_without_effect_is_laid_out_as_the_compiler_expects(backend):
 
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_compiles_without_a_break(backend, compiler):
-    inputs = ops_cases.random_inputs(dtype=torch.float32, n=9, requires_grad=True)
-    leaves = list(ops_cases.differentiable(inputs).values())
+    inputs = cases.random_inputs(dtype=torch.float32, n=9, requires_grad=True)
+    leaves = list(cases.differentiable(inputs).values())
 
     def step(seed):
         output = backend(**inputs, is_causal=True, seed=seed)
@@ -76,14 +76,14 @@ def test_compiles_without_a_break(backend, compiler):
 
 
 def test_the_seed_of_a_compiled_call_is_drawn_anew(backend):
-    inputs = ops_cases.random_inputs(dtype=torch.float32)
+    inputs = cases.random_inputs(dtype=torch.float32)
     compiled = torch.compile(lambda: backend(**inputs), fullgraph=True, backend="aot_eager")
     assert not torch.equal(compiled(), compiled())
 
 
 def test_vmap_is_the_loop(backend):
     """Each slice is a call of its own with the same seed."""
-    inputs = ops_cases.random_inputs()
+    inputs = cases.random_inputs()
     stacked = torch.stack([inputs["value"], 2 * inputs["value"], -inputs["value"]])
 
     def call(value):
@@ -110,12 +110,12 @@ def test_vmap_over_the_gradient_is_the_loop(backend):
 
 def test_autocast_does_not_round_the_covariance(backend):
     """Nearly equal items: rounded to bfloat16 inside, their K could not be factored."""
-    inputs = ops_cases.random_inputs(
+    inputs = cases.random_inputs(
         heads=1, dtype=torch.float32, n=40, feature_width=16, requires_grad=True
     )
     kernels = inputs["covariance"].kernels
     close = (kernels.features[:, :1] + 1e-3 * kernels.features).detach().requires_grad_()
-    inputs = ops_cases.replace(inputs, {"covariance.kernels.features": close})
+    inputs = cases.replace(inputs, {"covariance.kernels.features": close})
     plain = backend(**inputs, is_causal=True, seed=1)
     with torch.autocast(backend.device, dtype=torch.bfloat16):
         output = backend(**inputs, is_causal=True, seed=1)
@@ -125,7 +125,7 @@ def test_autocast_does_not_round_the_covariance(backend):
 
 
 def test_checkpointing_sees_the_same_noise(backend):
-    inputs = ops_cases.random_inputs(requires_grad=True)
+    inputs = cases.random_inputs(requires_grad=True)
     value = inputs["value"]
 
     def call(value):
@@ -164,7 +164,7 @@ def test_a_captured_graph_replays_on_other_inputs(backend):
 
 
 def test_a_second_derivative_is_refused(backend):
-    inputs = ops_cases.random_inputs(requires_grad=True)
+    inputs = cases.random_inputs(requires_grad=True)
     value = inputs["value"]
     output = backend(**inputs, seed=1)
     (grad,) = torch.autograd.grad(output.square().sum(), value, create_graph=True)

@@ -3,10 +3,10 @@
 import math
 
 import numpy as np
-import ops_cases
 import pytest
 import scipy.stats
 import torch
+from support import cases
 
 from rka_fast import Location
 from rka_fast.ops.reference import covariance, philox, skew_normal
@@ -18,8 +18,8 @@ N = 5
 
 def one_law(seed=0):
     """Inputs of one row whose draws differ only by the sequence they belong to."""
-    x = ops_cases.random_inputs(batch=1, heads=1, n=N, seed=seed)
-    x = ops_cases.replace(
+    x = cases.random_inputs(batch=1, heads=1, n=N, seed=seed)
+    x = cases.replace(
         x, {"shape.query": 3 * x["shape"].query, "location.query": 0.3 * x["location"].query}
     )
     return {
@@ -53,9 +53,7 @@ def theory(x):
         kernels.features, kernels.concentration, r, kernels.gate, kernels.cooccurrence, None, 1e-4
     )[0]
     alpha = torch.nn.functional.leaky_relu(x["shape"].query[0, 0, -1] @ x["shape"].key[0, 0].T / 2)
-    alpha = alpha * torch.from_numpy(
-        ops_cases.prior(kernels.cooccurrence[0].numpy(), N - 1, range(N))
-    )
+    alpha = alpha * torch.from_numpy(cases.prior(kernels.cooccurrence[0].numpy(), N - 1, range(N)))
     delta = correlation @ alpha / (1 + alpha @ correlation @ alpha).sqrt()
     return xi, omega, correlation, delta
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rka_fast.ops import native
+from rka_fast import native
 from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
 
 MAX_KEYS = 1024

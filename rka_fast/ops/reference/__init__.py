@@ -1,1 +1,21 @@
-"""The operator in readable PyTorch: any float dtype, any device. Every backend is tested on it."""
+"""The operator in plain PyTorch: the formulas to read; other backends are compared with it."""
+
+from torch import Tensor
+
+from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.reference import attention
+
+
+class Reference:
+    """Plain PyTorch: runs wherever PyTorch does."""
+
+    name = "reference"
+
+    def why_not(self, a: Arguments | None) -> list[str]:
+        return []
+
+    def forward(self, a: Arguments) -> Tensor:
+        return attention.attention(a)
+
+    def backward(self, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
+        return attention.attention_backward(grad, needs, a)

@@ -7,7 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
-from small_runs import write_log
+from support.runs import write_log
 
 from rka_fast.models import MODELS
 from rka_fast.reproduce import main

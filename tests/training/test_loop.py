@@ -5,14 +5,14 @@ import signal
 import numpy as np
 import pytest
 import torch
-from small_runs import SMALL, train, write_log
+from support.runs import SMALL, train, write_log
 
 from rka_fast.data.batches import Batcher
+from rka_fast.errors import ConfigError, Interrupted, TrainingError
 from rka_fast.models import MODELS
 from rka_fast.train import main, parse
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
-from rka_fast.training.errors import ConfigError, Interrupted, TrainingError
 from rka_fast.training.loop import Trainer
 from rka_fast.training.processes import make_accelerator, shard
 from rka_fast.training.run_folder import RunFolder

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from rka_fast.errors import ConfigError
 from rka_fast.models import MODELS
 from rka_fast.train import parse
 from rka_fast.training.config import RESUMABLE, Config
-from rka_fast.training.errors import ConfigError
 
 
 def test_json_round_trip():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 ARCHITECTURES = ("sm_80", "sm_86", "sm_90")
 DTYPES = ("float32", "bfloat16")
 

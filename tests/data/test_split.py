@@ -8,9 +8,9 @@ import pytest
 
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.errors import DataError
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import leave_one_out, time_boundaries, time_split
+from rka_fast.errors import DataError
 
 LISTS = [[1, 2, 3, 4], [5, 5, 1], [2, 3], [4], [3, 1, 3, 3, 2]]
 

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Base of the errors below; the message names what was given and the remedy."""
 
 
+class DataError(UserError):
+    """Input data that cannot be read or used."""
+
+
 class ConfigError(UserError):
     """A setting that is unknown, of the wrong type, or out of range."""
 

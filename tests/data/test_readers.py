@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 import polars as pl
 import pytest
 
-from rka_fast.data.errors import DataError
 from rka_fast.data.readers import read_interactions
+from rka_fast.errors import DataError
 
 EVENTS = [
     ("007", "b", 4.5, 978300760.0),

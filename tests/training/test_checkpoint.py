@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from rka_fast.errors import CheckpointError, FolderError
 from rka_fast.training.checkpoint import Checkpoint, write_atomically
-from rka_fast.training.errors import CheckpointError, FolderError
 
 
 class Tied(nn.Module):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import spread
-from small_runs import train, write_log
+from support.runs import train, write_log
 
 
 def test_the_area_is_mann_and_whitneys():

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rka_fast.ops import native
+from rka_fast import native
 
-REPORT = Path(__file__).resolve().parents[1] / "benchmarks" / "cuda_report.py"
+REPORT = Path(__file__).resolve().parents[2] / "benchmarks" / "cuda_report.py"
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import torch
 
 from rka_fast.data.batches import Batcher, sampled_candidates
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.errors import DataError
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import leave_one_out
+from rka_fast.errors import DataError
 
 
 def make(lists, num_items):

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rka_fast.ops import native
+from rka_fast import native
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
 from_source = pytest.mark.skipif(
     not (ROOT / "setup.py").is_file() or COMPILER is None,
@@ -24,12 +24,12 @@ from_source = pytest.mark.skipif(
 # Run by a Python with another torch, with nothing of rka_fast but the unpacked wheel.
 USE = """
 import sys, torch
-from rka_fast.ops import native
+from rka_fast import native
 from rka_fast.ops.arguments import Arguments
-from rka_fast.ops.native.cpu import Cpp
+from rka_fast.ops.native.cpp import Cpp
 from rka_fast.ops.reference.attention import attention
 built, seed = native.build_info()["torch"], torch.tensor(3)
-assert not native.why_not("_cpu"), native.why_not("_cpu")
+assert not native.why_not("_cpp"), native.why_not("_cpp")
 draw = lambda: torch.randn(2, 2, 9, 4)
 a = Arguments(
     draw(), draw(), draw(), None, draw(), draw(), torch.randn(2), draw(), draw(),
@@ -80,7 +80,7 @@ def test_a_wheel_serves_another_torch(tmp_path):
     assert result.stdout.strip() == f"{torch.__version__} -> {version.strip()}"
 
 
-@pytest.mark.parametrize("name", ["_cpu", "_cuda"])
+@pytest.mark.parametrize("name", ["_cpp", "_cuda"])
 def test_libraries_use_only_the_stable_abi(name):
     """No symbol of torch's C++ interface, which changes from version to version."""
     path, nm = native.find(name), shutil.which("nm")
@@ -142,8 +142,8 @@ def test_cuda_is_for_this_torch_or_left_out(tmp_path):
 def test_the_kernels_under_sanitizers(tmp_path, instructions):
     """Functions against libm, factor and gradient, and whole calls with poisoned scratch memory."""
     available = ("plain", "avx2", "avx512")
-    if native.cpu_instructions() and available.index(instructions) > available.index(
-        native.cpu_instructions()
+    if native.cpp_instructions() and available.index(instructions) > available.index(
+        native.cpp_instructions()
     ):
         pytest.skip(f"this processor has no {instructions}")
     program = tmp_path / "test_kernels"

@@ -1,7 +1,7 @@
 // The CPU kernels as PyTorch operators, on LibTorch's stable ABI only.
 //
-// torch.ops.rka_fast_native.attention_cpu{,_backward} take the operator's schema without the
-// backend. They are called below autograd, by rka_fast/ops/native/cpu.py.
+// torch.ops.rka_fast_native.attention_cpp{,_backward} take the operator's schema without the
+// backend. They are called below autograd, by rka_fast/ops/native/cpp.py.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -26,8 +26,8 @@ const Kernels& kernels() {
                              __builtin_cpu_supports("avx512bw") &&
                              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  // RKA_FAST_CPU names a lower instruction set, to test it where a higher one is there.
-  static const char* const most = std::getenv("RKA_FAST_CPU");
+  // RKA_FAST_CPP names a lower instruction set, to test it where a higher one is there.
+  static const char* const most = std::getenv("RKA_FAST_CPP");
   static const std::string limit = most ? most : "avx512";
   if (avx512 && limit == "avx512") return kernels_avx512;
   if (avx2 && limit != "plain") return kernels_avx2;
@@ -304,7 +304,7 @@ Tensor gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, MaybeTen
   return out;
 }
 
-std::string cpu_instructions() { return kernels().name; }
+std::string cpp_instructions() { return kernels().name; }
 
 // Words (int64) and normals of row `row`, head `head`, for tests. `seed` holds one int64.
 Tensor words_op(Tensor seed, int64_t row, int64_t head, int64_t stream, int64_t columns) {
@@ -326,23 +326,23 @@ Tensor normals_op(Tensor seed, int64_t row, int64_t head, int64_t columns) {
 }  // namespace rka
 
 STABLE_TORCH_LIBRARY_FRAGMENT(rka_fast_native, m) {
-  m.def("attention_cpu(" RKA_SCHEMA ") -> Tensor");
-  m.def("attention_cpu_backward(Tensor grad, int[] needs, " RKA_SCHEMA ") -> Tensor[]");
+  m.def("attention_cpp(" RKA_SCHEMA ") -> Tensor");
+  m.def("attention_cpp_backward(Tensor grad, int[] needs, " RKA_SCHEMA ") -> Tensor[]");
   m.def(
       "gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, Tensor? counted) -> Tensor");
-  m.def("cpu_instructions() -> str");
-  m.def("philox_words_cpu(Tensor seed, int row, int head, int stream, int columns) -> Tensor");
-  m.def("normals_cpu(Tensor seed, int row, int head, int columns) -> Tensor");
+  m.def("cpp_instructions() -> str");
+  m.def("philox_words_cpp(Tensor seed, int row, int head, int stream, int columns) -> Tensor");
+  m.def("normals_cpp(Tensor seed, int row, int head, int columns) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(rka_fast_native, CompositeExplicitAutograd, m) {
-  m.impl("cpu_instructions", TORCH_BOX(&rka::cpu_instructions));
+  m.impl("cpp_instructions", TORCH_BOX(&rka::cpp_instructions));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(rka_fast_native, CPU, m) {
-  m.impl("attention_cpu", TORCH_BOX(&rka::attention_op));
-  m.impl("attention_cpu_backward", TORCH_BOX(&rka::attention_backward_op));
+  m.impl("attention_cpp", TORCH_BOX(&rka::attention_op));
+  m.impl("attention_cpp_backward", TORCH_BOX(&rka::attention_backward_op));
   m.impl("gather", TORCH_BOX(&rka::gather));
-  m.impl("philox_words_cpu", TORCH_BOX(&rka::words_op));
-  m.impl("normals_cpu", TORCH_BOX(&rka::normals_op));
+  m.impl("philox_words_cpp", TORCH_BOX(&rka::words_op));
+  m.impl("normals_cpp", TORCH_BOX(&rka::normals_op));
 }

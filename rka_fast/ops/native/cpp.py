@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rka_fast.ops import native
+from rka_fast import native
 from rka_fast.ops.arguments import Arguments
 
 
@@ -14,16 +14,16 @@ class Cpp:
     name = "cpp"
 
     def why_not(self, a: Arguments | None) -> list[str]:
-        reasons = list(native.why_not("_cpu"))
+        reasons = list(native.why_not("_cpp"))
         if a is not None and a.query.device.type != "cpu":
             reasons.append(f"the inputs are on {a.query.device}, it computes on the CPU")
         return reasons
 
     def forward(self, a: Arguments) -> Tensor:
-        return torch.ops.rka_fast_native.attention_cpu(*_loaded(a))
+        return torch.ops.rka_fast_native.attention_cpp(*_loaded(a))
 
     def backward(self, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
-        return torch.ops.rka_fast_native.attention_cpu_backward(grad, needs, *_loaded(a))
+        return torch.ops.rka_fast_native.attention_cpp_backward(grad, needs, *_loaded(a))
 
 
 def _loaded(a: Arguments) -> Arguments:
@@ -31,7 +31,7 @@ def _loaded(a: Arguments) -> Arguments:
 
     A compiled graph may come from another process, so loading is not left to `why_not`.
     """
-    if reasons := native.why_not("_cpu"):
+    if reasons := native.why_not("_cpp"):
         raise RuntimeError(f"backend 'cpp': {'; '.join(reasons)}")
     if a.cooccurrence is not None and not a.cooccurrence.is_floating_point():
         dtype = torch.promote_types(a.query.dtype, torch.float32)

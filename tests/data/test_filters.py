@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rka_fast.data.errors import DataError
 from rka_fast.data.filters import Filters, build_sequences
 from rka_fast.data.readers import Interactions, read_interactions
+from rka_fast.errors import DataError
 
 
 def log(rows, names=("user", "item", "rating", "timestamp")):

@@ -5,14 +5,14 @@ import pytest
 import scipy.sparse
 import torch
 
+from rka_fast import native
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import leave_one_out
-from rka_fast.ops import native
 
 ITEMS = 12
 needs_library = pytest.mark.skipif(
-    bool(native.why_not("_cpu")), reason=f"C++ gather: {'; '.join(native.why_not('_cpu'))}"
+    bool(native.why_not("_cpp")), reason=f"C++ gather: {'; '.join(native.why_not('_cpp'))}"
 )
 
 

@@ -5,7 +5,7 @@ import statistics
 import ablation
 import numpy as np
 import pytest
-from small_runs import write_log
+from support.runs import write_log
 
 from rka_fast.reproduction.cells import parse_overrides
 from rka_fast.reproduction.outcome import Scores

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from small_runs import SMALL, run_command, train, write_log
+from support.runs import SMALL, run_command, train, write_log
 
 from rka_fast.models import MODELS
 from rka_fast.recommend import Recommendations

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rka_fast.data.errors import DataError
 from rka_fast.data.sequences import Sequences, UserItems, left_padded
+from rka_fast.errors import DataError
 
 
 def make(timestamps=None):
