@@ -1,4 +1,4 @@
-"""Probabilistic attention as cheap as plain attention."""
+"""Relation-aware kernelized self-attention: logits drawn from a multivariate skew-normal."""
 
 from rka_fast.attention import KernelizedAttention
 from rka_fast.models.rksa import RKSA
