@@ -1,8 +1,10 @@
-// The operator's schema without the backend, as both libraries register it.
+// The operator's arguments, once: what both libraries register, take and pass on.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
 
+#include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 
@@ -14,15 +16,52 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
-// The arguments in the order of the schema.
+// X(C++ type, schema type, name), with SEPARATOR() between; names and order are those of
+// rka_fast/ops/arguments.py.
+#define RKA_ARGUMENTS(X, SEPARATOR)                         \
+  X(Tensor, "Tensor", query) SEPARATOR()                    \
+  X(Tensor, "Tensor", key) SEPARATOR()                      \
+  X(Tensor, "Tensor", value) SEPARATOR()                    \
+  X(MaybeTensor, "Tensor?", bias) SEPARATOR()               \
+  X(MaybeTensor, "Tensor?", scale_query) SEPARATOR()        \
+  X(MaybeTensor, "Tensor?", scale_key) SEPARATOR()          \
+  X(MaybeTensor, "Tensor?", scale_bias) SEPARATOR()         \
+  X(MaybeTensor, "Tensor?", shape_query) SEPARATOR()        \
+  X(MaybeTensor, "Tensor?", shape_key) SEPARATOR()          \
+  X(MaybeTensor, "Tensor?", features) SEPARATOR()           \
+  X(MaybeTensor, "Tensor?", concentration) SEPARATOR()      \
+  X(MaybeTensor, "Tensor?", mixture) SEPARATOR()            \
+  X(MaybeTensor, "Tensor?", gate) SEPARATOR()               \
+  X(MaybeTensor, "Tensor?", cooccurrence) SEPARATOR()       \
+  X(MaybeTensor, "Tensor?", mask) SEPARATOR()               \
+  X(MaybeTensor, "Tensor?", padding) SEPARATOR()            \
+  X(MaybeTensor, "Tensor?", seed) SEPARATOR()               \
+  X(bool, "bool", causal) SEPARATOR()                       \
+  X(std::string, "str", mode) SEPARATOR()                   \
+  X(std::string, "str", activation) SEPARATOR()             \
+  X(double, "float", dropout) SEPARATOR()                   \
+  X(double, "float", jitter)
+
+#define RKA_COMMA() ,
+#define RKA_NOTHING()
+#define RKA_COMMA_IN_SCHEMA() ", "
+#define RKA_FIELD(type, schema, name) type name;
+#define RKA_PARAMETER(type, schema, name) type name
+#define RKA_NAME(type, schema, name) name
+#define RKA_SCHEMA_ENTRY(type, schema, name) schema " " #name
+
 struct Inputs {
-  Tensor query, key, value;
-  MaybeTensor bias, scale_query, scale_key, scale_bias, shape_query, shape_key;
-  MaybeTensor features, concentration, mixture, gate, cooccurrence, mask, padding, seed;
-  bool causal;
-  std::string mode, activation;
-  double dropout, jitter;
+  RKA_ARGUMENTS(RKA_FIELD, RKA_NOTHING)
 };
+
+// Positions in the schema, as `needs` of a backward call counts them.
+enum class Argument : int64_t { RKA_ARGUMENTS(RKA_NAME, RKA_COMMA) };
+
+// An operator's parameters, what it passes on, and its schema without the backend.
+#define RKA_PARAMETERS RKA_ARGUMENTS(RKA_PARAMETER, RKA_COMMA)
+#define RKA_INPUTS \
+  ::rka::Inputs { RKA_ARGUMENTS(RKA_NAME, RKA_COMMA) }
+#define RKA_SCHEMA RKA_ARGUMENTS(RKA_SCHEMA_ENTRY, RKA_COMMA_IN_SCHEMA)
 
 inline Mode mode_of(const std::string& name) {
   return name == "sample" ? Mode::sample : name == "mean" ? Mode::mean : Mode::location;
@@ -33,25 +72,5 @@ inline Activation activation_of(const std::string& name) {
          : name == "tanh"     ? Activation::tanh
                               : Activation::identity;
 }
-
-#define RKA_PARAMETERS                                                                          \
-  Tensor query, Tensor key, Tensor value, MaybeTensor bias, MaybeTensor scale_query,            \
-      MaybeTensor scale_key, MaybeTensor scale_bias, MaybeTensor shape_query,                   \
-      MaybeTensor shape_key, MaybeTensor features, MaybeTensor concentration,                   \
-      MaybeTensor mixture, MaybeTensor gate, MaybeTensor cooccurrence, MaybeTensor mask,        \
-      MaybeTensor padding, MaybeTensor seed, bool causal, std::string mode,                     \
-      std::string activation, double dropout, double jitter
-#define RKA_INPUTS                                                                              \
-  Inputs {                                                                                      \
-    query, key, value, bias, scale_query, scale_key, scale_bias, shape_query, shape_key,        \
-        features, concentration, mixture, gate, cooccurrence, mask, padding, seed, causal,      \
-        mode, activation, dropout, jitter                                                       \
-  }
-#define RKA_SCHEMA                                                                              \
-  "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? scale_query, "                 \
-  "Tensor? scale_key, Tensor? scale_bias, Tensor? shape_query, Tensor? shape_key, "             \
-  "Tensor? features, Tensor? concentration, Tensor? mixture, Tensor? gate, "                    \
-  "Tensor? cooccurrence, Tensor? mask, Tensor? padding, Tensor? seed, bool causal, str mode, "  \
-  "str activation, float dropout, float jitter"
 
 }  // namespace rka

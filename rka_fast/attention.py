@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from rka_fast.kernels import RelationKernels
 from rka_fast.ops.api import Covariance, Kernels, Location, Shape, kernelized_attention
-from rka_fast.ops.check import MODES
-from rka_fast.ops.reference.attention import ACTIVATIONS
+from rka_fast.ops.arguments import ACTIVATIONS, MODES
 
 
 class KernelizedAttention(nn.MultiheadAttention):

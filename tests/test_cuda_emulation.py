@@ -17,6 +17,7 @@ from support.cases import differentiable, in_double, largest, random_inputs, rep
 from rka_fast import Location, kernelized_attention
 from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.backends import BACKENDS
+from rka_fast.ops.library import forward_op
 from rka_fast.ops.native import cuda
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
@@ -277,3 +278,9 @@ def test_refusals_name_what_is_wrong():
     reasons = "; ".join(cuda.refusals(Arguments(x, x, x)))
     for part in ("cpu", "float64", "1025 keys"):
         assert part in reasons
+
+
+def test_the_schema_is_pythons(emulation):
+    expected = [(a.name, str(a.type)) for a in forward_op._opoverload._schema.arguments][:-1]
+    actual = emulation.attention_cuda.default._schema.arguments
+    assert [(a.name, str(a.type)) for a in actual] == expected

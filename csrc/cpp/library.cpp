@@ -183,6 +183,13 @@ struct Partial {
   }
 };
 
+// A gradient that sequences share: its place among the results, its argument, its sums.
+struct Shared {
+  size_t at;
+  Tensor argument;
+  Partial sums;
+};
+
 std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int64_t>& needs,
                                        const Inputs& in) {
   const Call call = call_of(in);
@@ -190,52 +197,54 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
   const int64_t B = call.batch;
   Gradients g{};
   g.output = view(grad);
-  Partial bias, scale_bias, concentration, mixture;
   std::vector<Tensor> result;
   // What the mode leaves without effect has a gradient of zero and is not computed.
   const bool spread = call.mode != Mode::location;
   const bool covariance = call.mode == Mode::sample || (spread && in.shape_query);
 
+  const auto zeros = [&](const MaybeTensor& t) {
+    result.push_back(torch::stable::new_zeros(*t, t->sizes()));
+  };
   const auto rows = [&](const MaybeTensor& t, View& v, bool computed) {
-    if (!computed) return torch::stable::new_zeros(*t, t->sizes());
-    Tensor out = torch::stable::new_empty(*t, t->sizes());
-    v = view(out);
+    if (!computed) return zeros(t);
+    result.push_back(torch::stable::new_empty(*t, t->sizes()));
+    v = view(result.back());
     v.stride[3] = 1;
-    return out;
   };
-  const auto partial = [&](Partial& p, const MaybeTensor& t, View& v, int64_t size, bool computed) {
-    if (computed) v = p.allocate(B, size, f64);
-    return torch::stable::new_zeros(*t, t->sizes());  // replaced by the sums below
+  // What sequences share: the sums follow when all have given theirs.
+  std::vector<Shared> shared;
+  shared.reserve(needs.size());  // views point into it
+  const auto partial = [&](const MaybeTensor& t, View& v, int64_t size, bool computed) {
+    if (!computed) return zeros(t);
+    shared.push_back({result.size(), *t, {}});
+    v = shared.back().sums.allocate(B, size, f64);
+    result.push_back(*t);
   };
-  for (const int64_t i : needs) switch (i) {
-      case 0: result.push_back(rows(in.query, g.query, true)); break;
-      case 1: result.push_back(rows(in.key, g.key, true)); break;
-      case 2: result.push_back(rows(in.value, g.value, true)); break;
-      case 3: {
-        const auto& t = *in.bias;
-        const int64_t heads = t.size(1), n = t.size(2), m = t.size(3);
-        result.push_back(partial(bias, t, g.bias, heads * n * m, true));
+  for (const int64_t i : needs) switch (Argument(i)) {
+      case Argument::query: rows(in.query, g.query, true); break;
+      case Argument::key: rows(in.key, g.key, true); break;
+      case Argument::value: rows(in.value, g.value, true); break;
+      case Argument::bias: {
+        const int64_t heads = in.bias->size(1), n = in.bias->size(2), m = in.bias->size(3);
+        partial(in.bias, g.bias, heads * n * m, true);
         const int64_t stride[4] = {heads * n * m, heads > 1 ? n * m : 0, n > 1 ? m : 0, m > 1};
         for (int d = 0; d < 4; ++d) g.bias.stride[d] = stride[d];
         break;
       }
-      case 4: result.push_back(rows(in.scale_query, g.scale_query, spread)); break;
-      case 5: result.push_back(rows(in.scale_key, g.scale_key, spread)); break;
-      case 6:
-        result.push_back(partial(scale_bias, in.scale_bias, g.scale_bias, call.heads, spread));
+      case Argument::scale_query: rows(in.scale_query, g.scale_query, spread); break;
+      case Argument::scale_key: rows(in.scale_key, g.scale_key, spread); break;
+      case Argument::scale_bias: partial(in.scale_bias, g.scale_bias, call.heads, spread); break;
+      case Argument::shape_query: rows(in.shape_query, g.shape_query, spread); break;
+      case Argument::shape_key: rows(in.shape_key, g.shape_key, spread); break;
+      case Argument::features: rows(in.features, g.features, covariance); break;
+      case Argument::concentration:
+        partial(in.concentration, g.concentration, 2, covariance);
         break;
-      case 7: result.push_back(rows(in.shape_query, g.shape_query, spread)); break;
-      case 8: result.push_back(rows(in.shape_key, g.shape_key, spread)); break;
-      case 9: result.push_back(rows(in.features, g.features, covariance)); break;
-      case 10:
-        result.push_back(partial(concentration, in.concentration, g.concentration, 2, covariance));
-        break;
-      case 11: result.push_back(partial(mixture, in.mixture, g.mixture, 3, covariance)); break;
-      case 12: {
-        result.push_back(torch::stable::new_zeros(*in.gate, in.gate->sizes()));
+      case Argument::mixture: partial(in.mixture, g.mixture, 3, covariance); break;
+      case Argument::gate:
+        zeros(in.gate);
         if (covariance) g.gate = view(result.back()), g.gate.stride[3] = 1;
         break;
-      }
       default: STD_TORCH_CHECK(false, "rka_fast: no gradient for argument ", i);
     }
 
@@ -243,13 +252,7 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
   for_each_sequence(B, k.bytes(call, &g, f64), [&](int64_t i, void* scratch) {
     k.backward(call, g, i, f64, scratch);
   });
-  for (size_t i = 0; i < needs.size(); ++i) {
-    if (needs[i] == 3) result[i] = bias.reduce(B, *in.bias, f64);
-    if (needs[i] == 6 && g.scale_bias) result[i] = scale_bias.reduce(B, *in.scale_bias, f64);
-    if (needs[i] == 10 && covariance)
-      result[i] = concentration.reduce(B, *in.concentration, f64);
-    if (needs[i] == 11 && covariance) result[i] = mixture.reduce(B, *in.mixture, f64);
-  }
+  for (const Shared& s : shared) result[s.at] = s.sums.reduce(B, s.argument, f64);
   return result;
 }
 

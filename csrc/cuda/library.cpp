@@ -34,7 +34,7 @@ namespace {
 using Guard = torch::stable::accelerator::DeviceGuard;
 void* current_stream(int device) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   return stream;
 }
 #else
@@ -156,20 +156,20 @@ std::vector<Tensor> attention_backward(
     const auto sizes = t->sizes();
     add({sizes.begin(), sizes.end()}, pointer, computed, false);
   };
-  for (const int64_t i : needs) switch (i) {
-      case 0: rows(in.query, p.d_query); break;
-      case 1: rows(in.key, p.d_key); break;
-      case 2: rows(in.value, p.d_value); break;
-      case 3: add({B, H, p.rows, p.keys}, p.d_bias, true, p.causal); break;
-      case 4: rows(in.scale_query, p.d_scale_query, spread); break;
-      case 5: rows(in.scale_key, p.d_scale_key, spread); break;
-      case 6: add({B, H}, p.d_scale_bias, spread, false); break;
-      case 7: rows(in.shape_query, p.d_shape_query, shape); break;
-      case 8: rows(in.shape_key, p.d_shape_key, shape); break;
-      case 9: rows(in.features, p.d_features, covariance); break;
-      case 10: add({B, 2}, p.d_concentration, covariance, true); break;
-      case 11: add({B, 3}, p.d_mixture, covariance, true); break;
-      case 12: rows(in.gate, p.d_gate, covariance); break;
+  for (const int64_t i : needs) switch (Argument(i)) {
+      case Argument::query: rows(in.query, p.d_query); break;
+      case Argument::key: rows(in.key, p.d_key); break;
+      case Argument::value: rows(in.value, p.d_value); break;
+      case Argument::bias: add({B, H, p.rows, p.keys}, p.d_bias, true, p.causal); break;
+      case Argument::scale_query: rows(in.scale_query, p.d_scale_query, spread); break;
+      case Argument::scale_key: rows(in.scale_key, p.d_scale_key, spread); break;
+      case Argument::scale_bias: add({B, H}, p.d_scale_bias, spread, false); break;
+      case Argument::shape_query: rows(in.shape_query, p.d_shape_query, shape); break;
+      case Argument::shape_key: rows(in.shape_key, p.d_shape_key, shape); break;
+      case Argument::features: rows(in.features, p.d_features, covariance); break;
+      case Argument::concentration: add({B, 2}, p.d_concentration, covariance, true); break;
+      case Argument::mixture: add({B, 3}, p.d_mixture, covariance, true); break;
+      case Argument::gate: rows(in.gate, p.d_gate, covariance); break;
       default: STD_TORCH_CHECK(false, "rka_fast: no gradient for argument ", i);
     }
   if (B == 0 || H == 0) return result;

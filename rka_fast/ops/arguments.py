@@ -1,11 +1,15 @@
-"""The arguments of the operator, in the order of its schema.
+"""The arguments of the operator, once: their order, their schema and what goes with them.
 
 B sequences, H heads, n queries, m keys, dh head width, dv value width, df feature width.
+`csrc/binding.h` holds the same list for C++; a test compares the two.
 """
 
 from typing import NamedTuple
 
 from torch import Tensor
+
+MODES = ("sample", "mean", "location")
+ACTIVATIONS = ("identity", "leaky_relu", "relu", "tanh")  # f of location and shape
 
 
 class Arguments(NamedTuple):
@@ -29,11 +33,39 @@ class Arguments(NamedTuple):
     mask: Tensor | None = None  # (B or 1, H or 1, n or 1, m) bool, True = may be attended
     padding: Tensor | None = None  # (B, m) bool, True = the key does not exist
     seed: Tensor | None = None  # one int64
+    # No tensors from here on.
     causal: bool = False
-    mode: str = "location"  # sample | mean | location
-    activation: str = "identity"
+    mode: str = "location"  # one of MODES
+    activation: str = "identity"  # one of ACTIVATIONS
     dropout: float = 0.0
     jitter: float = 1e-4
 
 
 DIFFERENTIABLE = Arguments._fields[: Arguments._fields.index("cooccurrence")]
+TENSORS = Arguments._fields[: Arguments._fields.index("causal")]
+
+_SCHEMA_TYPES = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    bool: "bool",
+    str: "str",
+    int: "int",
+    float: "float",
+    float | None: "float?",
+}
+SCHEMA = ", ".join(
+    f"{_SCHEMA_TYPES[kind]} {name}" for name, kind in Arguments.__annotations__.items()
+)
+
+
+def fold(name: str, grad: Tensor, argument: Tensor) -> Tensor:
+    """The gradient of an argument from what kernels write: shares of what sequences share.
+
+    Of `scale_bias` and `concentration` grad is (B, *argument.shape), of `bias` (B, H, n, m) and of
+    `mixture` (B, 3); of the rest it has the argument's shape. The result has the argument's dtype.
+    """
+    if name in ("scale_bias", "concentration"):
+        grad = grad.sum(0)
+    elif name in ("bias", "mixture"):
+        grad = grad.sum_to_size(argument.shape)
+    return grad.to(argument.dtype)

@@ -5,10 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
-from rka_fast.ops.reference.attention import ACTIVATIONS
-
-MODES = ("sample", "mean", "location")
+from rka_fast.ops.arguments import ACTIVATIONS, DIFFERENTIABLE, MODES, TENSORS, Arguments
 
 # The name under which the caller knows an argument of the schema.
 _CALLER = {
@@ -80,7 +77,7 @@ def mask(x: Tensor, location) -> None:
 
 def tensors(a: Arguments) -> None:
     """Shapes, dtypes and devices of everything that is there."""
-    for name in a._fields[: a._fields.index("causal")]:
+    for name in TENSORS:
         x = getattr(a, name)
         if x is None:
             continue

@@ -9,16 +9,10 @@ supports `vmap`; `grad` and `vjp` need autograd rules that `torch.library` does 
 import torch
 from torch import Tensor
 
-from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
+from rka_fast.ops.arguments import DIFFERENTIABLE, SCHEMA, TENSORS, Arguments
 from rka_fast.ops.backends import BACKENDS
 
-_ARGUMENTS = """
-    Tensor query, Tensor key, Tensor value, Tensor? bias,
-    Tensor? scale_query, Tensor? scale_key, Tensor? scale_bias,
-    Tensor? shape_query, Tensor? shape_key,
-    Tensor? features, Tensor? concentration, Tensor? mixture, Tensor? gate,
-    Tensor? cooccurrence, Tensor? mask, Tensor? padding, Tensor? seed,
-    bool causal, str mode, str activation, float dropout, float jitter, str backend"""
+_ARGUMENTS = f"{SCHEMA}, str backend"
 
 
 def _forward(*arguments) -> Tensor:
@@ -70,9 +64,8 @@ def _(grad, needs, *arguments):
 
 
 def _setup_context(ctx, inputs, output):
-    tensors = Arguments._fields.index("causal")
-    ctx.save_for_backward(*inputs[:tensors])
-    ctx.options = inputs[tensors:]
+    ctx.save_for_backward(*inputs[: len(TENSORS)])
+    ctx.options = inputs[len(TENSORS) :]
 
 
 def _differentiate(ctx, grad):

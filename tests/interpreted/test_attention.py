@@ -8,8 +8,7 @@ from support import cases
 from support.cases import differentiable, random_inputs, replace, run
 
 from rka_fast import Location, kernelized_attention
-
-MODES = ["sample", "mean", "location"]
+from rka_fast.ops.arguments import MODES
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,8 @@ import torch
 from support import cases
 
 from rka_fast import Covariance, Kernels, kernelized_attention
-from rka_fast.ops.reference.attention import ACTIVATIONS, attention
-
-MODES = ("sample", "mean", "location")
+from rka_fast.ops.arguments import ACTIVATIONS, MODES
+from rka_fast.ops.reference.attention import attention
 
 
 def masks(kind, batch, heads, n):

@@ -6,7 +6,7 @@ import torch.utils.checkpoint
 from support import cases
 
 from rka_fast.ops import api
-from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
 from rka_fast.ops.library import backward_op, forward_op
 
 
@@ -31,14 +31,13 @@ def schema_arguments(backend, **changes):
 def test_opcheck(backend, changes):
     if not changes.get("spread", True):
         a = schema_arguments(backend)
-        options = (None, True, "location", "identity", 0.0, 1e-4, backend.name)
-        torch.library.opcheck(forward_op, (*a[:3], *[None] * 13, *options))
+        torch.library.opcheck(forward_op, (*Arguments(*a[:3], causal=True), backend.name))
         return
     arguments = schema_arguments(backend, **changes)
     torch.library.opcheck(forward_op, arguments)
     detached = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in arguments)
     grad = torch.randn_like(arguments[2])
-    needs = [i for i in range(13) if arguments[i] is not None]
+    needs = [i for i in range(len(DIFFERENTIABLE)) if arguments[i] is not None]
     torch.library.opcheck(
         backward_op,
         (grad, needs, *detached),
@@ -100,7 +99,8 @@ def test_vmap_over_the_gradient_is_the_loop(backend):
     grads = torch.randn(3, *detached[2].shape, device=backend.device)
 
     def pull(grad):
-        return tuple(backward_op(grad, [0, 2, 9], *detached))
+        needs = [Arguments._fields.index(name) for name in ("query", "value", "features")]
+        return tuple(backward_op(grad, needs, *detached))
 
     actual = torch.func.vmap(pull)(grads)
     expected = [torch.stack(x) for x in zip(*(pull(g) for g in grads), strict=True)]
@@ -144,7 +144,7 @@ def test_a_captured_graph_replays_on_other_inputs(backend):
     arguments = [
         x.detach() if isinstance(x, torch.Tensor) else x for x in schema_arguments(backend)
     ]
-    needs = [i for i in range(13) if arguments[i] is not None]
+    needs = [i for i in range(len(DIFFERENTIABLE)) if arguments[i] is not None]
 
     def both():
         output = forward_op(*arguments)

@@ -4,11 +4,9 @@ import torch
 from torch import Tensor
 
 from rka_fast import native
-from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
+from rka_fast.ops import limits
+from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments, fold
 
-MAX_KEYS = 1024
-OLDEST = (8, 0)
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Arguments with batch, head and row strides; the rest are small and become contiguous float32.
 _STRIDED = ("query", "key", "value", "scale_query", "scale_key", "shape_query", "shape_key")
 _SMALL = ("scale_bias", "features", "concentration", "mixture", "gate", "cooccurrence")
@@ -34,22 +32,13 @@ class Cuda:
 def _device_refusals() -> tuple[str, ...]:
     if not torch.cuda.is_available():
         return ("there is no CUDA device",)
-    devices = range(torch.cuda.device_count())
-    if min(torch.cuda.get_device_capability(i) for i in devices) < OLDEST:
-        return (f"a device is older than compute capability {OLDEST[0]}.{OLDEST[1]}",)
-    return ()
+    devices = map(limits.device_refusal, range(torch.cuda.device_count()))
+    return tuple(filter(None, devices))
 
 
 def refusals(a: Arguments) -> list[str]:
     """Why the kernels cannot serve these inputs, on whatever device."""
-    reasons = []
-    if a.query.device.type != "cuda":
-        reasons.append(f"the inputs are on {a.query.device}, it computes on CUDA devices")
-    if a.query.dtype not in DTYPES:
-        reasons.append(f"it has no {a.query.dtype}, only float32, float16 and bfloat16")
-    if a.key.shape[2] > MAX_KEYS:
-        reasons.append(f"{a.key.shape[2]} keys, at most {MAX_KEYS} are supported")
-    return reasons
+    return limits.refusals(a, "cuda", "on CUDA devices")
 
 
 def forward(operators, a: Arguments) -> Tensor:
@@ -61,15 +50,7 @@ def backward(operators, grad: Tensor, needs: list[int], a: Arguments) -> list[Te
     """Gradients of the arguments at the positions `needs`, in their dtypes."""
     grad = _unit_stride(grad.to(a.query.dtype))
     grads = operators.attention_cuda_backward(grad, needs, *_prepare(a))
-    result = []
-    for i, g in zip(needs, grads, strict=True):
-        name, argument = DIFFERENTIABLE[i], a[i]
-        if name in ("scale_bias", "concentration"):  # one share per sequence
-            g = g.sum(0)
-        elif name in ("bias", "mixture"):
-            g = g.sum_to_size(argument.shape)
-        result.append(g.to(argument.dtype))
-    return result
+    return [fold(DIFFERENTIABLE[i], g, a[i]) for i, g in zip(needs, grads, strict=True)]
 
 
 def _operators():

@@ -15,7 +15,7 @@ from torch import Tensor
 from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
 from rka_fast.ops.reference import covariance, philox, skew_normal
 
-ACTIVATIONS = {
+_ACTIVATIONS = {
     "identity": lambda x: x,
     "leaky_relu": F.leaky_relu,  # slope 0.01
     "relu": F.relu,
@@ -114,7 +114,7 @@ def _forward(a: Arguments) -> SimpleNamespace:
     c = SimpleNamespace()
     batch, heads, rows, _ = a.query.shape
     keys = a.key.shape[-2]
-    f = ACTIVATIONS[a.activation]
+    f = _ACTIVATIONS[a.activation]
     allowed = allowed_pairs(rows, keys, a.mask, a.padding, a.causal, a.query.device)
 
     c.location = scores(a.query, a.key)

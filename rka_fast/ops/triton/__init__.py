@@ -14,12 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rka_fast.ops import limits
 from rka_fast.ops.arguments import Arguments
 
-MAX_KEYS = 1024
-OLDEST = (8, 0)  # compute capability
 AMD = "gfx942"
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Triton:
@@ -91,25 +89,14 @@ def device_refusal(index: int) -> str | None:
     if torch.version.hip is not None:
         arch = torch.cuda.get_device_properties(index).gcnArchName.split(":")[0]
         return None if arch == AMD else f"device {index} is {arch}, of AMD's only {AMD} is known"
-    capability = torch.cuda.get_device_capability(index)
-    if capability >= OLDEST:
-        return None
-    return "device {} has compute capability {}.{}, {}.{} is needed".format(
-        index, *capability, *OLDEST
-    )
+    return limits.device_refusal(index)
 
 
 def refusals(a: Arguments) -> list[str]:
     """Why the kernels cannot serve these inputs, on whatever machine."""
-    reasons = []
-    device = "cpu" if interpreted() else "cuda"
-    if a.query.device.type != device:
-        place = "on the CPU (interpreted)" if interpreted() else "on CUDA devices"
-        reasons.append(f"the inputs are on {a.query.device}, it computes {place}")
-    elif device == "cuda" and (refusal := device_refusal(a.query.device.index)):
+    if interpreted():
+        return limits.refusals(a, "cpu", "on the CPU (interpreted)")
+    reasons = limits.refusals(a, "cuda", "on CUDA devices")
+    if a.query.device.type == "cuda" and (refusal := device_refusal(a.query.device.index)):
         reasons.append(refusal)
-    if a.query.dtype not in DTYPES:
-        reasons.append(f"it has no {a.query.dtype}, only float32, float16 and bfloat16")
-    if a.key.shape[2] > MAX_KEYS:
-        reasons.append(f"{a.key.shape[2]} keys, at most {MAX_KEYS} are supported")
     return reasons

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
+from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments, fold
 from rka_fast.ops.triton import attention, attention_backward, interpreted, skew_normal
 from rka_fast.ops.triton.attention_backward import Gradients
 from rka_fast.ops.triton.tiles import Grid, Heads, Problem, Size
@@ -188,11 +188,7 @@ def _finish(grad: Tensor | None, name: str, argument: Tensor) -> Tensor:
     """The gradient in the shape and dtype of its argument; zeros where it had no effect."""
     if grad is None:
         return argument.new_zeros(argument.shape)  # contiguous, as the fake kernel says
-    if name in ("scale_bias", "concentration"):
-        grad = grad.sum(0)
-    elif name in ("bias", "mixture"):
-        grad = grad.sum_to_size(argument.shape)
-    return grad.to(argument.dtype)
+    return fold(name, grad, argument)
 
 
 def problem(a: Arguments, c: Config) -> tuple[Problem, Size]:
