@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import shared_data  # noqa: F401 - the fixture of the tests
 from peers import DEVICE, THREADS
 
 

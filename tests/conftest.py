@@ -1,21 +1,7 @@
-"""What the whole suite shares."""
-
-import os
-from pathlib import Path
+"""What the whole suite shares; fixtures shared with the benchmarks are in ../conftest.py."""
 
 import pytest
 import torch
-from support.interpreter import patched_once, tf32_is_cut  # noqa: F401
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real interaction files; tests that need it skip where it is absent."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("RKA_FAST_DATA", folder))
-    if not folder.is_dir():
-        pytest.skip(f"real interaction files not found in {folder}; set RKA_FAST_DATA")
-    return folder
 
 
 @pytest.fixture(autouse=True)

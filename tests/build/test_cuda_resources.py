@@ -1,25 +1,14 @@
 """What the compiler made of the CUDA kernels, for every architecture of the build."""
 
-import importlib.util
 import re
-from pathlib import Path
 
+import cuda_report
 import pytest
 
 from rka_fast import native
 
-REPORT = Path(__file__).resolve().parents[2] / "benchmarks" / "cuda_report.py"
 
-
-@pytest.fixture(scope="module")
-def report():
-    spec = importlib.util.spec_from_file_location("cuda_report", REPORT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_report_is_read_as_cuobjdump_writes_it(report, tmp_path):
+def test_the_report_is_read_as_cuobjdump_writes_it(tmp_path):
     tool = tmp_path / "cuobjdump"
     tool.write_text(
         "#!/bin/sh\ncat <<'END'\n"
@@ -30,15 +19,15 @@ def test_the_report_is_read_as_cuobjdump_writes_it(report, tmp_path):
     )
     tool.chmod(0o755)
     expected = ("sm_80", "backward, L in shared memory", 128, 0, 24)
-    assert report.usages(str(tool), tmp_path) == [expected]
+    assert cuda_report.usages(str(tool), tmp_path) == [expected]
 
 
-def test_no_local_memory(report):
-    library, tool = native.find("_cuda"), report.cuobjdump()
+def test_no_local_memory():
+    library, tool = native.find("_cuda"), cuda_report.cuobjdump()
     if library is None or tool is None:
         why = native.build_info().get("no_cuda") or "there is no cuobjdump"
         pytest.skip(f"needs the built CUDA library and cuobjdump: {why}")
-    usages = report.usages(tool, library)
+    usages = cuda_report.usages(tool, library)
     wanted = native.build_info()["architectures"]  # such as 8.0 8.6+PTX; by name or of the GPU else
     architectures = {u.architecture for u in usages}
     named = {f"sm_{major}{minor}" for major, minor in re.findall(r"(\d+)\.(\d)", wanted)}

@@ -1,40 +1,26 @@
 """What the compiler made of the Triton kernels for short sequences, on every architecture."""
 
-import importlib.util
 import os
-import sys
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from rka_fast.ops.triton import interpreted
+
+pytest.importorskip("triton")
+import kernel_report as report  # noqa: E402
+
+pytestmark = pytest.mark.skipif(interpreted(), reason="kernels are interpreted in this process")
 ARCHITECTURES = ("sm_80", "sm_86", "sm_90")
 DTYPES = ("float32", "bfloat16")
 
 
-def load_report():
-    sys.path.insert(0, str(BENCHMARKS))
-    import kernel_report
-
-    return kernel_report
-
-
 def rows(arch):
     cases = [(arch, 64, width, dtype, "whole") for width in (64, 128) for dtype in DTYPES]
-    return [tuple(x) for x in load_report().rows(cases)]
+    return [tuple(x) for x in report.rows(cases)]
 
 
-@pytest.fixture(scope="module")
-def report():
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("needs triton")
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("kernels are interpreted, not compiled, in this process")
-    return load_report()
-
-
-def test_no_spills_and_shared_memory_within_the_limit(report):
+def test_no_spills_and_shared_memory_within_the_limit():
     if report.cuobjdump() is None:
         pytest.skip("needs cuobjdump")
     with ProcessPoolExecutor(min(len(ARCHITECTURES), os.cpu_count() or 1)) as pool:
@@ -48,7 +34,7 @@ def test_no_spills_and_shared_memory_within_the_limit(report):
         assert (x.tensor_core_instructions > 0) == (x.dtype == "bfloat16"), x
 
 
-def test_faults_are_seen(report):
+def test_faults_are_seen():
     good = report.Row("forward_kernel", "sm_86", 64, 64, "float32", 8, 128, 0, 12288, 2, 0, "whole")
     assert report.faults([good]) == []
     assert "spills 8" in report.faults([good._replace(spill_bytes=8)])[0]
@@ -65,11 +51,11 @@ def test_faults_are_seen(report):
         ("sm_90", 8, 255, 0, 1),
     ],
 )
-def test_resident_programs_by_hand(report, arch, warps, registers, shared, expected):
+def test_resident_programs_by_hand(arch, warps, registers, shared, expected):
     assert report.programs_per_sm(arch, warps, registers, shared) == expected
 
 
-def test_counted_work_by_hand(report):
+def test_counted_work_by_hand():
     """One head of 3 positions, width 2, float32: every product and tensor written out."""
     n, width = 3, 2
     scores = 4 * n * n * width  # four products (three scores, P V), half of 2 n^2 width each
