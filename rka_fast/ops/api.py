@@ -5,10 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rka_fast.ops import check
+from rka_fast.ops import check, library
 from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.backends import choose
-from rka_fast.ops.library import forward_op
 
 DEFAULT_CONCENTRATION = 2.0
 DEFAULT_JITTER = 1e-4
@@ -134,7 +133,7 @@ def kernelized_attention(
     if seed is not None or mode == "sample" or dropout_p > 0.0:
         arguments = arguments._replace(seed=as_seed(seed, value.device))
     check.tensors(arguments)
-    return forward_op(*arguments, choose(backend, arguments))
+    return library.call(*arguments, choose(backend, arguments))
 
 
 def as_seed(seed: Tensor | int | None, device: torch.device) -> Tensor:

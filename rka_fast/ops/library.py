@@ -1,24 +1,50 @@
 """The operator as PyTorch knows it: one schema, fake kernels, autograd and vmap for every backend.
 
 `torch.ops.rka_fast.kernelized_attention` is a pure function of its arguments: the seed is one of
-them, so compilation, checkpointing and the backward pass all see the same noise. It is
-differentiable once; the gradient itself has no gradient. Of the `torch.func` transforms it
-supports `vmap`; `grad` and `vjp` need autograd rules that `torch.library` does not register.
+them, so compilation, checkpointing and the backward pass all see the same noise.
+
+Eager calls go through the functions below, compiled, exported and traced ones see the operator with
+the same rules registered: Dynamo takes no autograd.Function with a jvp, TorchScript saves none, and
+`torch.func` takes nothing else. Derivatives above the first, and forward-mode ones, are those of
+the reference's formulas, which PyTorch can differentiate as often as it is asked.
 """
+
+from collections.abc import Callable, Sequence
+from itertools import compress
 
 import torch
 from torch import Tensor
 
 from rka_fast.ops.arguments import DIFFERENTIABLE, SCHEMA, TENSORS, Arguments
 from rka_fast.ops.backends import BACKENDS
+from rka_fast.ops.reference.attention import attention
 
 _ARGUMENTS = f"{SCHEMA}, str backend"
+_TENSORS = len(TENSORS)
+
+_library = torch.library.Library("rka_fast", "FRAGMENT")
+for _definition in (
+    f"kernelized_attention({_ARGUMENTS}) -> Tensor",
+    f"kernelized_attention_backward(Tensor grad, int[] needs, {_ARGUMENTS}) -> Tensor[]",
+):
+    _library.define(_definition, tags=torch.Tag.pt2_compliant_tag)
+forward_op = torch.ops.rka_fast.kernelized_attention.default
+backward_op = torch.ops.rka_fast.kernelized_attention_backward.default
+
+
+def call(*arguments) -> Tensor:
+    """The output for `Arguments` and the name of a backend, differentiable in every way."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return forward_op(*arguments)
+    if torch._C._are_functorch_transforms_active():
+        return Functional.apply(*arguments)
+    return Eager.apply(*arguments)
 
 
 def _forward(*arguments) -> Tensor:
     *arguments, backend = arguments
     a = Arguments(*arguments)
-    if a.query.shape[0] == 0:
+    if _is_empty(a):
         return a.value.new_zeros((*a.query.shape[:3], a.value.shape[-1]))
     with _own_precision(a.query):
         return BACKENDS[backend].forward(a)
@@ -27,10 +53,14 @@ def _forward(*arguments) -> Tensor:
 def _backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
     *arguments, backend = arguments
     a = Arguments(*arguments)
-    if a.query.shape[0] == 0:  # a shared argument has a gradient all the same
+    if _is_empty(a):  # a shared argument has a gradient all the same
         return [a[i].new_zeros(a[i].shape) for i in needs]
     with _own_precision(grad):
         return BACKENDS[backend].backward(grad, needs, a)
+
+
+def _is_empty(a: Arguments) -> bool:
+    return 0 in (a.query.shape[0], a.query.shape[2], a.key.shape[2])
 
 
 def _own_precision(x: Tensor) -> torch.autocast:
@@ -38,66 +68,183 @@ def _own_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-forward_op = torch.library.custom_op(
-    "rka_fast::kernelized_attention",
-    _forward,
-    mutates_args=(),
-    schema=f"({_ARGUMENTS}) -> Tensor",
-)
-backward_op = torch.library.custom_op(
-    "rka_fast::kernelized_attention_backward",
-    _backward,
-    mutates_args=(),
-    schema=f"(Tensor grad, int[] needs, {_ARGUMENTS}) -> Tensor[]",
-)
-
-
-@forward_op.register_fake
-def _(*arguments):
+def _fake_forward(*arguments) -> Tensor:
     a = Arguments(*arguments[:-1])
     return a.value.new_empty((*a.query.shape[:3], a.value.shape[-1]))
 
 
-@backward_op.register_fake
-def _(grad, needs, *arguments):
+def _fake_backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
     return [arguments[i].new_empty(arguments[i].shape) for i in needs]
 
 
-def _setup_context(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[: len(TENSORS)])
-    ctx.options = inputs[len(TENSORS) :]
+def _save(ctx, inputs: tuple, output: Tensor | None = None) -> None:
+    ctx.save_for_backward(*inputs[:_TENSORS])
+    ctx.options = inputs[_TENSORS:]
 
 
-def _differentiate(ctx, grad):
-    needs = [i for i in range(len(DIFFERENTIABLE)) if ctx.needs_input_grad[i]]
+def _differentiate(ctx, grad: Tensor, backward: Callable = backward_op) -> tuple:
+    needs = list(compress(range(len(DIFFERENTIABLE)), ctx.needs_input_grad))
     inputs = (*ctx.saved_tensors, *ctx.options)  # checkpointing lets them be unpacked once
-    grads = backward_op(grad, needs, *inputs)
-    result = [None] * len(inputs)
-    for i, g in zip(needs, grads, strict=True):
-        result[i] = g
+    return _at(needs, backward(grad, needs, *inputs), len(inputs))
+
+
+def _at(positions: Sequence[int], values: Sequence, length: int) -> tuple:
+    """A tuple of `length` with the values at their positions and None elsewhere."""
+    result = [None] * length
+    for i, value in zip(positions, values, strict=True):
+        result[i] = value
     return tuple(result)
 
 
-forward_op.register_autograd(_differentiate, setup_context=_setup_context)
+class Eager(torch.autograd.Function):
+    """The operator for eager autograd, in reverse and in forward mode."""
+
+    @staticmethod
+    def forward(ctx, *inputs) -> Tensor:
+        _save(ctx, inputs)
+        ctx.save_for_forward(*inputs[:_TENSORS])
+        with torch._C._AutoDispatchBelowAutograd():  # its own rules would cost a call of Python
+            return forward_op(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        return _differentiate(ctx, grad, _backward_with_gradient)
+
+    @staticmethod
+    def jvp(ctx, *tangents) -> Tensor:
+        moved = [i for i in range(len(DIFFERENTIABLE)) if tangents[i] is not None]
+        function, primals = _reference((*ctx.saved_tensors, *ctx.options), moved)
+        return _push(function, primals, tuple(tangents[i] for i in moved))
 
 
-def _one_by_one(op):
+class Functional(Eager):
+    """The operator for `torch.func`, which asks for these forms and pays for them in each call."""
+
+    @staticmethod
+    def forward(*inputs) -> Tensor:
+        return forward_op(*inputs)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        _save(ctx, inputs)
+        ctx.save_for_forward(*inputs[:_TENSORS])
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, *arguments):
+        return _one_by_one(Functional.apply, info, in_dims, arguments)
+
+
+class FunctionalBackward(torch.autograd.Function):
+    """The gradients of the operator, with a gradient of their own through the reference."""
+
+    @staticmethod
+    def forward(grad: Tensor, needs: list[int], *arguments) -> tuple[Tensor, ...]:
+        return tuple(backward_op(grad, needs, *arguments))
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: tuple) -> None:
+        grad, ctx.needs, *arguments = inputs
+        ctx.save_for_backward(grad, *arguments[:_TENSORS])
+        ctx.save_for_forward(grad, *arguments[:_TENSORS])
+        ctx.options = arguments[_TENSORS:]
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple:
+        moved = [i for i in range(len(DIFFERENTIABLE)) if ctx.needs_input_grad[i + 2]]
+        function, primals = _reference_gradients(ctx, moved)
+        grad, *others = torch.func.vjp(function, *primals)[1](grads)
+        return grad, None, *_at(moved, others, len(ctx.needs_input_grad) - 2)
+
+    @staticmethod
+    def jvp(ctx, grad: Tensor | None, _, *tangents) -> tuple[Tensor, ...]:
+        moved = [i for i in range(len(DIFFERENTIABLE)) if tangents[i] is not None]
+        function, primals = _reference_gradients(ctx, moved)
+        grad = torch.zeros_like(primals[0]) if grad is None else grad
+        return _push(function, primals, (grad, *(tangents[i] for i in moved)))
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, *arguments):
+        return _one_by_one(FunctionalBackward.apply, info, in_dims, arguments)
+
+
+def _backward_with_gradient(*arguments) -> Sequence[Tensor]:
+    """The gradients, differentiable themselves where somebody builds a graph of them."""
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return FunctionalBackward.apply(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return backward_op(*arguments)
+
+
+def _reference(inputs: Sequence, moved: list[int]) -> tuple[Callable, tuple[Tensor, ...]]:
+    """The reference as a function of the inputs at the positions `moved`, and those inputs."""
+
+    def function(*primals: Tensor) -> Tensor:
+        given = list(inputs[:-1])
+        for i, x in zip(moved, primals, strict=True):
+            given[i] = x
+        a = Arguments(*given)
+        with _own_precision(a.query):
+            return attention(a)
+
+    return function, tuple(inputs[i] for i in moved)
+
+
+def _reference_gradients(ctx, moved: list[int]) -> tuple[Callable, tuple[Tensor, ...]]:
+    """The gradients `ctx.needs` as a function of grad and the inputs `moved`; and those."""
+    grad, *tensors = ctx.saved_tensors
+    inputs = (*tensors, *ctx.options)
+
+    def gradients(grad: Tensor, *primals: Tensor) -> tuple[Tensor, ...]:
+        given = list(inputs)
+        for i, x in zip(moved, primals, strict=True):
+            given[i] = x
+        function, primals = _reference(given, ctx.needs)
+        return torch.func.vjp(function, *primals)[1](grad)
+
+    return gradients, (grad, *(inputs[i] for i in moved))
+
+
+def _push(function: Callable, primals: tuple, tangents: tuple):
+    """The product of the Jacobian and the tangents, by reverse mode twice: levels nest freely."""
+    output, pull = torch.func.vjp(function, *primals)
+    zeros = torch.utils._pytree.tree_map(torch.zeros_like, output)
+    return torch.func.vjp(pull, zeros)[1](tangents)[0]
+
+
+def _one_by_one(op: Callable, info, in_dims: tuple, arguments: tuple):
     """vmap as the loop it stands for: each slice is an operator call of its own, same noise."""
 
-    def rule(info, in_dims, *arguments):
-        def slice_of(x, dim, i):
-            return x.select(dim, i) if isinstance(dim, int) else x
+    def slice_of(x, dim, i: int):
+        return x.select(dim, i) if isinstance(dim, int) else x
 
-        calls = [
-            op(*(slice_of(x, dim, i) for x, dim in zip(arguments, in_dims, strict=True)))
-            for i in range(info.batch_size)
-        ]
-        if isinstance(calls[0], Tensor):
-            return torch.stack(calls), 0
-        return [torch.stack(x) for x in zip(*calls, strict=True)], [0] * len(calls[0])
+    calls = [
+        op(*(slice_of(x, dim, i) for x, dim in zip(arguments, in_dims, strict=True)))
+        for i in range(info.batch_size)
+    ]
+    if isinstance(calls[0], Tensor):
+        return torch.stack(calls), 0
+    stacked = [torch.stack(x) for x in zip(*calls, strict=True)]
+    return (stacked, [0] * len(stacked)) if isinstance(calls[0], list) else (
+        tuple(stacked), (0,) * len(stacked))  # fmt: skip
 
-    return rule
+
+def _refuse(ctx, *grads) -> tuple:
+    raise RuntimeError(
+        "kernelized_attention: a second derivative of a compiled, exported or traced call is not "
+        "supported; call the function or module in eager mode, where it is computed by the "
+        "reference"
+    )
 
 
-forward_op.register_vmap(_one_by_one(forward_op))
-backward_op.register_vmap(_one_by_one(backward_op))
+def _register(op, implementation, fake, differentiate, setup_context) -> None:
+    name = op._schema.name
+    _library.impl(op.name().split("::")[1], implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(name, fake, lib=_library)
+    torch.library.register_autograd(name, differentiate, setup_context=setup_context, lib=_library)
+    torch.library.register_vmap(
+        name, lambda info, dims, *arguments: _one_by_one(op, info, dims, arguments), lib=_library
+    )
+
+
+_register(forward_op, _forward, _fake_forward, _differentiate, _save)
+_register(backward_op, _backward, _fake_backward, _refuse, None)

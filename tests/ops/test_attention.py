@@ -119,11 +119,11 @@ def test_backward_by_hand_equals_autograd(activation):
         seen["arguments"] = api.Arguments(*arguments[:-1])
         return attention(seen["arguments"])
 
-    original, api.forward_op = api.forward_op, spy
+    original, api.library.call = api.library.call, spy
     try:
         by_autograd = kernelized_attention(**inputs, activation=activation, seed=2)
     finally:
-        api.forward_op = original
+        api.library.call = original
     by_hand = kernelized_attention(**inputs, activation=activation, seed=2, backend="reference")
     grad = torch.randn_like(by_hand)
     leaves = list(cases.differentiable(inputs).values())

@@ -14,13 +14,13 @@ def schema_arguments(backend, **changes):
     """The positional arguments with which `kernelized_attention` calls the operator."""
     inputs = cases.random_inputs(heads=1, dtype=torch.float32, requires_grad=True, **changes)
     seen = []
-    original, api.forward_op = api.forward_op, lambda *a: seen.append(a) or a[2]
+    original, api.library.call = api.library.call, lambda *a: seen.append(a) or a[2]
     try:
         padding = torch.zeros(2, 6, dtype=torch.bool)
         padding[0, 0] = True
         backend(**inputs, is_causal=True, key_padding_mask=padding, seed=1)
     finally:
-        api.forward_op = original
+        api.library.call = original
     return tuple(
         x.detach().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x
         for x in seen[0]
@@ -163,10 +163,104 @@ def test_a_captured_graph_replays_on_other_inputs(backend):
         assert torch.equal(actual, expected)
 
 
-def test_a_second_derivative_is_refused(backend):
-    inputs = cases.random_inputs(requires_grad=True)
-    value = inputs["value"]
-    output = backend(**inputs, seed=1)
-    (grad,) = torch.autograd.grad(output.square().sum(), value, create_graph=True)
-    with pytest.raises(RuntimeError):
+def one_sequence(backend, mode="sample", **changes):
+    """A function of value, location.query and features (small), and those in float64."""
+    inputs = cases.random_inputs(batch=1, n=4, width=2, feature_width=3, **changes)
+    names = ("value", "location.query", "covariance.kernels.features")
+    leaves = (inputs["value"], inputs["location"].query, inputs["covariance"].kernels.features)
+
+    def call(*leaves):
+        return backend(
+            **cases.replace(inputs, dict(zip(names, leaves, strict=True))),
+            seed=1, is_causal=True, mode=mode, activation="tanh",
+        )  # fmt: skip
+
+    return call, leaves
+
+
+MODES = ("sample", "mean")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_func_gradients_are_autograds(backend, mode):
+    call, leaves = one_sequence(backend, mode)
+
+    def loss(*leaves):
+        return call(*leaves).square().sum()
+
+    wanted = [x.clone().requires_grad_() for x in leaves]
+    expected = torch.autograd.grad(loss(*wanted), wanted)
+    actual = torch.func.grad(loss, argnums=(0, 1, 2))(*leaves)
+    pulled = torch.func.vjp(loss, *leaves)[1](torch.ones((), dtype=torch.float64))
+    for a, p, e in zip(actual, pulled, expected, strict=True):
+        torch.testing.assert_close(a, e, **backend.tolerance)
+        torch.testing.assert_close(p, e, **backend.tolerance)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_func_jacobians_agree_in_both_directions(backend, mode):
+    """Reverse mode is the backend's, forward mode the reference's, the third autograd's rows."""
+    call, leaves = one_sequence(backend, mode)
+    reverse = torch.func.jacrev(call, argnums=(0, 1, 2))(*leaves)
+    forward = torch.func.jacfwd(call, argnums=(0, 1, 2))(*leaves)
+    rows = torch.autograd.functional.jacobian(call, leaves)
+    for r, f, e in zip(reverse, forward, rows, strict=True):
+        assert f.abs().max() > 0.01
+        torch.testing.assert_close(r, e, **backend.tolerance)
+        torch.testing.assert_close(f, e, **backend.tolerance)
+
+
+def test_func_jvp_linearize_and_dual_numbers(backend):
+    call, leaves = one_sequence(backend)
+    tangents = tuple(map(torch.randn_like, leaves))
+    columns = torch.autograd.functional.jacobian(call, leaves)
+    expected = sum(
+        torch.tensordot(c, t, dims=t.dim()) for c, t in zip(columns, tangents, strict=True)
+    )
+    output, pushed = torch.func.jvp(call, leaves, tangents)
+    torch.testing.assert_close(output, call(*leaves))
+    torch.testing.assert_close(pushed, expected, **backend.tolerance)
+    linear = torch.func.linearize(call, *leaves)[1]
+    torch.testing.assert_close(linear(*tangents), expected, **backend.tolerance)
+    with torch.autograd.forward_ad.dual_level():
+        duals = map(torch.autograd.forward_ad.make_dual, leaves, tangents)
+        dual = torch.autograd.forward_ad.unpack_dual(call(*duals)).tangent
+    torch.testing.assert_close(dual, expected, **backend.tolerance)
+
+
+def test_func_gradients_of_each_sample(backend):
+    """vmap(grad): what optimisers with per-sample gradients do."""
+    call, (value, query, features) = one_sequence(backend)
+    values = torch.stack([value, -value, 2 * value])
+    queries = torch.stack([query, 2 * query, -query])
+
+    def loss(value, query):
+        return call(value, query, features).square().sum()
+
+    actual = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)))(values, queries)
+    for i in range(3):
+        expected = torch.func.grad(loss, argnums=(0, 1))(values[i], queries[i])
+        for a, e in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a[i], e)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_second_derivatives_are_those_of_the_formulas(backend, mode):
+    call, leaves = one_sequence(backend, mode)
+    leaves = tuple(x.requires_grad_() for x in leaves)
+    if backend.dtype == torch.float64:
+        assert torch.autograd.gradgradcheck(call, leaves, atol=1e-6)
+    hessians = torch.func.hessian(lambda v, *more: call(v, *more).square().sum())(*leaves)
+    (first,) = torch.autograd.grad(call(*leaves).square().sum(), leaves[:1], create_graph=True)
+    rows = [torch.autograd.grad(x, leaves[0], retain_graph=True)[0] for x in first.flatten()]
+    expected = torch.stack(rows).view_as(hessians)
+    torch.testing.assert_close(hessians, expected, **backend.tolerance)
+
+
+def test_a_second_derivative_of_a_graph_is_refused(backend):
+    """The registered operator is what compiled, exported and traced programs hold."""
+    arguments = schema_arguments(backend)
+    output = forward_op(*arguments)
+    (grad,) = torch.autograd.grad(output.square().sum(), arguments[2], create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative.*eager mode"):
         grad.sum().backward()

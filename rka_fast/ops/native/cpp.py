@@ -20,19 +20,23 @@ class Cpp:
         return reasons
 
     def forward(self, a: Arguments) -> Tensor:
-        return torch.ops.rka_fast_native.attention_cpp(*_loaded(a))
+        return _operators().attention_cpp(*_with_float_counts(a))
 
     def backward(self, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
-        return torch.ops.rka_fast_native.attention_cpp_backward(grad, needs, *_loaded(a))
+        return _operators().attention_cpp_backward(grad, needs, *_with_float_counts(a))
 
 
-def _loaded(a: Arguments) -> Arguments:
-    """The arguments with counts as floats, once the library is there.
+def _operators():
+    """The library's operators, once it is there.
 
-    A compiled graph may come from another process, so loading is not left to `why_not`.
+    A compiled or saved graph may come from another process, so loading is not left to `why_not`.
     """
     if reasons := native.why_not("_cpp"):
         raise RuntimeError(f"backend 'cpp': {'; '.join(reasons)}")
+    return torch.ops.rka_fast_native
+
+
+def _with_float_counts(a: Arguments) -> Arguments:
     if a.cooccurrence is not None and not a.cooccurrence.is_floating_point():
         dtype = torch.promote_types(a.query.dtype, torch.float32)
         a = a._replace(cooccurrence=a.cooccurrence.to(dtype))
