@@ -20,7 +20,6 @@ from rka_fast.ops.backends import BACKENDS
 from rka_fast.ops.reference.attention import attention
 
 _ARGUMENTS = f"{SCHEMA}, str backend"
-_TENSORS = len(TENSORS)
 
 _library = torch.library.Library("rka_fast", "FRAGMENT")
 for _definition in (
@@ -78,8 +77,8 @@ def _fake_backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
 
 
 def _save(ctx, inputs: tuple, output: Tensor | None = None) -> None:
-    ctx.save_for_backward(*inputs[:_TENSORS])
-    ctx.options = inputs[_TENSORS:]
+    ctx.save_for_backward(*inputs[: len(TENSORS)])
+    ctx.options = inputs[len(TENSORS) :]
 
 
 def _differentiate(ctx, grad: Tensor, backward: Callable = backward_op) -> tuple:
@@ -102,7 +101,7 @@ class Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs) -> Tensor:
         _save(ctx, inputs)
-        ctx.save_for_forward(*inputs[:_TENSORS])
+        ctx.save_for_forward(*inputs[: len(TENSORS)])
         with torch._C._AutoDispatchBelowAutograd():  # its own rules would cost a call of Python
             return forward_op(*inputs)
 
@@ -127,7 +126,7 @@ class Functional(Eager):
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
         _save(ctx, inputs)
-        ctx.save_for_forward(*inputs[:_TENSORS])
+        ctx.save_for_forward(*inputs[: len(TENSORS)])
 
     @staticmethod
     def vmap(info, in_dims: tuple, *arguments):
@@ -144,9 +143,9 @@ class FunctionalBackward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: tuple) -> None:
         grad, ctx.needs, *arguments = inputs
-        ctx.save_for_backward(grad, *arguments[:_TENSORS])
-        ctx.save_for_forward(grad, *arguments[:_TENSORS])
-        ctx.options = arguments[_TENSORS:]
+        ctx.save_for_backward(grad, *arguments[: len(TENSORS)])
+        ctx.save_for_forward(grad, *arguments[: len(TENSORS)])
+        ctx.options = arguments[len(TENSORS) :]
 
     @staticmethod
     def backward(ctx, *grads: Tensor) -> tuple:

@@ -14,7 +14,7 @@ def declared(schema) -> list[tuple[str, str]]:
 
 def in_python() -> list[tuple[str, str]]:
     """Names and types of the registered operator, without the backend."""
-    *own, backend = declared(forward_op._opoverload._schema)
+    *own, backend = declared(forward_op._schema)
     assert backend == ("backend", "str")
     return own
 
