@@ -99,7 +99,8 @@ class KernelizedAttention(nn.MultiheadAttention):
         Args:
             query, key, value: (B, n, embed_dim), (B, m, kdim), (B, m, vdim) when batch_first.
             key_padding_mask, attn_mask: as in MultiheadAttention, boolean (True = hidden) or
-                additive.
+                additive. Keys that an additive one puts more than 5,000 below the row's largest
+                (-1e4, -1e9, the lowest finite number) are hidden like those at -inf.
             is_causal: query t sees keys 0..t; needs no attn_mask, and adds to one that is given.
             cooccurrence: (B, m, m) counts for self-attention (`query is key`).
             user: (B, user_dim).
@@ -233,25 +234,24 @@ class KernelizedAttention(nn.MultiheadAttention):
             attn_mask = attn_mask.reshape(-1, self.num_heads, rows, keys) if (
                 attn_mask.dim() == 3
             ) else attn_mask[None, None]  # fmt: skip
-            hidden, bias = _hidden_and_bias("attn_mask", attn_mask)
-            mask = ~hidden
+            bias = _as_bias("attn_mask", attn_mask)
+            mask = ~attn_mask if bias is None else None
         if padding is not None:
             if tuple(padding.shape) != (batch, keys):
                 raise ValueError(
                     f"key_padding_mask: expected shape {(batch, keys)}, got {tuple(padding.shape)}"
                 )
-            padding, key_bias = _hidden_and_bias("key_padding_mask", padding)
+            key_bias = _as_bias("key_padding_mask", padding)
             if key_bias is not None:
-                key_bias = key_bias[:, None, None, :]
+                padding, key_bias = None, key_bias[:, None, None, :]
                 bias = key_bias if bias is None else bias + key_bias
         return mask, padding, bias
 
 
-def _hidden_and_bias(name: str, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Where a mask hides (True or -inf), and the finite part of an additive one."""
+def _as_bias(name: str, mask: Tensor) -> Tensor | None:
+    """The mask where it is additive, None where it is boolean."""
     if mask.dtype == torch.bool:
-        return mask, None
+        return None
     if not mask.is_floating_point():
         raise TypeError(f"{name}: expected a boolean or float mask, got {mask.dtype}")
-    hidden = mask == -torch.inf
-    return hidden, mask.masked_fill(hidden, 0.0)
+    return mask

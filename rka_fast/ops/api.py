@@ -11,12 +11,19 @@ from rka_fast.ops.backends import choose
 
 DEFAULT_CONCENTRATION = 2.0
 DEFAULT_JITTER = 1e-4
+HIDDEN_BELOW = 5000.0
+"""A bias so far below the row's largest hides its key: under all that foreign code writes for
+-inf (-9,984 is -1e4 in bfloat16), over ALiBi's slopes (below 1) times 4,096 positions."""
+_LOWEST_BIAS = -1e30  # so far down all finite biases round to the same; sums stay finite
 
 
 class Location(NamedTuple):
     """xi = f(query key' / sqrt(dh)) + bias.
 
-    query (B, H, n, dh), key (B, H, m, dh), bias float and broadcastable to (B, H, n, m).
+    query (B, H, n, dh), key (B, H, m, dh), bias float and broadcastable to (B, H, n, m). A key
+    whose bias is -inf, or more than 5,000 below the row's largest over the keys that mask, padding
+    and causality leave, is hidden, as if `mask` said so: what is written as -1e4, -1e9 or the
+    lowest finite number means a mask. A row whose keys all carry such a number hides none.
     """
 
     query: Tensor
@@ -114,11 +121,12 @@ def kernelized_attention(
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what was given.
     """
+    mask, bias = _hide_far_below(location, mask, key_padding_mask, is_causal)
     mask, padding = _normalise_masks(mask, key_padding_mask, is_causal, location)
     arguments = Arguments(
         *location[:2],
         value,
-        location.bias,
+        bias,
         mask=mask,
         padding=padding,
         causal=is_causal,
@@ -174,6 +182,37 @@ def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) 
         gate=kernels.gate,
         cooccurrence=kernels.cooccurrence,
     )
+
+
+def _hide_far_below(
+    location: Location, mask: Tensor | None, padding: Tensor | None, is_causal: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The mask without the keys that the bias hides, and a bias that is finite where it is seen.
+
+    The rule is made boolean here and nowhere else, without a gradient through the comparison.
+    """
+    bias = location.bias
+    if bias is None:
+        return mask, None
+    check.bias(location)
+    if mask is not None:
+        check.mask(mask, location)
+    if padding is not None:
+        check.padding(padding, location)
+    rows, keys = location.query.shape[2], location.key.shape[2]
+    given = bias.detach().to(torch.promote_types(bias.dtype, torch.float32))
+    seen = given
+    if mask is not None:
+        seen = torch.where(mask, seen, -torch.inf)
+    if padding is not None:
+        seen = torch.where(padding[:, None, None, :], -torch.inf, seen)
+    if is_causal:
+        earlier = torch.ones(rows, keys, dtype=torch.bool, device=bias.device).tril()
+        seen = torch.where(earlier, seen, -torch.inf)
+    largest = seen.amax(-1, keepdim=True)
+    hidden = (given < largest - HIDDEN_BELOW) | (given == -torch.inf)  # NaN hides nothing
+    bias = bias.clamp_min(max(torch.finfo(bias.dtype).min, _LOWEST_BIAS))
+    return ~hidden if mask is None else mask & ~hidden, bias
 
 
 def _normalise_masks(

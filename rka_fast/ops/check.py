@@ -75,6 +75,34 @@ def mask(x: Tensor, location) -> None:
     _broadcasts("mask", x, target)
 
 
+def bias(location) -> None:
+    """A float bias of four dimensions that broadcasts to (batch, heads, queries, keys)."""
+    x = is_tensor("location.bias", location.bias)
+    _ranks(location.query, location.key)
+    target = (*location.query.shape[:3], location.key.shape[-2])
+    if not x.is_floating_point():
+        raise TypeError(f"location.bias: expected a float dtype, got {x.dtype}")
+    if x.dim() != 4:
+        raise ValueError(
+            f"location.bias: expected 4 dimensions broadcastable to {target}, "
+            f"got shape {tuple(x.shape)}"
+        )
+    _broadcasts("location.bias", x, target)
+
+
+def padding(x: Tensor, location) -> None:
+    """A boolean mask (batch, keys)."""
+    is_tensor("key_padding_mask", x)
+    _ranks(location.query, location.key)
+    _boolean_padding(x)
+    _expect("padding", x, (location.query.shape[0], location.key.shape[-2]))
+
+
+def _boolean_padding(x: Tensor) -> None:
+    if x.dtype != torch.bool:
+        raise TypeError(f"key_padding_mask: expected dtype bool (True = padding), got {x.dtype}")
+
+
 def tensors(a: Arguments) -> None:
     """Shapes, dtypes and devices of everything that is there."""
     for name in TENSORS:
@@ -125,13 +153,6 @@ def _shapes(a: Arguments) -> None:
             f"value: expected shape ({batch}, {heads}, {keys}, value width), "
             f"got {tuple(a.value.shape)}"
         )
-    if a.bias is not None:
-        if a.bias.dim() != 4:
-            raise ValueError(
-                f"location.bias: expected 4 dimensions broadcastable to "
-                f"{(batch, heads, rows, keys)}, got shape {tuple(a.bias.shape)}"
-            )
-        _broadcasts("location.bias", a.bias, (batch, heads, rows, keys))
     if a.padding is not None:
         _expect("padding", a.padding, (batch, keys))
     if a.seed is not None and a.seed.numel() != 1:
@@ -183,10 +204,8 @@ def _dtypes(a: Arguments) -> None:
         x = getattr(a, name)
         if x is not None and not x.is_floating_point():
             raise TypeError(f"{_name(name)}: expected a float dtype, got {x.dtype}")
-    if a.padding is not None and a.padding.dtype != torch.bool:
-        raise TypeError(
-            f"key_padding_mask: expected dtype bool (True = padding), got {a.padding.dtype}"
-        )
+    if a.padding is not None:
+        _boolean_padding(a.padding)
     if a.cooccurrence is not None and a.cooccurrence.dtype == torch.bool:
         raise TypeError(f"{_name('cooccurrence')}: expected counts, got dtype bool")
     if a.seed is not None and a.seed.dtype != torch.int64:
