@@ -75,6 +75,10 @@ def cuda_extension(choice: str, facts: dict[str, str]) -> list[Extension]:
     return [CUDAExtension(NATIVE + "_cuda", sources, extra_compile_args=flags, **STABLE)]
 
 
+def info_macros(facts: dict[str, str]) -> list[tuple[str, str]]:
+    return [(f"RKA_{name}", f'"{fact}"') for name, fact in facts.items()]
+
+
 def build() -> dict:
     """Arguments of setup(): extensions and how to build them, or none without a compiler."""
     choice = os.environ.get("RKA_FAST_CUDA", "")
@@ -89,11 +93,29 @@ def build() -> dict:
     import pybind11
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
-    include, macros = pybind11.get_include(), [(f"RKA_{k}", f'"{v}"') for k, v in facts.items()]
+    include, macros = pybind11.get_include(), info_macros(facts)
     info = Extension(NATIVE + "_info", ["csrc/info.cpp"], [include], macros, **WATCHED)
     flags, sources = [*FLAGS, STABLE_ABI], sorted(glob("csrc/cpp/*.cpp"))
     cpu = CppExtension(NATIVE + "_cpp", sources, extra_compile_args=flags, **STABLE)
-    return {"ext_modules": [info, cpu, *cuda], "cmdclass": {"build_ext": BuildExtension}}
+
+    class Build(BuildExtension):
+        """CUDA code that does not compile leaves the rest standing, unless it was asked for."""
+
+        def build_extension(self, extension: Extension) -> None:
+            try:
+                super().build_extension(extension)
+            except Exception as error:
+                if extension not in cuda:
+                    raise
+                reason = f"nvcc of CUDA {facts['CUDA']} or its host compiler failed"
+                print(f"rka_fast: {error}")
+                give_up(f"CUDA code could not be compiled: {reason}; see above", choice)
+                facts.update(CUDA="", ARCHITECTURES="", NO_CUDA=reason)
+                info.define_macros = info_macros(facts)
+
+    for extension in cuda:
+        extension.optional = True  # no library need come of it
+    return {"ext_modules": [*cuda, info, cpu], "cmdclass": {"build_ext": Build}}
 
 
 setup(**build())

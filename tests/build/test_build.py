@@ -139,6 +139,36 @@ def test_cuda_is_for_this_torch_or_left_out(tmp_path):
 
 
 @from_source
+@pytest.mark.slow
+@pytest.mark.parametrize("insist", [False, True])
+def test_cuda_that_does_not_compile_leaves_the_rest(tmp_path, insist):
+    """An nvcc of the right version that fails on every file."""
+    if torch.version.cuda is None:
+        pytest.skip("this torch is for the CPU only: no CUDA code is compiled for it")
+    nvcc = tmp_path / "toolkit" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    version = f"release {torch.version.cuda}, V{torch.version.cuda}.0"
+    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, {version}'\n[ $1 = --version ]\n")
+    nvcc.chmod(0o755)
+    code, output = setup(
+        tmp_path, "setup.py", "build_ext", "--inplace",
+        RKA_FAST_CUDA="1" if insist else "", CUDA_HOME=str(tmp_path / "toolkit"), CUDACXX=str(nvcc),
+    )  # fmt: skip
+    assert "CUDA code could not be compiled: nvcc" in output, output[-3000:]
+    assert (code != 0) == insist, output[-3000:]
+    built = {path.name.split(".")[0] for path in (tmp_path / "source" / "rka_fast").glob("*.so")}
+    if insist:
+        assert "_cuda" not in built
+        return
+    assert built == {"_info", "_cpp"}
+    say = "from rka_fast import native; print(native.build_info()['no_cuda'], native.why_not('_cpp'))"
+    said = subprocess.run(
+        [sys.executable, "-c", say], cwd=tmp_path / "source", capture_output=True, text=True
+    )
+    assert said.stdout.startswith("nvcc of CUDA") and said.stdout.endswith("failed ()\n"), said
+
+
+@from_source
 @pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
 def test_the_kernels_under_sanitizers(tmp_path, instructions):
     """Functions against libm, factor and gradient, and whole calls with poisoned scratch memory."""
