@@ -78,18 +78,22 @@ class Oldest:
         command = [compiler, *flags, target(version), *include, source, "-o", self.object]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
-            print(f"{source.name}: does not compile against torch {version}")
+            print(f"{source.relative_to(ROOT)}: does not compile against torch {version}")
             print(result.stderr[:3000])
         return result.returncode == 0
 
     def links(self, source: Path) -> bool:
         libraries = LIBRARIES[source.parent.name]
         if missing := set(libraries) - self.exported.keys():
-            print(f"{source.name}: symbols not checked: no {', '.join(missing)} in the wheel")
+            print(
+                f"{source.relative_to(ROOT)}: symbols not checked: no {', '.join(missing)} in the wheel"
+            )
             return True
         used = {s for s in symbols(self.nm, self.object, "-u") if "torch" in s}
         absent = used - set().union(*(self.exported[x] for x in libraries))
-        print(f"{source.name}: of {len(used)} symbols of torch {len(absent)} are missing")
+        print(
+            f"{source.relative_to(ROOT)}: of {len(used)} symbols of torch {len(absent)} are missing"
+        )
         print(*sorted(absent), sep="\n", end="\n" if absent else "")
         return not absent
 
