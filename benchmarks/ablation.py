@@ -12,17 +12,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
+from rka_fast import reproduce
+from rka_fast.commands import choose, exit_status, machine
+from rka_fast.data.split import SplitName
 from rka_fast.errors import DataError
-from rka_fast.reproduce import Arguments, machine, reproduce, without_traceback
-from rka_fast.reproduction.names import choose
-from rka_fast.reproduction.outcome import Scores
+from rka_fast.files import write_atomically
+from rka_fast.reproduction.results import Scores
 from rka_fast.reproduction.tables import value
-from rka_fast.training.checkpoint import write_atomically
-from rka_fast.training.metrics import RANKINGS
+from rka_fast.training.config import Config
+from rka_fast.training.metrics import METRICS, RANKINGS
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,21 @@ PLAIN = ("activation=identity", "train_mode=location", "eval_mode=location")
 
 VARIANTS = {
     "rksa": Variant("RKSA"),
-    "sasrec": Variant("SASRec: neither the attention nor the term", model="sasrec"),
-    "no-term": Variant("without the kernel term", ("kernel_weight=0",)),
-    "plain": Variant("plain attention, with the kernel term", PLAIN),
+    "sasrec": Variant("SASRec: neither the attention nor the kernel loss", model="sasrec"),
+    "no-term": Variant("without the kernel loss", ("kernel_weight=0",)),
+    "plain": Variant("plain attention, with the kernel loss", PLAIN),
     "mean": Variant("mean logits in training", ("train_mode=mean",)),
     "no-counts": Variant(
         "without the co-occurrence kernel (counts shape the skewness still)",
-        ("relations=item,user",),
+        ("kernels=item,user",),
     ),
-    "no-item": Variant("without the item kernel", ("relations=cooccurrence,user",)),
-    "no-user": Variant("without the user kernel", ("relations=cooccurrence,item",)),
+    "no-item": Variant("without the item kernel", ("kernels=cooccurrence,user",)),
+    "no-user": Variant("without the user kernel", ("kernels=cooccurrence,item",)),
     "own-counts": Variant("counts with the user's own", ("leave_self_out=false",)),
-    "weight-0.1": Variant("weight of the term .1", ("kernel_weight=0.1",)),
-    "weight-1": Variant("weight of the term 1", ("kernel_weight=1",)),
-    "weight-2": Variant("weight of the term 2", ("kernel_weight=2",)),
-    "weight-4": Variant("weight of the term 4", ("kernel_weight=4",)),
+    "weight-0.1": Variant("weight of the kernel loss .1", ("kernel_weight=0.1",)),
+    "weight-1": Variant("weight of the kernel loss 1", ("kernel_weight=1",)),
+    "weight-2": Variant("weight of the kernel loss 2", ("kernel_weight=2",)),
+    "weight-4": Variant("weight of the kernel loss 4", ("kernel_weight=4",)),
     "scale-0.1": Variant("initial scale .1", ("initial_scale=0.1",)),
     "scale-1": Variant("initial scale 1", ("initial_scale=1",)),
     "identity": Variant("identity as activation", ("activation=identity",)),
@@ -67,12 +68,12 @@ VARIANTS = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Flags:
     """The command line."""
 
     # Data sets of `rka_fast.reproduce`, comma-separated.
     datasets: str | None = None
-    # Your own log, in any form that rka_fast.train reads.
+    # Your own log, in any form that rka-fast train reads.
     data: str | None = None
     # Variants, comma-separated; RKSA itself is always among them.
     only: str = "all"
@@ -83,46 +84,48 @@ class Options:
     # Folder of the runs and of ablation.md.
     out: str = "runs/ablation"
     # Hold out every user's last two events, or what came after two points in time.
-    split: Literal["leave-one-out", "time"] = "leave-one-out"
+    split: SplitName = "leave-one-out"
     # At most this many epochs.
     epochs: int | None = None
-    # A setting of rka_fast.train for all variants that do not change it; may be repeated.
+    # A setting of rka-fast train for all variants that do not change it; may be repeated.
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
 
 
-def scores(options: Options, name: str, command: str) -> dict[str, Scores]:
+def scores(flags: Flags, name: str, command: str) -> dict[str, Scores]:
     """Of one variant, by the title of the data set; those whose every cell failed are left out."""
     variant = VARIANTS[name]
-    arguments = Arguments(
-        datasets=options.datasets,
+    unread = Config.unread(variant.model)
+    common = [s for s in flags.set if s.partition("=")[0].strip().replace("-", "_") not in unread]
+    cells = reproduce.Flags(
+        datasets=flags.datasets,
         models=variant.model,
-        seeds=options.seeds,
-        data_dir=options.data_dir,
-        data=options.data,
-        out=str(Path(options.out) / name),
-        split=options.split,
-        epochs=options.epochs,
-        set=(*options.set, *(f"{variant.model}.{setting}" for setting in variant.settings)),
+        seeds=flags.seeds,
+        data_dir=flags.data_dir,
+        data=flags.data,
+        out=str(Path(flags.out) / name),
+        split=flags.split,
+        epochs=flags.epochs,
+        set=(*common, *(f"{variant.model}.{setting}" for setting in variant.settings)),
     )
-    if not (outcomes := reproduce(arguments, command).outcomes):
+    if not (outcomes := reproduce.reproduce(cells, command).outcomes):
         raise DataError("no data set could be run")
-    return {o.dataset.title: o.models[variant.model] for o in outcomes if o.models}
+    return {o.dataset.title: o.scores[variant.model] for o in outcomes if o.scores}
 
 
 def table(found: dict[str, Scores]) -> list[str]:
     """Lines of Markdown: each variant's scores, and how far it is from the first."""
     whole = next(iter(found.values()))
-    of_kind = ["Hit@10", "NDCG@10", "to RKSA", "p"]
-    header = ["", *of_kind, *(f"full {name}" for name in of_kind), "best epoch", "seeds"]
+    of_ranking = [*(METRICS[m].title for m in ("hit@10", "ndcg@10")), "to RKSA", "p"]
+    header = ["", *of_ranking, *(f"full {name}" for name in of_ranking), "best epoch", "seeds"]
     rows = [header, ["---"] + ["--:"] * (len(header) - 1)]
     for name, variant in found.items():
         row = [VARIANTS[name].title]
-        for kind in RANKINGS:
-            row += [value(variant, kind, metric) for metric in ("hit@10", "ndcg@10")]
+        for ranking in RANKINGS:
+            row += [value(variant, ranking, metric) for metric in ("hit@10", "ndcg@10")]
             if variant is whole:
                 row += ["", ""]
             else:
-                distance = variant.compared_with(whole, kind)
+                distance = variant.compared_with(whole, ranking)
                 row += [f"{distance.difference:+.4f}", f"{distance.p:.1g}"]
         epochs = [result["best_epoch"] for result in variant.results.values()]
         rows.append([*row, f"{statistics.fmean(epochs):.0f}", str(len(epochs))])
@@ -151,17 +154,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0; 2 for a user's mistake; 130 if stopped."""
     given = list(sys.argv[1:] if argv is None else argv)
     command = shlex.join(["python", "benchmarks/ablation.py", *given])
-    options = tyro.cli(Options, args=given, description=__doc__)
+    flags = tyro.cli(Flags, args=given, description=__doc__)
 
     def run() -> int:
         found: dict[str, dict[str, Scores]] = {}
-        for name in dict.fromkeys(["rksa", *choose(options.only, VARIANTS, "variant")]):
-            found[name] = scores(options, name, command)
-            write_atomically(Path(options.out) / "ablation.md", report(found, command))
-        print((Path(options.out) / "ablation.md").read_text(encoding="utf-8"))
+        for name in dict.fromkeys(["rksa", *choose(flags.only, VARIANTS, "variant")]):
+            found[name] = scores(flags, name, command)
+            write_atomically(Path(flags.out) / "ablation.md", report(found, command))
+        print((Path(flags.out) / "ablation.md").read_text(encoding="utf-8"))
         return 0
 
-    return without_traceback(run)
+    return exit_status(run)
 
 
 if __name__ == "__main__":

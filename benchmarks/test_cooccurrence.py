@@ -4,8 +4,6 @@
 loss (binary cross-entropy, one negative), so the gather's share of it is an upper bound.
 """
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -31,7 +29,7 @@ def batcher(request):
         log = synthetic()
     split = leave_one_out(build_sequences(log)[0])
     counts = CoOccurrence.from_split(split)
-    return request.param, Batcher(split, counts, LENGTH, 0, negatives=1, term=True)
+    return request.param, Batcher(split, counts, LENGTH, 0, negatives=1, kernel_loss=True)
 
 
 @pytest.fixture(params=["random", "longest"])
@@ -66,11 +64,10 @@ def test_training_step(benchmark, batch, backend):
     sequences = batcher.split.sequences
     model = RKSA(sequences.num_items, sequences.num_users, backend=backend)
     optimizer = torch.optim.Adam(model.parameters())
-    config = SimpleNamespace(loss="bce")
 
     def step():
         optimizer.zero_grad()
-        loss = model.training_loss(batch, config)["loss"]
+        loss = model.training_loss(batch, "bce")["loss"]
         loss.backward()
         optimizer.step()
         return loss

@@ -1,7 +1,7 @@
 """Recommend items from a finished or interrupted run.
 
-python -m rka_fast.recommend RUN --user ID --top 10
-python -m rka_fast.recommend RUN --history ID,ID,...   (a person not seen in training)
+rka-fast recommend RUN --user ID --top 10
+rka-fast recommend RUN --history ID,ID,...   (a person not seen in training)
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import numpy as np
 import torch
 import tyro
 
-from rka_fast.data.batches import Batcher
-from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.commands import exit_status
 from rka_fast.data.sequences import Sequences
-from rka_fast.data.split import SPLITS
-from rka_fast.errors import ConfigError, DataError, UserError
-from rka_fast.models import MODELS
+from rka_fast.errors import ConfigError
+from rka_fast.files import to_json
+from rka_fast.training.assemble import assemble
 from rka_fast.training.checkpoint import Checkpoint
-from rka_fast.training.metrics import to_device
-from rka_fast.training.processes import check_device, seed_torch
-from rka_fast.training.run_folder import RunFolder, to_json
+from rka_fast.training.devices import check_device, seed_torch
+from rka_fast.training.run_folder import RunFolder
 
 
 class Recommendations:
@@ -37,23 +35,14 @@ class Recommendations:
     def __init__(self, run: str, device: str = "cpu") -> None:
         folder = RunFolder.open(run)
         # The run's settings on this device; the replacement checks the name.
-        self.config = dataclasses.replace(folder.read_config(), device=device, backend="auto")
+        self.config = dataclasses.replace(folder.read_config(), device=device, backend=None)
         if check_device(device) == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = device
-        self.data = folder.read_json("data.json")
+        self.description = folder.read_json("data.json")
         self.sequences = Sequences.load(folder.sequences)
         checkpoint = Checkpoint.load(folder.best, self.sequences.fingerprint())
-        split = SPLITS[self.config.split](self.sequences)
-        self.model = MODELS[self.config.model].from_config(self.config, split)
-        counts = CoOccurrence.from_split(split) if self.model.uses_cooccurrence else None
-        self.batcher = Batcher(
-            split,
-            counts,
-            self.config.max_length,
-            self.config.seed,
-            leave_self_out=self.config.leave_self_out,
-        )
+        _, self.model, self.batcher = assemble(self.config, self.sequences)
         checkpoint.load_into(self.model)
         self.model.to(device).eval()
 
@@ -70,22 +59,15 @@ class Recommendations:
 
         Raises DataError that names every item id that is not in the catalogue.
         """
-        known = {name: index for index, name in enumerate(self.sequences.item_ids, start=1)}
-        unknown = [item for item in items if item not in known]
-        if unknown:
-            raise DataError(
-                f"unknown item ids: {', '.join(map(repr, unknown))}; ids look like "
-                f"{', '.join(self.sequences.item_ids[:3])}"
-            )
-        return self._top(np.array([known[item] for item in items]), -1, top)
+        return self._top(self.sequences.item_indices(items), -1, top)
 
     @torch.no_grad()
     def _top(self, history: np.ndarray, user: int, top: int) -> list[tuple[str, float]]:
         if top < 1:
             raise ConfigError(f"top must be at least 1, got {top}")
-        batch = to_device(self.batcher.history(history.tolist(), user), self.device)
+        batch = self.batcher.history(history.tolist(), user).to(self.device)
         seed_torch(self.config.seed, "recommend")
-        scores = self.model.scores(batch, None)[0].float().cpu()
+        scores = self.model.scores(batch)[0].float().cpu()
         scores[0] = -torch.inf
         scores[history] = -torch.inf
         best = scores.argsort(descending=True, stable=True)[:top].tolist()
@@ -97,7 +79,7 @@ class Recommendations:
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Flags:
     """The command line."""
 
     # Run folder of rka_fast.train.
@@ -114,24 +96,24 @@ class Arguments:
     device: str = "cpu"
 
 
-def recommend(arguments: Arguments) -> str:
+def recommend(flags: Flags) -> str:
     """The text that the command prints."""
-    if (arguments.user is None) == (arguments.history is None):
+    if (flags.user is None) == (flags.history is None):
         raise ConfigError("give either --user ID, for someone in the data, or --history ID,ID,...")
-    recommendations = Recommendations(arguments.run, arguments.device)
-    if arguments.user is not None:
-        found = recommendations.for_user(arguments.user, arguments.top)
-        of = {"user": arguments.user}
+    recommendations = Recommendations(flags.run, flags.device)
+    if flags.user is not None:
+        found = recommendations.for_user(flags.user, flags.top)
+        of = {"user": flags.user}
     else:
-        items = [item.strip() for item in arguments.history.split(",") if item.strip()]
-        found = recommendations.for_history(items, arguments.top)
+        items = [item.strip() for item in flags.history.split(",") if item.strip()]
+        found = recommendations.for_history(items, flags.top)
         of = {"history": items}
-    if arguments.json:
+    if flags.json:
         return to_json(
             {
                 **of,
                 "model": recommendations.config.model,
-                "synthetic": bool(recommendations.data.get("synthetic")),
+                "synthetic": bool(recommendations.description.get("synthetic")),
                 "recommendations": [
                     {"rank": rank, "item": item, "score": score}
                     for rank, (item, score) in enumerate(found, start=1)
@@ -139,8 +121,8 @@ def recommend(arguments: Arguments) -> str:
             }
         ).rstrip()
     width = max([4, *(len(item) for item, _ in found)])
-    note = " (synthetic data)" if recommendations.data.get("synthetic") else ""
-    name = f"user {arguments.user}" if arguments.user is not None else "this history"
+    note = " (synthetic data)" if recommendations.description.get("synthetic") else ""
+    name = f"user {flags.user}" if flags.user is not None else "this history"
     lines = [
         f"{recommendations.config.model} recommends for {name}{note}:",
         f"{'rank':>4}  {'item':<{width}}  {'score':>9}",
@@ -154,18 +136,12 @@ def recommend(arguments: Arguments) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 for a user's mistake."""
-    try:
-        print(
-            recommend(
-                tyro.cli(
-                    Arguments, args=argv, prog="python -m rka_fast.recommend", description=__doc__
-                )
-            )
-        )
+
+    def run() -> int:
+        print(recommend(tyro.cli(Flags, args=argv, prog="rka-fast recommend", description=__doc__)))
         return 0
-    except (UserError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import subprocess
 import time
 
 import pytest
-from support.runs import SMALL, command, run_command, train, write_log
+from support.runs import command, run_command, small, train, write_log
 
 from rka_fast.train import main
 from rka_fast.training.metrics import METRICS
@@ -25,7 +25,7 @@ def run(log, tmp_path_factory):
         log,
         "--out",
         folder,
-        *SMALL,
+        *small(),
         "--epochs",
         "2",
         "--json",
@@ -90,13 +90,14 @@ def test_the_run_folder(run):
 
 
 def test_synthetic_data_is_called_so(tmp_path, capsys):
-    assert main(["--out", str(tmp_path / "run"), *SMALL, "--model", "pop"]) == 0
+    assert main(["--out", str(tmp_path / "run"), *small("pop"), "--model", "pop"]) == 0
     assert "Test scores (synthetic data)" in capsys.readouterr().out
     assert json.loads((tmp_path / "run/result.json").read_text())["data"]["synthetic"] is True
 
 
 def test_killed_and_resumed_equals_uninterrupted(log, tmp_path):
-    flags = ["--data", str(log), *SMALL, "--epochs", "12", "--patience", "12", "--save-every", "3"]
+    flags = ["--data", str(log), *small(), "--epochs", "12", "--patience", "12"]
+    flags += ["--save-every", "3"]
     whole = run_command("rka_fast.train", "--out", tmp_path / "whole", *flags)
     assert whole.returncode == 0, whole.stderr
     metrics = tmp_path / "parts" / "metrics.jsonl"
@@ -125,7 +126,7 @@ def test_killed_and_resumed_equals_uninterrupted(log, tmp_path):
 def test_ctrl_c_says_how_to_resume(log, tmp_path):
     process = subprocess.Popen(
         **command(
-            "rka_fast.train", "--data", log, "--out", tmp_path / "run", *SMALL, "--epochs", "1000"
+            "rka_fast.train", "--data", log, "--out", tmp_path / "run", *small(), "--epochs", "1000"
         ),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -158,13 +159,13 @@ def test_two_processes_train(log, tmp_path):
         log,
         "--out",
         tmp_path / "two",
-        *SMALL,
+        *small(),
         "--epochs",
         "1",
         processes=2,
     )
     assert done.returncode == 0, done.stderr
-    assert main(["--data", str(log), "--out", str(tmp_path / "one"), *SMALL, "--epochs", "1"]) == 0
+    assert train(log, tmp_path / "one", "--epochs", "1") == 0
     first = [
         json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
         for name in ("one", "two")
@@ -204,7 +205,7 @@ def test_bad_data_is_a_message(tmp_path, capsys):
     def of(text, *flags):
         file = tmp_path / "bad.txt"
         file.write_text(text)
-        return complaint(capsys, "--data", file, "--out", tmp_path / "run", *SMALL, *flags)
+        return complaint(capsys, "--data", file, "--out", tmp_path / "run", *small(), *flags)
 
     assert "missing.txt" in complaint(
         capsys, "--data", tmp_path / "missing.txt", "--out", tmp_path / "run"
@@ -212,14 +213,14 @@ def test_bad_data_is_a_message(tmp_path, capsys):
     assert "empty" in of("")
     assert "user" in of("".join(f"1 {item}\n" for item in range(200)))
     assert "3 events" in of("".join(f"{user} {user}\n{user} 7\n" for user in range(50)))
-    small = of("".join(f"{user} {(user * 7 + k) % 40}\n" for user in range(30) for k in range(5)))
-    assert "100 sampled negatives" in small
+    few = of("".join(f"{user} {(user * 7 + k) % 40}\n" for user in range(30) for k in range(5)))
+    assert "100 sampled negatives" in few
     assert not (tmp_path / "run").exists()
 
 
 def test_bad_output_is_a_message_before_training(log, run, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    start = ["--data", log, *SMALL]
+    start = ["--data", log, *small()]
     error = complaint(capsys, *start, "--out", tmp_path / "file")
     assert "file" in error and "choose another --out" in error
     error = complaint(capsys, *start, "--out", tmp_path / "file" / "run")
@@ -244,7 +245,7 @@ def test_bad_resume_is_a_message(log, tmp_path, capsys):
     last.write_bytes(whole[:-10])
     assert "last.safetensors is damaged" in complaint(capsys, "--resume", tmp_path / "a")
     last.write_bytes((tmp_path / "b/last.safetensors").read_bytes())
-    assert "another catalogue" in complaint(capsys, "--resume", tmp_path / "a")
+    assert "a different item catalogue" in complaint(capsys, "--resume", tmp_path / "a")
     last.write_bytes(whole)
     (tmp_path / "a/best.safetensors").write_bytes(b"x")
     assert "best.safetensors is damaged" in complaint(capsys, "--resume", tmp_path / "a")
@@ -257,7 +258,7 @@ def test_nan_loss_is_a_message(log, tmp_path, capsys):
         log,
         "--out",
         tmp_path / "run",
-        *SMALL,
+        *small("sasrec"),
         "--model",
         "sasrec",
         "--learning-rate",

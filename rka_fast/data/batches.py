@@ -12,7 +12,7 @@ from rka_fast.data.split import STAGES, Split
 from rka_fast.errors import DataError
 
 # What a generator is for. Each purpose has its own numbers under the same (seed, step).
-_ORDER, _NEGATIVES, _TERM, _CANDIDATES = range(4)
+_ORDER, _NEGATIVES, _KERNEL_ITEMS, _CANDIDATES = range(4)
 
 
 class Batch(NamedTuple):
@@ -23,7 +23,8 @@ class Batch(NamedTuple):
     targets: int64 (B, n), the item after every position; 0 = none.
     negatives: int64 (B, n, k), items outside the user's training set; 0 where there is no target.
     cooccurrence: float32 (B, n, n), counts at every pair of positions.
-    term_items: int64 (S,), distinct items of the batch; term_counts: float32 (S, S), plain counts.
+    kernel_items: int64 (S,), distinct items of the batch; kernel_counts: float32 (S, S), plain
+        counts between them.
     """
 
     users: Tensor
@@ -31,8 +32,12 @@ class Batch(NamedTuple):
     targets: Tensor | None = None
     negatives: Tensor | None = None
     cooccurrence: Tensor | None = None
-    term_items: Tensor | None = None
-    term_counts: Tensor | None = None
+    kernel_items: Tensor | None = None
+    kernel_counts: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on a device."""
+        return Batch(*(x if x is None else x.to(device, non_blocking=True) for x in self))
 
 
 class Batcher:
@@ -42,7 +47,7 @@ class Batcher:
     max_length: n, the width of every batch; longer histories keep their last n items.
     negatives: k per position, uniform over items outside the user's training set.
     leave_self_out: take a training user's own contribution out of its counts.
-    term: add up to `term_items` distinct items of the batch and their plain counts.
+    kernel_loss: add up to `kernel_items` distinct items of the batch and their plain counts.
     """
 
     def __init__(
@@ -53,11 +58,11 @@ class Batcher:
         seed: int,
         negatives: int = 0,
         leave_self_out: bool = True,
-        term: bool = False,
-        term_items: int = 512,
+        kernel_loss: bool = False,
+        kernel_items: int = 512,
     ):
-        if term and cooccurrence is None:
-            raise ValueError("term=True needs cooccurrence, got None")
+        if kernel_loss and cooccurrence is None:
+            raise ValueError("kernel_loss=True needs cooccurrence, got None")
         num_items = split.sequences.num_items
         if negatives and split.training_items.distinct.max() >= num_items:
             user = split.sequences.user_ids[split.training_items.distinct.argmax()]
@@ -71,8 +76,8 @@ class Batcher:
         self.seed = seed
         self.negatives = negatives
         self.leave_self_out = leave_self_out
-        self.term = term
-        self.term_items = term_items
+        self.kernel_loss = kernel_loss
+        self.kernel_items = kernel_items
         # Two training events make one input and one target.
         self.training_users = np.flatnonzero(split.train_end - split.sequences.indptr[:-1] >= 2)
 
@@ -97,18 +102,18 @@ class Batcher:
         start, end = sequences.indptr[users], self.split.train_end[users]
         items = left_padded(sequences.items, start, end - 1, n)
         targets = np.where(items > 0, left_padded(sequences.items, start, end, n), 0)
-        negatives = term_items = term_counts = None
+        negatives = kernel_items = kernel_counts = None
         if self.negatives:
             rng = _generator(self.seed, step, _NEGATIVES)
             negatives = self._negatives(users, targets, rng)
-        if self.term:
-            term_items = np.setdiff1d(np.concatenate((items, targets)), 0)
-            if len(term_items) > self.term_items:
-                rng = _generator(self.seed, step, _TERM)
-                term_items = np.sort(rng.choice(term_items, self.term_items, replace=False))
-            term_counts = self.cooccurrence.submatrix(term_items)
+        if self.kernel_loss:
+            kernel_items = np.setdiff1d(np.concatenate((items, targets)), 0)
+            if len(kernel_items) > self.kernel_items:
+                rng = _generator(self.seed, step, _KERNEL_ITEMS)
+                kernel_items = np.sort(rng.choice(kernel_items, self.kernel_items, replace=False))
+            kernel_counts = self.cooccurrence.submatrix(kernel_items)
         counts = self._counts(users, items)
-        arrays = (users, items, targets, negatives, counts, term_items, term_counts)
+        arrays = (users, items, targets, negatives, counts, kernel_items, kernel_counts)
         return Batch(*(None if a is None else torch.from_numpy(a) for a in arrays))
 
     def evaluation(self, users: np.ndarray, stage: str) -> Batch:
@@ -137,7 +142,8 @@ class Batcher:
 
     def _inputs(self, users: np.ndarray, items: np.ndarray) -> Batch:
         counts = self._counts(users, items)
-        trained = self.split.training_items.distinct[users] > 0  # others have no vector of theirs
+        # Users without training events have no vector.
+        trained = self.split.training_items.distinct[users] > 0
         return Batch(
             users=torch.from_numpy(np.where(trained, users, -1)),
             items=torch.from_numpy(items),
@@ -152,7 +158,9 @@ class Batcher:
             counted = self.split.training_items.contains(users[:, None], items)
         return self.cooccurrence.block(items, counted)
 
-    def _negatives(self, users, targets, rng: np.random.Generator) -> np.ndarray:
+    def _negatives(
+        self, users: np.ndarray, targets: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         """Draw, and draw again what the user has trained on: uniform over the rest."""
         row, position = np.nonzero(targets)
         owner = np.repeat(users[row], self.negatives)

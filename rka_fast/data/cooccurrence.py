@@ -5,11 +5,11 @@ from functools import cached_property
 
 import numpy as np
 import scipy.sparse
+import torch
 
 from rka_fast import native
 from rka_fast.data.sequences import lookup
 from rka_fast.data.split import Split
-from rka_fast.ops.native.cpp import gather
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,3 +83,23 @@ class CoOccurrence:
     def submatrix(self, items: np.ndarray) -> np.ndarray:
         """Plain counts between distinct items, float32 (S, S)."""
         return self.block(np.asarray(items)[None])[0]
+
+
+def gather(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    data: np.ndarray,
+    items: np.ndarray,
+    counted: np.ndarray | None,
+) -> np.ndarray:
+    """Counts at every pair of positions, float32 (B, n, n), from a sparse symmetric matrix.
+
+    indptr (int64), indices and data (int32): compressed rows with sorted columns, row and column 0
+    empty. items: int (B, n), 0 is padding. counted: bool (B, n), positions of a user that is itself
+    in the counts; one is taken from every pair of them. Needs the native library.
+    """
+    block = torch.ops.rka_fast_native.gather(
+        *(torch.from_numpy(x) for x in (indptr, indices, data, items.astype(np.int64))),
+        None if counted is None else torch.from_numpy(counted.astype(bool)),
+    )
+    return block.numpy()

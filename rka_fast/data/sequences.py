@@ -1,8 +1,10 @@
 """Sequences of items, one per user, as flat arrays: the form everything after the readers uses."""
 
 import hashlib
+import io
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rka_fast.errors import DataError
+from rka_fast.files import write_atomically
 
 _ARRAYS, _IDS = "sequences.npz", "ids.json"
 
@@ -56,11 +59,11 @@ class Sequences:
 
     def user_index(self, user_id: str) -> int:
         """Index of a user id; raises DataError that names an unknown id."""
-        return _look_up(self._user_indices, user_id, "user")
+        return int(_look_up(self._user_indices, [user_id], "user")[0])
 
-    def item_index(self, item_id: str) -> int:
-        """Index of an item id; raises DataError that names an unknown id."""
-        return _look_up(self._item_indices, item_id, "item")
+    def item_indices(self, item_ids: Iterable[str]) -> np.ndarray:
+        """Indices of item ids, int64; raises DataError that names every unknown id."""
+        return _look_up(self._item_indices, item_ids, "item")
 
     def item_id(self, index: int) -> str:
         """The id of item index 1..num_items."""
@@ -88,8 +91,10 @@ class Sequences:
         if self.timestamps is not None:
             arrays["timestamps"] = self.timestamps
         ids = json.dumps({"users": self.user_ids, "items": self.item_ids})
-        _replace(folder / _ARRAYS, lambda file: np.savez_compressed(file, **arrays))
-        _replace(folder / _IDS, lambda file: file.write(ids.encode()))
+        compressed = io.BytesIO()
+        np.savez_compressed(compressed, **arrays)
+        write_atomically(folder / _ARRAYS, compressed.getvalue())
+        write_atomically(folder / _IDS, ids)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Sequences":
@@ -161,22 +166,12 @@ def left_padded(items: np.ndarray, start: np.ndarray, end: np.ndarray, width: in
     return np.where(inside, items[np.where(inside, index, 0)], 0).astype(np.int64)
 
 
-def _look_up(indices: dict[str, int], name: str, kind: str) -> int:
-    try:
-        return indices[name]
-    except KeyError:
-        some = list(indices)[:3]
-        raise DataError(f"unknown {kind} id {name!r}; ids look like {', '.join(some)}") from None
-
-
-def _replace(path: Path, write) -> None:
-    """Write a file under another name, flush it to disk and move it into place."""
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _look_up(indices: dict[str, int], names: Iterable[str], kind: str) -> np.ndarray:
+    names = list(names)
+    if unknown := [name for name in names if name not in indices]:
+        noun = f"{kind} id" + ("s" if len(unknown) > 1 else "")
+        raise DataError(
+            f"unknown {noun} {', '.join(map(repr, unknown))}; ids look like "
+            f"{', '.join(list(indices)[:3])}"
+        )
+    return np.array([indices[name] for name in names], np.int64)

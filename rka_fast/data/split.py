@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -102,7 +103,7 @@ class Split:
     def _target(self, offsets: np.ndarray) -> np.ndarray:
         return np.where(offsets >= 0, self.sequences.items[offsets], 0).astype(np.int32)
 
-    def _user_items(self, which) -> UserItems:
+    def _user_items(self, which: np.ndarray | slice) -> UserItems:
         s = self.sequences
         return UserItems(s.event_users[which], s.items[which], s.num_users, s.num_items)
 
@@ -181,7 +182,54 @@ def time_split(sequences: Sequences) -> Split:
     return split
 
 
-SPLITS: dict[str, Callable[[Sequences], Split]] = {
-    "leave-one-out": leave_one_out,
-    "time": time_split,
+class SplitRule:
+    """A way to split: which events of any log train, validate and test.
+
+    name: of the setting. title: in tables. rule: the rule in a sentence.
+    """
+
+    def __init__(
+        self, name: str, title: str, rule: str, make: Callable[[Sequences], Split]
+    ) -> None:
+        self.name, self.title, self.rule, self._make = name, title, rule, make
+
+    def __call__(self, sequences: Sequences) -> Split:
+        """The split of a log. Raises DataError where the rule cannot be followed."""
+        return self._make(sequences)
+
+    def describe(self, sequences: Sequences) -> tuple[dict[str, Any], list[str]]:
+        """What it came to on a log, as JSON-able facts and as lines for a person."""
+        return {}, []
+
+
+class _TimeSplit(SplitRule):
+    def describe(self, sequences: Sequences) -> tuple[dict[str, Any], list[str]]:
+        valid, test = time_boundaries(sequences)
+        line = f"{self.title}: validation begins at {valid:.15g}, test at {test:.15g}"
+        return {"boundaries": (valid, test)}, [line]
+
+
+SPLITS: dict[str, SplitRule] = {
+    rule.name: rule
+    for rule in (
+        SplitRule(
+            "leave-one-out",
+            "leave-one-out",
+            "leave-one-out: a user's last event tests, the one before validates",
+            leave_one_out,
+        ),
+        _TimeSplit(
+            "time",
+            "split by time",
+            "by time: events before one point train, each user's next after it and after a second "
+            "point validate and test",
+            time_split,
+        ),
+    )
 }
+"""The splits by the name of the setting `split`."""
+
+if TYPE_CHECKING:
+    SplitName = str
+else:
+    SplitName = Literal[tuple(SPLITS)]  # so that a command line lists them

@@ -7,12 +7,18 @@ ends a window, negatives are uniform outside the user's training set, and someon
 vector has the mean of their items' vectors instead.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from rka_fast.models.base import Recommender, without_padding
+
+if TYPE_CHECKING:
+    from rka_fast.data.batches import Batch
 
 
 class AttRec(Recommender):
@@ -27,8 +33,8 @@ class AttRec(Recommender):
     dropout: of the items in the window.
     """
 
+    title = "AttRec"
     losses = ("hinge",)
-    defaults = {"width": 150, "dropout": 0.0}
 
     def __init__(
         self,
@@ -55,22 +61,13 @@ class AttRec(Recommender):
         for table in (self.long_items, self.short_items):
             nn.init.zeros_(table.weight[0].data)
 
-    @classmethod
-    def from_config(cls, config, split) -> "AttRec":
-        return cls(
-            split.sequences.num_items,
-            split.sequences.num_users,
-            width=config.width,
-            dropout=config.dropout,
-        )
-
     def item_vectors(self) -> Tensor:
         """[sqrt(alpha) V, sqrt(1 - alpha) X], so that y is one squared distance to a state."""
         return self._joined(
             in_unit_ball(self.long_items.weight), in_unit_ball(self.short_items.weight)
         )
 
-    def encode(self, batch) -> Tensor:
+    def encode(self, batch: Batch) -> Tensor:
         """[sqrt(alpha) U, sqrt(1 - alpha) m] after every position, 0 at padding."""
         real = batch.items > 0
         windows = nn.functional.pad(batch.items, (len(self.signal) - 1, 0))
@@ -79,7 +76,7 @@ class AttRec(Recommender):
         states = self._joined(self._long_term(batch)[row], self._short_term(windows))
         return states.new_zeros(*real.shape, states.shape[-1]).index_put((real,), states)
 
-    def training_loss(self, batch, config) -> dict[str, Tensor]:
+    def training_loss(self, batch: Batch, loss: str) -> dict[str, Tensor]:
         states, vectors = self.encode(batch), self.item_vectors()
         losses = []
         for ahead in range(min(self.targets, batch.items.shape[1])):
@@ -91,15 +88,13 @@ class AttRec(Recommender):
             losses.append(torch.relu(self.margin + positive - negative).flatten())
         return {"loss": torch.cat(losses).mean()}
 
-    def scores(self, batch, candidates: Tensor | None = None) -> Tensor:
+    def scores(self, batch: Batch) -> Tensor:
         """-y, the negative distances."""
         state, vectors = self.encode(batch)[:, -1], self.item_vectors()
-        if candidates is not None:
-            return -squared_distance(state.unsqueeze(1), vectors[candidates])
         distances = torch.cdist(state, vectors, compute_mode="use_mm_for_euclid_dist")
         return without_padding(-distances.square())
 
-    def _long_term(self, batch) -> Tensor:
+    def _long_term(self, batch: Batch) -> Tensor:
         """U (B, width); for users outside the data the mean of V over their items."""
         known = (batch.users >= 0).unsqueeze(-1)
         users = in_unit_ball(self.users(batch.users.clamp_min(0)))

@@ -1,34 +1,69 @@
 """The interface that every recommender has, from popularity to RKSA."""
 
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from rka_fast.models.losses import recommendation_loss
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from rka_fast.data.batches import Batch
+    from rka_fast.data.split import Split
+
 
 class Recommender(nn.Module):
     """Scores every item as the next one after a batch of histories.
 
+    The constructor's positional parameters are sizes of the catalogue, named like properties of
+    `Sequences`; its keywords are the model's settings, and its signature is where their defaults
+    stand.
+
     A model that learns by gradients implements `encode` and `item_vectors` (and, if its score is
-    another than their inner product, `scores` and `training_loss`). One that is fitted at once sets
+    not their inner product, `scores` and `training_loss`). One that is fitted at once sets
     `trains` to False and implements `fit` and `scores`.
     """
 
-    defaults: dict[str, object] = {}  # of Config, where they differ from the general ones
-    losses: tuple[str, ...] = ("ce", "bce", "sampled_ce")  # the first is the default
-    trains = True
-    uses_cooccurrence = False  # wants Batch.cooccurrence
-    uses_kernel_term = False  # wants Batch.term_items and Batch.term_counts
+    title: ClassVar[str]  # for people
+    losses: ClassVar[tuple[str, ...]] = ("ce", "bce", "sampled_ce")  # the first is the default
+    defaults: ClassVar[dict[str, Any]] = {}  # of the training, where they are not the general ones
+    trains: ClassVar[bool] = True
+    uses_cooccurrence: ClassVar[bool] = False  # wants Batch.cooccurrence
+    has_attention: ClassVar[bool] = False  # its blocks are those of a transformer
 
     @classmethod
-    def from_config(cls, config, split) -> "Recommender":
-        """The model for a configuration and the catalogue of a split."""
-        raise NotImplementedError
+    def settings(cls) -> dict[str, Any]:
+        """The model's settings with their defaults: the keywords of the constructor."""
+        parameters = inspect.signature(cls).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
-    def fit(self, split) -> None:
+    @classmethod
+    def from_config(cls, config: object, split: Split) -> Self:
+        """The model with the settings that `config` has, for the catalogue of a split."""
+        parameters = inspect.signature(cls).parameters.values()
+        sizes = [
+            getattr(split.sequences, p.name) for p in parameters if p.kind is not p.KEYWORD_ONLY
+        ]
+        settings = {name: getattr(config, name) for name in cls.settings() if hasattr(config, name)}
+        return cls(*sizes, **settings)
+
+    @property
+    def uses_kernel_loss(self) -> bool:
+        """Whether it wants Batch.kernel_items and Batch.kernel_counts."""
+        return False
+
+    def check_device(self, device: torch.device) -> None:
+        """Raise ValueError, with every reason, where the model cannot compute on this device."""
+
+    def fit(self, split: Split) -> None:
         """Estimation from the training events at once; nothing for models that train."""
 
-    def encode(self, batch) -> Tensor:
+    def encode(self, batch: Batch) -> Tensor:
         """States (B, n, width) after each position of Batch.items."""
         raise NotImplementedError
 
@@ -36,31 +71,26 @@ class Recommender(nn.Module):
         """Output embedding (num_items + 1, width); row 0 is padding."""
         raise NotImplementedError
 
-    def extra_losses(self, batch) -> dict[str, Tensor]:
+    def extra_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted further terms of the loss by name."""
         return {}
 
-    def training_loss(self, batch, config) -> dict[str, Tensor]:
-        """ "loss" (mean over the batch's targets, plus further terms) and its parts."""
+    def training_loss(self, batch: Batch, loss: str) -> dict[str, Tensor]:
+        """ "loss" (mean over the batch's targets, plus further terms) and its parts.
+
+        loss: a name out of `losses`.
+        """
         wanted = batch.targets > 0
         negatives = None if batch.negatives is None else batch.negatives[wanted]
         main = recommendation_loss(
-            config.loss,
-            self.encode(batch)[wanted],
-            batch.targets[wanted],
-            self.item_vectors(),
-            negatives,
+            loss, self.encode(batch)[wanted], batch.targets[wanted], self.item_vectors(), negatives
         )
         parts = {"recommendation": main, **self.extra_losses(batch)}
         return {"loss": sum(parts.values()), **parts} if len(parts) > 1 else {"loss": main}
 
-    def scores(self, batch, candidates: Tensor | None = None) -> Tensor:
-        """Score of each candidate (B, C), or of all items (B, num_items + 1), padding at -inf."""
-        state = self.encode(batch)[:, -1]
-        vectors = self.item_vectors()
-        if candidates is not None:
-            return (vectors[candidates] @ state.unsqueeze(-1)).squeeze(-1)
-        return without_padding(state @ vectors.T)
+    def scores(self, batch: Batch) -> Tensor:
+        """Score of every item as the next one, (B, num_items + 1), the padding at -inf."""
+        return without_padding(self.encode(batch)[:, -1] @ self.item_vectors().T)
 
 
 def without_padding(scores: Tensor) -> Tensor:

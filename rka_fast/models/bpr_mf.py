@@ -6,11 +6,19 @@ no vector of its own. Ours: the comparisons of a step are taken together instead
 (at this rate the same within noise), and the negative is uniform over the items.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from rka_fast.models.base import Recommender, without_padding
+
+if TYPE_CHECKING:
+    from rka_fast.data.batches import Batch
+    from rka_fast.data.split import Split
 
 
 class BPRMF(Recommender):
@@ -21,9 +29,9 @@ class BPRMF(Recommender):
     step. seed: of the initial vectors, U(-.05, .05), and of the comparisons.
     """
 
+    title = "BPR-MF"
     trains = False
     losses = ()
-    defaults = {"width": 100, "epochs": 10, "learning_rate": 0.01}
 
     def __init__(
         self,
@@ -44,19 +52,7 @@ class BPRMF(Recommender):
             self.register_buffer(name, 0.1 * vectors - 0.05)
         self.items[0] = 0.0
 
-    @classmethod
-    def from_config(cls, config, split) -> "BPRMF":
-        return cls(
-            split.sequences.num_items,
-            split.sequences.num_users,
-            width=config.width,
-            epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            batch_size=config.batch_size,
-            seed=config.seed,
-        )
-
-    def fit(self, split) -> None:
+    def fit(self, split: Split) -> None:
         sequences, which = split.sequences, split.training_events
         users = torch.from_numpy(sequences.event_users[which].astype(np.int64))
         items = torch.from_numpy(sequences.items[which].astype(np.int64))
@@ -75,9 +71,7 @@ class BPRMF(Recommender):
         self.items.index_add_(0, positives, slope * user)
         self.items.index_add_(0, negatives, -slope * user)
 
-    def scores(self, batch, candidates: Tensor | None = None) -> Tensor:
+    def scores(self, batch: Batch) -> Tensor:
         length = (batch.items > 0).sum(1, keepdim=True)
         user = self.items[batch.items].sum(1) / length  # padding is a zero vector
-        if candidates is not None:
-            return (self.items[candidates] @ user.unsqueeze(-1)).squeeze(-1)
         return without_padding(user @ self.items.T)

@@ -6,10 +6,17 @@ other items of the batch and joins sessions in parallel; dropout on the embedded
 rate) and on the states.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
 from rka_fast.models.base import Recommender
-from rka_fast.models.recurrent import Packing
+from rka_fast.models.steps import StepPacking
+
+if TYPE_CHECKING:
+    from rka_fast.data.batches import Batch
 
 
 class GRU4Rec(Recommender):
@@ -19,7 +26,8 @@ class GRU4Rec(Recommender):
     dropout: of the states; the embedded items have half of it.
     """
 
-    defaults = {"width": 100, "dropout": 0.5, "batch_size": 32}
+    title = "GRU4Rec"
+    defaults = {"batch_size": 32}
 
     def __init__(self, num_items: int, *, width: int = 100, dropout: float = 0.5):
         super().__init__()
@@ -30,14 +38,10 @@ class GRU4Rec(Recommender):
         for table in (self.items, self.output):
             nn.init.xavier_normal_(table.weight[1:].data)
 
-    @classmethod
-    def from_config(cls, config, split) -> "GRU4Rec":
-        return cls(split.sequences.num_items, width=config.width, dropout=config.dropout)
-
     def item_vectors(self) -> Tensor:
         return self.output.weight
 
-    def encode(self, batch) -> Tensor:
-        packing = Packing(batch.items)
+    def encode(self, batch: Batch) -> Tensor:
+        packing = StepPacking(batch.items)
         x = self.input_dropout(self.items(packing.pack(batch.items)))
         return packing.unpack(self.dropout(packing.run(self.gru, x)))

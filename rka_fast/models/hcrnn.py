@@ -9,14 +9,20 @@ values; dropout on the embedded items (half the rate) and on the concatenated st
 of .002, better than .001 on CiteULike's validation items.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rka_fast.models.base import Recommender
-from rka_fast.models.recurrent import Packing
+from rka_fast.models.steps import StepPacking
+
+if TYPE_CHECKING:
+    from rka_fast.data.batches import Batch
 
 
 class ContextCell(nn.Module):
@@ -43,7 +49,7 @@ class ContextCell(nn.Module):
         self.candidate = nn.Linear(width, width, bias=False)  # of h~
         nn.init.xavier_normal_(self.topics)
 
-    def forward(self, packing: Packing, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, packing: StepPacking, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states and local contexts, each (P, width).
 
         x: packed inputs (P, width). theta: packed topic weights (P, topics).
@@ -85,7 +91,8 @@ class HCRNN(Recommender):
     [g; l; h_t]; the embedded items have half of it.
     """
 
-    defaults = {"width": 100, "dropout": 0.5, "batch_size": 32, "learning_rate": 2e-3}
+    title = "HCRNN"
+    defaults = {"batch_size": 32, "learning_rate": 2e-3}
 
     def __init__(
         self,
@@ -111,10 +118,6 @@ class HCRNN(Recommender):
         self.input_dropout, self.dropout = nn.Dropout(dropout / 2), nn.Dropout(dropout)
         nn.init.xavier_normal_(self.items.weight[1:].data)
 
-    @classmethod
-    def from_config(cls, config, split) -> "HCRNN":
-        return cls(split.sequences.num_items, width=config.width, dropout=config.dropout)
-
     def item_vectors(self) -> Tensor:
         return self.items.weight
 
@@ -123,9 +126,9 @@ class HCRNN(Recommender):
         e = F.elu(self.context(self.items(items).cumsum(1)))
         return self.topic_mean(e), 1e-6 + F.softplus(self.topic_scale(e))
 
-    def encode(self, batch) -> Tensor:
+    def encode(self, batch: Batch) -> Tensor:
         """B [g; l; h_t]: the decoder is on the state's side, cheaper than on all items."""
-        packing = Packing(batch.items)
+        packing = StepPacking(batch.items)
         mean, scale = map(packing.pack, self.topic_distribution(batch.items))
         if self.training:
             mean = mean + scale * torch.randn_like(scale)
@@ -145,7 +148,7 @@ class HCRNN(Recommender):
         """Weights (b, t) of W2 h_t (b, width) and W1 h_j (b, t, width)."""
         return self.local_weight(torch.sigmoid(past + now.unsqueeze(1))).squeeze(-1).softmax(-1)
 
-    def extra_losses(self, batch) -> dict[str, Tensor]:
+    def extra_losses(self, batch: Batch) -> dict[str, Tensor]:
         mean, scale = (x[batch.targets > 0] for x in self.topic_distribution(batch.items))
         divergence = 0.5 * (mean.square() + scale.square() - 1) - scale.log()
         return {"kl": self.kl_weight * divergence.sum(-1).mean()}

@@ -1,10 +1,20 @@
 """Item-KNN: what users had who had the last item (the baseline of Hidasi et al., ICLR 2016)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from rka_fast.models.base import Recommender, without_padding
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+    from rka_fast.data.batches import Batch
+    from rka_fast.data.split import Split
 
 
 class ItemKNN(Recommender):
@@ -18,6 +28,7 @@ class ItemKNN(Recommender):
     num_items: items count from 1. neighbours: kept per item. regularisation: the 20.
     """
 
+    title = "Item-KNN"
     trains = False
     losses = ()
 
@@ -29,11 +40,7 @@ class ItemKNN(Recommender):
         self.register_buffer("neighbours", torch.zeros(num_items + 1, kept, dtype=torch.int64))
         self.register_buffer("similarities", torch.zeros(num_items + 1, kept))
 
-    @classmethod
-    def from_config(cls, config, split) -> "ItemKNN":
-        return cls(split.sequences.num_items)
-
-    def fit(self, split) -> None:
+    def fit(self, split: Split) -> None:
         counts, support = _cooccurrence(split), split.train_counts()
         scale = 1 / np.sqrt(support + self.regularisation)
         kept = self.neighbours.shape[1]
@@ -45,16 +52,16 @@ class ItemKNN(Recommender):
             self.neighbours[item, : len(best)] = torch.from_numpy(others[best].astype(np.int64))
             self.similarities[item, : len(best)] = torch.from_numpy(similarity[best])
 
-    def scores(self, batch, candidates: Tensor | None = None) -> Tensor:
+    def scores(self, batch: Batch) -> Tensor:
         last = batch.items[:, -1]
         similarities = self.similarities[last]
         scores = similarities.new_zeros(len(last), len(self.neighbours))
         # Unused places all write 0 to the padding column.
         scores.scatter_(1, self.neighbours[last], similarities)
-        return without_padding(scores) if candidates is None else scores.gather(1, candidates)
+        return without_padding(scores)
 
 
-def _cooccurrence(split):
+def _cooccurrence(split: Split) -> scipy.sparse.csr_matrix:
     """cooc, CSR (num_items + 1, num_items + 1), of the training events, without its diagonal."""
     import scipy.sparse  # here, since importing rka_fast for its operator should not load it
 

@@ -6,11 +6,18 @@ prefixes; dropout on the embedded items (half the rate) and on the concatenated 
 ends when validation says so, for after the paper's 30 epochs it has not converged on CiteULike.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from rka_fast.models.base import Recommender
-from rka_fast.models.recurrent import Packing
+from rka_fast.models.steps import StepPacking
+
+if TYPE_CHECKING:
+    from rka_fast.data.batches import Batch
 
 
 class NARM(Recommender):
@@ -23,7 +30,8 @@ class NARM(Recommender):
     embedded items have half of it.
     """
 
-    defaults = {"width": 100, "dropout": 0.5, "batch_size": 32}
+    title = "NARM"
+    defaults = {"batch_size": 32}
 
     def __init__(self, num_items: int, *, width: int = 100, dropout: float = 0.5):
         super().__init__()
@@ -36,16 +44,12 @@ class NARM(Recommender):
         self.input_dropout, self.dropout = nn.Dropout(dropout / 2), nn.Dropout(dropout)
         nn.init.xavier_normal_(self.items.weight[1:].data)
 
-    @classmethod
-    def from_config(cls, config, split) -> "NARM":
-        return cls(split.sequences.num_items, width=config.width, dropout=config.dropout)
-
     def item_vectors(self) -> Tensor:
         return self.items.weight
 
-    def encode(self, batch) -> Tensor:
+    def encode(self, batch: Batch) -> Tensor:
         """B c_t: the decoder is on the state's side, where it is cheaper than on all items."""
-        packing = Packing(batch.items)
+        packing = StepPacking(batch.items)
         states = packing.run(self.gru, self.input_dropout(self.items(packing.pack(batch.items))))
         local = packing.pool(
             self.attention, self.attention_now(states), self.attention_past(states), states

@@ -1,15 +1,24 @@
-"""POP: every user is offered the items that most training events are about (the baseline of
-Hidasi et al., ICLR 2016)."""
+"""POP: every user is offered the items with most training events (the baseline of Hidasi et al.,
+ICLR 2016)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rka_fast.models.base import Recommender, without_padding
 
+if TYPE_CHECKING:
+    from rka_fast.data.batches import Batch
+    from rka_fast.data.split import Split
+
 
 class Popularity(Recommender):
     """Scores are the counts of training events."""
 
+    title = "POP"
     trains = False
     losses = ()
 
@@ -17,14 +26,8 @@ class Popularity(Recommender):
         super().__init__()
         self.register_buffer("counts", torch.zeros(num_items + 1))
 
-    @classmethod
-    def from_config(cls, config, split) -> "Popularity":
-        return cls(split.sequences.num_items)
-
-    def fit(self, split) -> None:
+    def fit(self, split: Split) -> None:
         self.counts.copy_(torch.from_numpy(split.train_counts()))
 
-    def scores(self, batch, candidates: Tensor | None = None) -> Tensor:
-        if candidates is not None:
-            return self.counts[candidates]
+    def scores(self, batch: Batch) -> Tensor:
         return without_padding(self.counts.repeat(len(batch.items), 1))

@@ -2,29 +2,38 @@
 
 The blocks, the score and the skew-normal attention are the paper's. Ours: every position is the
 last item of its own prefix, leave-self-out counts, the kernels on item embeddings shared by the
-blocks, the gated user kernel, and the form of the kernel term of the loss.
+blocks, the gated user kernel, and the form of the kernel loss.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from rka_fast.attention import KernelizedAttention
 from rka_fast.kernels import RelationKernels
-from rka_fast.models.losses import kernel_term
-from rka_fast.models.packing import Packing
+from rka_fast.models.groups import LengthGroups
+from rka_fast.models.losses import kernel_loss
 from rka_fast.models.transformer import TransformerRecommender
 from rka_fast.ops.api import Kernels
+from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.backends import choose
 
-RELATIONS = ("cooccurrence", "item", "user")
+if TYPE_CHECKING:
+    from rka_fast.data.batches import Batch
+
+KERNELS = ("cooccurrence", "item", "user")
 """The kernels, in the order of the mixture."""
 
 
-def parse_relations(text: str) -> set[str]:
+def parse_kernels(text: str) -> set[str]:
     """The kernels named in comma-separated text. Raises ValueError where they cannot be used."""
     names = {name.strip() for name in text.split(",")}
-    if not names <= set(RELATIONS) or names == {"user"}:
+    if not names <= set(KERNELS) or names == {"user"}:
         raise ValueError(
-            "relations must name cooccurrence or item or both, and may name user, "
+            "kernels must name cooccurrence or item or both, and may name user, "
             f"comma-separated, got {text!r}"
         )
     return names
@@ -51,7 +60,7 @@ class RelationAttention(nn.Module):
             own_kernels=False, initial_scale=initial_scale,
         )  # fmt: skip
 
-    def forward(self, query: Tensor, x: Tensor, padding: Tensor, kernels) -> Tensor:
+    def forward(self, query: Tensor, x: Tensor, padding: Tensor, kernels: Kernels) -> Tensor:
         mode = self.train_mode if self.training else self.eval_mode
         return self.attention(
             query, x, x, key_padding_mask=padding, need_weights=False, is_causal=True, mode=mode,
@@ -70,12 +79,13 @@ class RKSA(TransformerRecommender):
         kernel_weight: weight of the loss term in which the item kernel explains the counting
             kernel; 0 leaves it out.
         train_mode, eval_mode: "mean", "sample" or "location", in training and in evaluation.
-        relations: the kernels of the covariance, comma-separated. The user kernel cannot be
-            alone, since a person without a user vector has none.
+        kernels: those of the covariance, comma-separated. The user kernel cannot be alone, since
+            a person without a user vector has none.
         initial_scale: where the standard deviation of the logits starts.
         backend: of the attention operator.
     """
 
+    title = "RKSA"
     uses_cooccurrence = True
 
     def __init__(
@@ -92,7 +102,7 @@ class RKSA(TransformerRecommender):
         kernel_weight: float = 0.5,
         train_mode: str = "sample",
         eval_mode: str = "mean",
-        relations: str = ",".join(RELATIONS),
+        kernels: str = ",".join(KERNELS),
         initial_scale: float = 0.5,
         backend: str = "auto",
     ):
@@ -108,34 +118,24 @@ class RKSA(TransformerRecommender):
         nn.init.normal_(self.users.weight, std=0.02)
         nn.init.zeros_(self.users.weight[0].data)
         self.kernels = RelationKernels(width, user_dim=width)
-        names = parse_relations(relations)
-        used = torch.tensor([float(name in names) for name in RELATIONS])
+        names = parse_kernels(kernels)
+        used = torch.tensor([float(name in names) for name in KERNELS])
         self.register_buffer("used", used, persistent=False)
 
-    @classmethod
-    def from_config(cls, config, split) -> "RKSA":
-        return cls(
-            split.sequences.num_items,
-            split.sequences.num_users,
-            max_length=config.max_length,
-            width=config.width,
-            blocks=config.blocks,
-            heads=config.heads,
-            dropout=config.dropout,
-            activation=config.activation,
-            kernel_weight=config.kernel_weight,
-            train_mode=config.train_mode,
-            eval_mode=config.eval_mode,
-            relations=config.relations,
-            initial_scale=config.initial_scale,
-            backend=config.backend,
-        )
-
     @property
-    def uses_kernel_term(self) -> bool:
+    def uses_kernel_loss(self) -> bool:
         return self.kernel_weight > 0.0
 
-    def relations(self, batch, packing: Packing, items: Tensor) -> list[dict]:
+    def check_device(self, device: torch.device) -> None:
+        block = self.blocks[0].attention.attention
+        query = torch.zeros(
+            1, block.num_heads, self.positions.num_embeddings, block.head_dim, device=device
+        )
+        choose(block.backend, Arguments(query, query, query))
+
+    def attention_inputs(
+        self, batch: Batch, groups: LengthGroups, items: Tensor
+    ) -> list[dict[str, Any]]:
         users, known = self.users(batch.users + 1), batch.users >= 0
 
         def kernels(rows: Tensor, vectors: Tensor) -> Kernels:
@@ -144,13 +144,13 @@ class RKSA(TransformerRecommender):
             found = self.kernels(vectors, users[rows], counts, known[rows])
             return found._replace(mixture=found.mixture * self.used)
 
-        parts = zip(packing.groups, packing.unpack(items), strict=True)
+        parts = zip(groups.groups, groups.unpack(items), strict=True)
         return [{"kernels": kernels(group.rows, vectors)} for group, vectors in parts]
 
-    def extra_losses(self, batch) -> dict[str, Tensor]:
-        if not self.uses_kernel_term:
+    def extra_losses(self, batch: Batch) -> dict[str, Tensor]:
+        if not self.uses_kernel_loss:
             return {}
-        term = kernel_term(
-            self.items(batch.term_items), batch.term_counts, self.kernels.concentration[0]
+        loss = kernel_loss(
+            self.items(batch.kernel_items), batch.kernel_counts, self.kernels.concentration[0]
         )
-        return {"kernel": self.kernel_weight * term}
+        return {"kernel": self.kernel_weight * loss}

@@ -37,7 +37,9 @@ class CausalAttention(nn.Module):
 
 
 class SASRec(TransformerRecommender):
-    """RKSA's blocks with plain attention and no kernel term."""
+    """RKSA's blocks with plain attention and no kernel loss."""
+
+    title = "SASRec"
 
     def __init__(
         self,
@@ -51,14 +53,3 @@ class SASRec(TransformerRecommender):
     ):
         attentions = [CausalAttention(width, heads, dropout) for _ in range(blocks)]
         super().__init__(num_items, attentions, max_length, width, dropout)
-
-    @classmethod
-    def from_config(cls, config, split) -> "SASRec":
-        return cls(
-            split.sequences.num_items,
-            max_length=config.max_length,
-            width=config.width,
-            blocks=config.blocks,
-            heads=config.heads,
-            dropout=config.dropout,
-        )

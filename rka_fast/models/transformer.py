@@ -1,12 +1,18 @@
 """What SASRec and RKSA share: embeddings and blocks around one attention each."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from rka_fast.models.base import Recommender
-from rka_fast.models.packing import Packing
+from rka_fast.models.groups import LengthGroups
+
+if TYPE_CHECKING:
+    from rka_fast.data.batches import Batch
 
 
 class FeedForward(nn.Module):
@@ -32,21 +38,22 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(width, eps=1e-8)
         self.feed_forward = FeedForward(width, dropout)
 
-    def forward(self, x: Tensor, packing: Packing, relations: list[dict]) -> Tensor:
+    def forward(self, x: Tensor, groups: LengthGroups, inputs: list[dict[str, Any]]) -> Tensor:
         query = self.attention_norm(x)
-        inputs = zip(
-            packing.unpack(query), packing.unpack(x), packing.groups, relations, strict=True
-        )
-        attended = [self.attention(q, y, group.padding, **more) for q, y, group, more in inputs]
-        return self.feed_forward(self.feed_forward_norm(query + packing.pack(attended)))
+        parts = zip(groups.unpack(query), groups.unpack(x), groups.groups, inputs, strict=True)
+        attended = [self.attention(q, y, group.padding, **more) for q, y, group, more in parts]
+        return self.feed_forward(self.feed_forward_norm(query + groups.pack(attended)))
 
 
 class TransformerRecommender(Recommender):
     """x_t = e_{i_t} sqrt(d) + p_t through blocks; the item embedding is the output embedding too.
 
-    `attentions` are modules called as attention(query, x, padding, **relations) on
-    (b, l, width) with padding (b, l) True at positions without an item, for rows of similar length.
+    `attentions` are modules called as attention(query, x, padding, **inputs) on
+    (b, l, width) with padding (b, l) True at positions without an item, for rows of similar length;
+    inputs are what `attention_inputs` says.
     """
+
+    has_attention = True
 
     def __init__(
         self,
@@ -69,17 +76,19 @@ class TransformerRecommender(Recommender):
     def item_vectors(self) -> Tensor:
         return self.items.weight
 
-    def relations(self, batch, packing: Packing, items: Tensor) -> list[dict]:
+    def attention_inputs(
+        self, batch: Batch, groups: LengthGroups, items: Tensor
+    ) -> list[dict[str, Any]]:
         """Keyword arguments of every block's attention for each group; items (P, width) vectors."""
-        return [{} for _ in packing.groups]
+        return [{} for _ in groups.groups]
 
-    def encode(self, batch) -> Tensor:
-        packing = Packing(batch.items)
-        items = self.items(batch.items[packing.there])
+    def encode(self, batch: Batch) -> Tensor:
+        groups = LengthGroups(batch.items)
+        items = self.items(batch.items[groups.present])
         # Left-padded: the newest item always has the last position.
-        position = packing.position + self.positions.num_embeddings - batch.items.shape[1]
+        position = groups.position + self.positions.num_embeddings - batch.items.shape[1]
         x = self.dropout(items * math.sqrt(self.items.embedding_dim) + self.positions(position))
-        relations = self.relations(batch, packing, items)
+        inputs = self.attention_inputs(batch, groups, items)
         for block in self.blocks:
-            x = block(x, packing, relations)
-        return packing.unpack_all(self.norm(x))
+            x = block(x, groups, inputs)
+        return groups.unpack_all(self.norm(x))

@@ -1,1 +1,1 @@
-"""The paper's table from data files: registry -> cells -> summary -> significance -> tables."""
+"""The paper's table from files: data sets -> cells -> results -> significance -> tables."""

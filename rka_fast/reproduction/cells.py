@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rka_fast.commands import check_name
 from rka_fast.data.sequences import Sequences
 from rka_fast.errors import ConfigError
 from rka_fast.models import MODELS
-from rka_fast.models.transformer import TransformerRecommender
 from rka_fast.reproduction.datasets import Dataset
-from rka_fast.reproduction.names import check
 from rka_fast.training.config import Config
-from rka_fast.training.loop import Trainer
 from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.trainer import Trainer
 
 INCIDENTAL = ("data", "out", "json", "device", "backend", "save_every")
 """Settings that do not shape a cell's result; the content of the data is compared by itself."""
@@ -47,11 +46,14 @@ class Cell:
         return self.folder.result.is_file()
 
 
-def parse_overrides(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+def parse_overrides(
+    texts: Iterable[str], models: Iterable[str] = tuple(MODELS)
+) -> dict[str, dict[str, Any]]:
     """Settings of "NAME=VALUE" under "", of "MODEL.NAME=VALUE" under the model's name.
 
     Raises ConfigError for text of another form, an unknown model or setting (with the nearest
-    name), a setting that has a flag, and a setting of the data for one model only.
+    name), a setting that has a flag, a setting of the data for one model only, and one that its
+    model, or all `models`, do not read.
     """
     overrides: dict[str, dict[str, Any]] = {}
     settings = [field.name for field in dataclasses.fields(Config)]
@@ -62,12 +64,15 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
         if not equals or not name:
             raise ConfigError(f"--set {text}: expected NAME=VALUE or MODEL.NAME=VALUE")
         if dot:
-            check(model, MODELS, "model")
-        check(name, settings, "setting")
+            check_name(model, MODELS, "model")
+        check_name(name, settings, "setting")
         if name in _BY_FLAG:
             raise ConfigError(f"--set {text}: use {_BY_FLAG[name]} for this")
         if dot and name in _OF_DATA:
             raise ConfigError(f"--set {text}: all models share the data; use {name}={value}")
+        wanted = [model] if dot else list(models)
+        if all(name in Config.unread(model) for model in wanted):
+            raise ConfigError(f"--set {text}: not used by {', '.join(wanted)}; leave it out")
         overrides.setdefault(model, {})[name] = _value(value.strip())
     return overrides
 
@@ -86,7 +91,7 @@ def _value(text: str) -> Any:
 
 def plan(
     dataset: Dataset,
-    data: str,
+    source: str,
     models: list[str],
     seeds: int,
     split: str,
@@ -96,23 +101,27 @@ def plan(
 ) -> list[Cell]:
     """The cells of a data set, all models of a seed before the next seed.
 
-    epochs: at most this many, where a model has not fewer.
+    source: of the data, as in Config.data. epochs: at most this many, unless the model's own
+    default is lower.
 
     Later settings win: the data set's, the model's defaults, the data set's for models with
-    attention, `overrides` for all models, `overrides` for this one. Raises ConfigError for
-    settings that do not fit, and where a cell's folder holds a run with others.
+    attention, `overrides` for all models that read them, `overrides` for this one. Raises
+    ConfigError for settings that do not fit, and where a cell's folder holds a run with others.
     """
     cells = []
     for seed in range(seeds):
         for model in models:
-            values = {**dataset.settings, **MODELS[model].defaults}
-            if issubclass(MODELS[model], TransformerRecommender):
+            own = Config.own_defaults(model)
+            values = {k: v for k, v in dataset.settings.items() if k not in own}
+            if MODELS[model].has_attention:
                 values |= dataset.attention
-            values |= overrides.get("", {}) | overrides.get(model, {})
+            values |= overrides.get("", {})
+            values = {k: v for k, v in values.items() if k not in Config.unread(model)}
+            values |= overrides.get(model, {})
             folder = out / dataset.name / model / f"seed{seed}"
-            values |= {"data": data, "model": model, "seed": seed, "split": split}
+            values |= {"data": source, "model": model, "seed": seed, "split": split}
             config = Config.from_json({**values, "out": str(folder)}, f"{dataset.name} {model}")
-            if epochs is not None:
+            if epochs is not None and config.epochs is not None:
                 config = dataclasses.replace(config, epochs=min(epochs, config.epochs))
             cells.append(Cell(dataset.name, config))
             _refuse_others(cells[-1])
@@ -121,43 +130,37 @@ def plan(
 
 def _refuse_others(cell: Cell) -> None:
     """Raise ConfigError if the cell's folder holds a run with other settings."""
-    if not (cell.folder.path / "config.json").is_file():
+    if not cell.folder.has_config:
         return
     saved = cell.folder.read_config()
-    for field in dataclasses.fields(Config):
-        new, old = getattr(cell.config, field.name), getattr(saved, field.name)
-        if new != old and field.name not in INCIDENTAL:
-            raise ConfigError(
-                f"{cell.folder.path} holds a run with {field.name} {old!r}, now it is {new!r}; "
-                "give another --out, or delete that folder"
-            )
+    for name, (new, old) in cell.config.difference(saved, INCIDENTAL).items():
+        raise ConfigError(
+            f"{cell.folder.path} holds a run with {name} {old!r}, now it is {new!r}; "
+            "give another --out, or delete that folder"
+        )
 
 
-def run(cell: Cell, sequences: Sequences, data: dict[str, Any]) -> dict[str, Any]:
+def run_cell(cell: Cell, sequences: Sequences, description: dict[str, Any]) -> dict[str, Any]:
     """The result of the cell: read if it is finished, else computed, going on where it stopped.
 
-    sequences, data: of `load_data`. Raises ConfigError where the folder holds a run on other
+    sequences, description: of `load_data`. Raises ConfigError where the folder holds a run on other
     data, and whatever the Trainer raises.
     """
     folder = cell.folder
-    begun = (folder.path / "data.json").is_file()
-    if begun and _content(folder.read_json("data.json")) != _content(data):
+    if folder.begun and _content(folder.read_json("data.json")) != _content(description):
         raise ConfigError(
-            f"{folder.path} holds a run on other data than {data['source']}; give another --out"
+            f"{folder.path} holds a run on other data than {description['source']}; "
+            "give another --out"
         )
     if cell.finished:
         return folder.read_json("result.json")
-    trainer = Trainer(cell.config, sequences, folder, data, quiet=True)
-    if not (folder.path / "config.json").is_file():
-        RunFolder.create(folder.path)
-        folder.write_json("config.json", cell.config.to_json())
-    if not begun:
-        sequences.save(folder.sequences)
-        folder.write_json("data.json", data)
+    trainer = Trainer(cell.config, sequences, folder, description, quiet=True)
+    if not folder.begun:
+        folder.begin(cell.config, sequences, description)
     trainer.resume()
     return trainer.run()
 
 
-def _content(data: dict[str, Any]) -> dict[str, Any]:
+def _content(description: dict[str, Any]) -> dict[str, Any]:
     """The description of data as JSON gives it back, without where it lay."""
-    return {**json.loads(json.dumps(data)), "source": None}
+    return {**json.loads(json.dumps(description)), "source": None}

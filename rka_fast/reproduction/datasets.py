@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rka_fast.files import stem
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -53,17 +55,17 @@ def _existing(path: Path) -> Path | None:
     return next((file for file in (path, plain) if file.is_file()), None)
 
 
-def own_log(data: str) -> Dataset:
+def own_log(source: str) -> Dataset:
     """A user's own log: named like its (first) file, compared with nothing."""
-    name = Path(Path(data.split(",")[0].strip()).name.removesuffix(".gz")).stem or "data"
-    return Dataset(name=f"own-{name}" if name in DATASETS else name, title=f"Own data, {data}")
+    name = stem(source)
+    return Dataset(name=f"own-{name}" if name in DATASETS else name, title=f"Own data, {source}")
 
 
 # Dropout: high where the data is sparse and .2 on MovieLens, like the paper's SASRec (.5 and .2);
-# on CiteULike cross-entropy was best at .4 with and without the kernel term.
+# on CiteULike cross-entropy was best at .4 with and without the kernel loss.
 # Loss: cross-entropy over all items, but where these are tens of thousands over 128 sampled ones,
 # which costs the same for any number of them and ranks better than binary cross-entropy with and
-# without the kernel term. Evaluation over so many users is costly too, so it is not every epoch.
+# without the kernel loss. Evaluation over so many users is costly too, so it is not every epoch.
 _MANY_ITEMS = {"loss": "sampled_ce", "dropout": 0.5, "eval_every": 2, "patience": 5}
 _MANY_USERS = {"eval_every": 5, "patience": 6}
 

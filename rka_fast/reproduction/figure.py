@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 
-from rka_fast.reproduction.outcome import OURS, Outcome
-from rka_fast.reproduction.paper import METRICS, TITLES
+from rka_fast.reproduction.paper import PAPER_METRICS
+from rka_fast.reproduction.results import OURS, Outcome
 from rka_fast.reproduction.tables import title
-from rka_fast.training.metrics import RANKINGS
+from rka_fast.training.metrics import METRICS, RANKINGS
 
 
 def png(outcomes: list[Outcome]) -> bytes:
@@ -15,29 +15,29 @@ def png(outcomes: list[Outcome]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [(outcome, kind) for outcome in outcomes if outcome.models for kind in RANKINGS]
+    rows = [(outcome, ranking) for outcome in outcomes if outcome.scores for ranking in RANKINGS]
     figure = Figure(figsize=(13, 2.6 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(len(rows), len(METRICS), squeeze=False)
-    for (outcome, kind), line in zip(rows, panels, strict=True):
-        names = list(outcome.models)
-        for metric, axes in zip(METRICS, line, strict=True):
-            scores = list(outcome.models.values())
+    panels = figure.subplots(len(rows), len(PAPER_METRICS), squeeze=False)
+    for (outcome, ranking), line in zip(rows, panels, strict=True):
+        names = list(outcome.scores)
+        for metric, axes in zip(PAPER_METRICS, line, strict=True):
+            scores = list(outcome.scores.values())
             axes.bar(
                 range(len(names)),
-                [s.mean(kind, metric) for s in scores],
-                yerr=[s.deviation(kind, metric) or 0 for s in scores],
+                [s.mean(ranking, metric) for s in scores],
+                yerr=[s.deviation(ranking, metric) or 0 for s in scores],
                 color=["C1" if name == OURS else "C0" for name in names],
                 capsize=2,
             )
             paper = [outcome.paper.get(name, {}).get(metric) for name in names]
             known = [place for place, value in enumerate(paper) if value is not None]
-            if kind == "sampled" and known:
+            if ranking == "sampled" and known:
                 axes.plot(known, [paper[place] for place in known], "k_", ms=14, label="paper")
             axes.set_xticks(range(len(names)), map(title, names), rotation=60, fontsize=7)
-            axes.set_title(TITLES[metric], fontsize=9)
+            axes.set_title(METRICS[metric].title, fontsize=9)
             axes.grid(axis="y", alpha=0.3)
-        line[0].set_ylabel(f"{outcome.dataset.name}\n{kind}")
+        line[0].set_ylabel(f"{outcome.dataset.name}\n{ranking}")
         if line[0].get_legend_handles_labels()[0]:
             line[0].legend(fontsize=7)
     file = io.BytesIO()

@@ -3,21 +3,10 @@
 Leave-one-out, 100 sampled negatives.
 """
 
-METRICS = ("hit@5", "ndcg@5", "hit@10", "ndcg@10")
-TITLES = {"hit@5": "Hit@5", "ndcg@5": "NDCG@5", "hit@10": "Hit@10", "ndcg@10": "NDCG@10"}
+PAPER_METRICS = ("hit@5", "ndcg@5", "hit@10", "ndcg@10")
 
-MODELS = {
-    "pop": "POP",
-    "item_knn": "Item-KNN",
-    "bpr_mf": "BPR-MF",
-    "gru4rec": "GRU4Rec",
-    "narm": "NARM",
-    "hcrnn": "HCRNN",
-    "attrec": "AttRec",
-    "sasrec": "SASRec",
-    "rksa": "RKSA",
-}
-"""Title of every model by its name here, in the order of the paper's columns."""
+PAPER_MODELS = "pop item_knn bpr_mf gru4rec narm hcrnn attrec sasrec rksa".split()
+"""The columns: the models by their names here."""
 
 POP_FOOTNOTE = (
     "The paper's NDCG of POP is off by one: it is 1/log2(rank + 2) with a rank that starts at 1. "
@@ -54,9 +43,9 @@ _ROWS = {  # as printed: rows are metrics, columns are models
 
 FIGURES: dict[str, dict[str, dict[str, float]]] = {
     row: {
-        model: dict(zip(METRICS, map(float, column), strict=True))
+        model: dict(zip(PAPER_METRICS, map(float, column), strict=True))
         for model, column in zip(
-            MODELS, zip(*map(str.split, text.strip().splitlines()), strict=True), strict=True
+            PAPER_MODELS, zip(*map(str.split, text.strip().splitlines()), strict=True), strict=True
         )
     }
     for row, text in _ROWS.items()

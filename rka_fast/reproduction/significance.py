@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-CUTOFF = 10
+from rka_fast.training.metrics import gains
+
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
@@ -25,8 +26,7 @@ class Comparison:
 
 def user_ndcg(ranks: list[np.ndarray]) -> np.ndarray:
     """NDCG@10 of every user, float64 (users,): the mean over seeds of its ranks (users,)."""
-    ranks = np.stack(ranks).astype(np.float64)
-    return np.where(ranks <= CUTOFF, 1 / np.log2(ranks + 1), 0).mean(axis=0)
+    return gains(np.stack(ranks), "ndcg@10").mean(axis=0)
 
 
 def compare(first: list[np.ndarray], second: list[np.ndarray]) -> Comparison:

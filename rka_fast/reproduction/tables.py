@@ -6,16 +6,17 @@ import csv
 import io
 from collections.abc import Callable
 
-from rka_fast.reproduction.outcome import OURS, Outcome, Scores
-from rka_fast.reproduction.paper import METRICS, MODELS, POP_FOOTNOTE, TITLES
-from rka_fast.training.metrics import RANKINGS
+from rka_fast.models import MODELS
+from rka_fast.reproduction.paper import PAPER_METRICS, POP_FOOTNOTE
+from rka_fast.reproduction.results import OURS, Outcome, Scores
+from rka_fast.training.metrics import METRICS, RANKINGS
 
-KINDS = {"sampled": "Against 100 negatives", "full": "Full ranking over all unseen items"}
+HEADINGS = {"sampled": "Against 100 negatives", "full": "Full ranking over all unseen items"}
 
 
 def title(model: str) -> str:
     """A model's name for people."""
-    return MODELS.get(model, model)
+    return MODELS[model].title
 
 
 def markdown(outcomes: list[Outcome], not_run: dict[str, str], facts: dict[str, str]) -> str:
@@ -35,7 +36,7 @@ def markdown(outcomes: list[Outcome], not_run: dict[str, str], facts: dict[str, 
 
 
 def _section(outcome: Outcome) -> list[str]:
-    dataset, data = outcome.dataset, outcome.data
+    dataset, data = outcome.dataset, outcome.description
     lines = [
         f"## {dataset.title} ({dataset.name})",
         "",
@@ -44,12 +45,14 @@ def _section(outcome: Outcome) -> list[str]:
     ]
     if not outcome.is_known:
         expected = "{:,} users, {:,} items, {:,} events".format(*dataset.counts)
-        lines.append(f"Other data than the known files ({expected}): no figures to compare with.")
+        lines.append(
+            f"These files are not the known ones ({expected}): no figures to compare with."
+        )
     if dataset.note:
         lines.append(dataset.note)
-    for kind in RANKINGS if outcome.models else ():
-        lines += ["", f"**{KINDS[kind]}**", "", *_table(outcome, kind)]
-    if "pop" in outcome.paper and "pop" in outcome.models:
+    for ranking in RANKINGS if outcome.scores else ():
+        lines += ["", f"**{HEADINGS[ranking]}**", "", *_table(outcome, ranking)]
+    if "pop" in outcome.paper and "pop" in outcome.scores:
         lines += ["", POP_FOOTNOTE]
     if outcome.comparisons:
         lines += ["", *_comparisons(outcome)]
@@ -57,18 +60,18 @@ def _section(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _table(outcome: Outcome, kind: str) -> list[str]:
-    paper = outcome.paper if kind == "sampled" else {}
+def _table(outcome: Outcome, ranking: str) -> list[str]:
+    paper = outcome.paper if ranking == "sampled" else {}
     beside = ["paper"] if paper else []
-    header = ["model", *(cell for m in METRICS for cell in (TITLES[m], *beside))]
-    best = {m: max(s.mean(kind, m) for s in outcome.models.values()) for m in METRICS}
+    header = ["model", *(cell for m in PAPER_METRICS for cell in (METRICS[m].title, *beside))]
+    best = {m: max(s.mean(ranking, m) for s in outcome.scores.values()) for m in PAPER_METRICS}
     rows = [header + ["seeds", "s/epoch", "s in all"]]
     rows.append(["---"] + ["--:"] * (len(rows[0]) - 1))
-    for model, scores in outcome.models.items():
+    for model, scores in outcome.scores.items():
         row = [title(model)]
-        for metric in METRICS:
-            text = value(scores, kind, metric)
-            row.append(f"**{text}**" if scores.mean(kind, metric) == best[metric] else text)
+        for metric in PAPER_METRICS:
+            text = value(scores, ranking, metric)
+            row.append(f"**{text}**" if scores.mean(ranking, metric) == best[metric] else text)
             if paper:
                 row.append(number(paper[model][metric]) if model in paper else "–")
         per_epoch = scores.seconds_per_epoch
@@ -77,10 +80,10 @@ def _table(outcome: Outcome, kind: str) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def value(scores: Scores, kind: str, metric: str) -> str:
+def value(scores: Scores, ranking: str, metric: str) -> str:
     """Mean and, of several seeds, deviation."""
-    deviation = scores.deviation(kind, metric)
-    return number(scores.mean(kind, metric)) + (
+    deviation = scores.deviation(ranking, metric)
+    return number(scores.mean(ranking, metric)) + (
         "" if deviation is None else f" ± {number(deviation)}"
     )
 
@@ -97,10 +100,10 @@ def _comparisons(outcome: Outcome) -> list[str]:
         "test users:"
     )
     lines = [
-        f"- {KINDS[kind].lower()}, {title(outcome.baseline(kind))}: {found.difference:+.4f}, "
-        f"95 % interval {found.low:+.4f} to {found.high:+.4f}, p = {found.p:.2g} "
-        f"({found.users:,} users)"
-        for kind, found in outcome.comparisons.items()
+        f"- {HEADINGS[ranking].lower()}, {title(outcome.baseline(ranking))}: "
+        f"{found.difference:+.4f}, 95 % interval {found.low:+.4f} to {found.high:+.4f}, "
+        f"p = {found.p:.2g} ({found.users:,} users)"
+        for ranking, found in outcome.comparisons.items()
     ]
     return [first, "", *lines]
 
@@ -109,21 +112,23 @@ def csv_text(outcomes: list[Outcome]) -> str:
     """One line a data set and model: means, deviations and the paper's figures by metric."""
     columns: dict[str, Callable[[Outcome, str, Scores], object]] = {
         "dataset": lambda outcome, model, scores: outcome.dataset.name,
-        "split": lambda outcome, model, scores: outcome.data["split"],
+        "split": lambda outcome, model, scores: outcome.description["split"],
         "model": lambda outcome, model, scores: model,
         "seeds": lambda outcome, model, scores: len(scores.results),
         "seconds_per_epoch": lambda outcome, model, scores: scores.seconds_per_epoch,
         "seconds": lambda outcome, model, scores: sum(scores.seconds) / len(scores.seconds),
     }
-    for m in METRICS:
-        for kind in RANKINGS:
-            columns[f"{kind}_{m}"] = lambda o, model, s, kind=kind, m=m: s.mean(kind, m)
-            columns[f"{kind}_{m}_sd"] = lambda o, model, s, kind=kind, m=m: s.deviation(kind, m)
+    for m in PAPER_METRICS:
+        for ranking in RANKINGS:
+            columns[f"{ranking}_{m}"] = lambda o, model, s, ranking=ranking, m=m: s.mean(ranking, m)
+            columns[f"{ranking}_{m}_sd"] = lambda o, model, s, ranking=ranking, m=m: s.deviation(
+                ranking, m
+            )
         columns[f"paper_{m}"] = lambda o, model, s, m=m: o.paper.get(model, {}).get(m)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     for outcome in outcomes:
-        for model, scores in outcome.models.items():
+        for model, scores in outcome.scores.items():
             writer.writerow([column(outcome, model, scores) for column in columns.values()])
     return file.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from rka_fast.errors import CheckpointError, FolderError
+from rka_fast.errors import CheckpointError
+from rka_fast.files import write_atomically
 
 
 @dataclass
@@ -70,9 +70,8 @@ class Checkpoint:
             ) from None
         if catalogue is not None and header["catalogue"] != catalogue:
             raise CheckpointError(
-                f"checkpoint {path} is of another catalogue of items than this "
-                "data; its item numbers mean something else here. Use the run "
-                "folder that it was written in"
+                f"checkpoint {path} was written for a different item catalogue: its item numbers "
+                "mean something else here. Use the run folder that it was written in"
             )
         model, state = {}, {}
         for name, tensor in tensors.items():
@@ -93,24 +92,6 @@ class Checkpoint:
         except RuntimeError as error:
             reasons = " ".join(str(error).split())
             raise CheckpointError(f"the checkpoint does not fit the model: {reasons}") from None
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace the file by one with this content, in one step that survives a crash.
-
-    Raises FolderError where that is not possible.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    content = content.encode() if isinstance(content, str) else content
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise FolderError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _checksum(tensors: dict[str, Tensor]) -> int:

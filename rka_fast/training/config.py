@@ -9,170 +9,254 @@ import math
 import re
 import types
 import typing
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rka_fast.data.split import SPLITS
 from rka_fast.errors import ConfigError, hint
+from rka_fast.files import stem
 from rka_fast.models import MODELS
-from rka_fast.models.rksa import parse_relations
+from rka_fast.models.losses import LOSSES
+from rka_fast.models.rksa import parse_kernels
+from rka_fast.ops.check import MODES
+from rka_fast.ops.reference.attention import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from rka_fast.models.base import Recommender
+
+FORMAT = 2
+"""Of config.json. 1, which had no number, had the values of settings that the model ignored."""
 
 RESUMABLE = ("epochs", "patience", "device", "backend", "json", "save_every")
 """Settings that may be changed when a run is resumed; all others shape what was computed."""
 
-DEFAULTS = {
-    "width": 50,
-    "dropout": 0.2,
+TRAINING = {
     "batch_size": 128,
     "learning_rate": 1e-3,
     "epochs": 200,
     "patience": 10,
+    "eval_every": 1,
+    "save_every": None,
 }
-"""Defaults that a model may replace by its own, in its `defaults`."""
+"""Settings of the training loop, with the defaults of models that have none of their own."""
 
 SYNTHETIC_EPOCHS = 12
-"""The default on synthetic data, where a model has no smaller one."""
+"""The most epochs by default on synthetic data."""
+
+GROUPS = ("data", "model", "loss", "optimisation", "evaluation", "run")
+
+
+class Rule(NamedTuple):
+    """What a value must be: words for the message, and a test."""
+
+    text: str
+    valid: Callable[[Any], object]
+
+
+COUNT = Rule("must be at least 1", lambda value: value >= 1)
+POSITIVE = Rule("must be above 0", lambda value: 0 < value < math.inf)
+DEVICE = Rule(
+    "must be auto, cpu, cuda, cuda:N or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch
+)
+
+
+def setting(
+    group: str,
+    help: str,
+    default: Any = None,
+    *,
+    choices: Iterable[str] = (),
+    rule: Rule | None = None,
+) -> Any:
+    """A field of `Config`. choices: all the values there are, from the registry that has them."""
+    metadata = {"group": group, "help": help, "choices": tuple(choices), "rule": rule}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything that defines a run. Raises ConfigError on a value of wrong type or range.
 
-    A setting whose default depends on the model is None only until the config is made.
+    A setting of the model is None until the config is made: then it has the default of the
+    model's constructor, or stays None where the model does not read it. Giving such a one a
+    value is an error.
     """
 
-    # Log file, a folder or comma-separated files pooled; "synthetic" is the built-in data set.
-    data: str = "synthetic"
-    # Columns of the file by name or 0-based position: user,item[,rating[,timestamp]]; "-" skips.
-    columns: str | None = None
-    # Drop events rated lower than this.
-    min_rating: float | None = None
-    # Drop users with fewer events.
-    min_user_events: int = 1
-    # Drop items with fewer events.
-    min_item_events: int = 1
-    # Apply the two minimums once, or repeatedly until both hold (k-core).
-    core: Literal["single", "iterated"] = "single"
-    # Keep or drop a user's repeated events with one item.
-    repeats: Literal["keep", "drop"] = "keep"
-    # Hold out every user's last two events, or what came after two points in time.
-    split: Literal["leave-one-out", "time"] = "leave-one-out"
-    # The model to train.
-    model: Literal[
-        "rksa", "sasrec", "pop", "item_knn", "bpr_mf", "gru4rec", "narm", "hcrnn", "attrec"
-    ] = "rksa"
-    # The model sees this many of a user's last events.
-    max_length: int = 50
-    # Width of the embeddings and of what computes on them; the default depends on the model.
-    width: int | None = None
-    # Number of blocks (rksa, sasrec).
-    blocks: int = 2
-    # Attention heads per block (rksa, sasrec).
-    heads: int = 1
-    # Dropout probability; the default depends on the model. gru4rec, narm and hcrnn drop half as
-    # much of the embedded items.
-    dropout: float | None = None
-    # Activation of the location and shape of the attention logits.
-    activation: Literal["identity", "leaky_relu", "relu", "tanh"] = "leaky_relu"
-    # Binary cross-entropy, cross-entropy over all items or over sampled ones, or the hinge of
-    # attrec; default ce, for attrec hinge. pop, item_knn and bpr_mf have none to choose.
-    loss: Literal["bce", "ce", "sampled_ce", "hinge"] | None = None
-    # Negatives per position; default 1 for bce and hinge, 128 for sampled_ce; ce has none.
-    negatives: int | None = None
-    # Weight of the kernel term in the loss.
-    kernel_weight: float = 0.5
-    # Kernels of the covariance: cooccurrence, item or both, and user or not (rksa).
-    relations: str = "cooccurrence,item,user"
-    # Where the standard deviation of the attention logits starts (rksa).
-    initial_scale: float = 0.5
-    # Take a training user's own sequence out of the co-occurrence counts.
-    leave_self_out: bool = True
-    # Attention logits in training: a draw, their mean, or the location only, which is plain
-    # attention (rksa).
-    train_mode: Literal["sample", "mean", "location"] = "sample"
-    # Attention logits in evaluation: their mean, one draw, or the location only (rksa).
-    eval_mode: Literal["mean", "sample", "location"] = "mean"
-    # Users per step, over all processes (for bpr_mf events); the default depends on the model.
-    batch_size: int | None = None
-    # Learning rate of Adam (for bpr_mf of plain descent); the default depends on the model.
-    learning_rate: float | None = None
-    # At most this many passes over the training users; the default depends on the model, and is
-    # at most 12 for synthetic data.
-    epochs: int | None = None
-    # Epochs between evaluations on the validation items.
-    eval_every: int = 1
-    # Stop after this many evaluations without a better validation NDCG@10 (sampled);
-    # the default depends on the model.
-    patience: int | None = None
-    # Seed of initial weights, batches, noise and the sampled negatives of the evaluation.
-    seed: int = 0
-    # Run folder; default runs/DATA-MODEL-seedSEED.
-    out: str | None = None
-    # Write the result to this JSON file too.
-    json: str | None = None
-    # auto, cpu, cuda, cuda:N or mps.
-    device: str = "auto"
-    # Precision of the matrix products.
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    # Backend of the attention operator; auto takes the fastest that supports the inputs.
-    backend: str = "auto"
-    # Steps between checkpoints, besides the one after each epoch.
-    save_every: int | None = None
+    data: str = setting(
+        "data",
+        'Log file, a folder or comma-separated files pooled; "synthetic" is the built-in data set.',
+        "synthetic",
+    )
+    columns: str | None = setting(
+        "data",
+        "Columns of the file by name or 0-based position: user,item[,rating[,timestamp]]; "
+        '"-" skips.',
+    )
+    min_rating: float | None = setting(
+        "data",
+        "Drop events rated lower than this.",
+        rule=Rule("must be a finite number", math.isfinite),
+    )
+    min_user_events: int = setting("data", "Drop users with fewer events than this.", 1, rule=COUNT)
+    min_item_events: int = setting("data", "Drop items with fewer events than this.", 1, rule=COUNT)
+    core: str = setting(
+        "data",
+        "Apply the two minimums once, or repeatedly until both hold (k-core).",
+        "single",
+        choices=("single", "iterated"),
+    )
+    repeats: str = setting(
+        "data",
+        "Keep or drop a user's repeated events with one item.",
+        "keep",
+        choices=("keep", "drop"),
+    )
+    split: str = setting(
+        "data",
+        "Hold out every user's last two events, or what came after two points in time.",
+        "leave-one-out",
+        choices=SPLITS,
+    )
+    max_length: int = setting(
+        "data",
+        "The model sees this many of a user's last events.",
+        50,
+        rule=Rule("must be at least 2", lambda value: value >= 2),
+    )
+    model: str = setting("model", "The model to train.", "rksa", choices=MODELS)
+    width: int | None = setting(
+        "model", "Width of the embeddings and of what computes on them.", rule=COUNT
+    )
+    blocks: int | None = setting("model", "Number of blocks.", rule=COUNT)
+    heads: int | None = setting("model", "Attention heads per block.", rule=COUNT)
+    dropout: float | None = setting(
+        "model",
+        "Dropout probability; recurrent models drop half as much of the embedded items.",
+        rule=Rule("must be from 0 to below 1", lambda value: 0 <= value < 1),
+    )
+    activation: str | None = setting(
+        "model",
+        "Activation of the location and shape of the attention logits.",
+        choices=ACTIVATIONS,
+    )
+    kernels: str | None = setting(
+        "model", "Kernels of the covariance: cooccurrence, item or both, and user or not."
+    )
+    initial_scale: float | None = setting(
+        "model", "Where the standard deviation of the attention logits starts.", rule=POSITIVE
+    )
+    leave_self_out: bool | None = setting(
+        "model", "Take a training user's own sequence out of the co-occurrence counts."
+    )
+    train_mode: str | None = setting(
+        "model",
+        "Attention logits in training: a draw, their mean, or the location only, which is plain "
+        "attention.",
+        choices=MODES,
+    )
+    backend: str | None = setting(
+        "model",
+        "Backend of the attention operator; auto takes the fastest that supports the inputs.",
+    )
+    loss: str | None = setting(
+        "loss",
+        "Cross-entropy over all items, binary cross-entropy, cross-entropy over sampled items, or "
+        "the hinge of distances.",
+        choices=LOSSES,
+    )
+    negatives: int | None = setting(
+        "loss",
+        "Negatives per position; by default "
+        + ", ".join(f"{of.negatives} for {name}" for name, of in LOSSES.items() if of.negatives)
+        + ".",
+        rule=COUNT,
+    )
+    kernel_weight: float | None = setting(
+        "loss",
+        "Weight of the kernel loss.",
+        rule=Rule("must not be negative", lambda value: 0 <= value < math.inf),
+    )
+    batch_size: int | None = setting(
+        "optimisation", "Users per step, over all processes (bpr_mf: events).", rule=COUNT
+    )
+    learning_rate: float | None = setting(
+        "optimisation", "Learning rate of Adam (bpr_mf: of plain descent).", rule=POSITIVE
+    )
+    epochs: int | None = setting(
+        "optimisation", "At most this many passes over the training users.", rule=COUNT
+    )
+    patience: int | None = setting(
+        "optimisation",
+        "Stop after this many evaluations without a better validation NDCG@10 (sampled).",
+        rule=COUNT,
+    )
+    precision: str = setting(
+        "optimisation",
+        "Precision of the matrix products.",
+        "fp32",
+        choices=("fp32", "bf16", "fp16"),
+    )
+    eval_every: int | None = setting(
+        "evaluation", "Epochs between evaluations on the validation items.", rule=COUNT
+    )
+    eval_mode: str | None = setting(
+        "evaluation",
+        "Attention logits in evaluation: their mean, one draw, or the location only.",
+        choices=MODES,
+    )
+    seed: int = setting(
+        "run",
+        "Seed of initial weights, batches, noise and the sampled negatives of the evaluation.",
+        0,
+        rule=Rule("must be from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63),
+    )
+    out: str | None = setting("run", "Run folder; default runs/DATA-MODEL-seedSEED.")
+    json: str | None = setting("run", "Write the result to this JSON file too.")
+    device: str = setting("run", "auto, cpu, cuda, cuda:N or mps.", "auto", rule=DEVICE)
+    save_every: int | None = setting(
+        "run", "Steps between checkpoints, besides the one after each epoch.", rule=COUNT
+    )
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
-        _check_type("model", self.model, hints["model"])
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        _check(fields["model"], hints["model"], self.model)
         self._fill_defaults()
-        for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), hints[field.name])
-        for name in (
-            "min_user_events",
-            "min_item_events",
-            "width",
-            "blocks",
-            "heads",
-            "patience",
-            "batch_size",
-            "epochs",
-            "eval_every",
-            "negatives",
-            "save_every",
-        ):
-            _check(self, name, lambda value: value >= 1, "must be at least 1")
-        _check(self, "max_length", lambda value: value >= 2, "must be at least 2")
-        _check(self, "seed", lambda value: 0 <= value < 2**63, "must be from 0 to 2**63 - 1")
-        _check(self, "dropout", lambda value: 0 <= value < 1, "must be from 0 to below 1")
-        _check(self, "kernel_weight", lambda value: 0 <= value < math.inf, "must not be negative")
-        _check(self, "initial_scale", lambda value: 0 < value < math.inf, "must be above 0")
-        _check(self, "learning_rate", lambda value: 0 < value < math.inf, "must be above 0")
-        _check(self, "min_rating", math.isfinite, "must be a finite number")
-        _check(
-            self,
-            "device",
-            re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch,
-            "must be auto, cpu, cuda, cuda:N or mps",
-        )
-        _check(
-            self,
-            "width",
-            lambda value: value % self.heads == 0,
-            f"must be a multiple of heads ({self.heads})",
-        )
+        for name, field in fields.items():
+            _check(field, hints[name], getattr(self, name))
+        if self.heads is not None and self.width % self.heads:
+            raise ConfigError(f"width must be a multiple of heads ({self.heads}), got {self.width}")
         if self.columns is not None and len(self.column_names) not in (2, 3, 4):
             raise ConfigError(
                 f"columns {self.columns!r} must be 2 to 4 names or positions: "
                 "user,item[,rating[,timestamp]]"
             )
-        try:
-            parse_relations(self.relations)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        if self.kernels is not None:
+            try:
+                parse_kernels(self.kernels)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
         self._check_loss()
 
+    @staticmethod
+    def unread(model: str) -> set[str]:
+        """The settings that this model does not read."""
+        return _OF_SOME_MODELS - _read_by(MODELS[model]).keys()
+
+    @staticmethod
+    def own_defaults(model: str) -> set[str]:
+        """The settings whose default is this model's own."""
+        of_model = MODELS[model].settings().keys() & _OF_SOME_MODELS
+        return of_model | MODELS[model].defaults.keys()
+
     def _fill_defaults(self) -> None:
-        model = MODELS[self.model]
-        defaults = {**DEFAULTS, "loss": next(iter(model.losses), None), **model.defaults}
-        if self.data == "synthetic":
+        for name in self.unread(self.model):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"{name} is not used by model {self.model!r}; leave it out")
+        defaults = dict(_read_by(MODELS[self.model]))
+        if self.data == "synthetic" and "epochs" in defaults:
             defaults["epochs"] = min(SYNTHETIC_EPOCHS, defaults["epochs"])
         for name, value in defaults.items():
             if getattr(self, name) is None:
@@ -181,49 +265,48 @@ class Config:
     def _check_loss(self) -> None:
         losses = MODELS[self.model].losses
         if self.loss is not None and self.loss not in losses:
-            remedy = f"choose {' or '.join(losses)}" if losses else "leave it out"
-            raise ConfigError(f"loss {self.loss!r} cannot be used by {self.model!r}; {remedy}")
-        if self.negatives is not None and self.loss in (None, "ce"):
             raise ConfigError(
-                "negatives has no meaning with loss 'ce', which compares with all "
-                "items; leave it out or choose loss 'bce' or 'sampled_ce'"
-                if losses
-                else f"negatives has no meaning with {self.model!r}; leave it out"
+                f"loss {self.loss!r} cannot be used by model {self.model!r}; "
+                f"choose {' or '.join(losses)}"
+            )
+        if self.negatives is not None and not LOSSES[self.loss].negatives:
+            sampled = [name for name in losses if LOSSES[name].negatives]
+            raise ConfigError(
+                f"negatives has no meaning with loss {self.loss!r}, which compares with all "
+                f"items; leave it out or choose loss {' or '.join(map(repr, sampled))}"
             )
 
     @property
     def column_names(self) -> tuple[str, ...] | None:
         """`columns`, split at the commas."""
-        return self.columns and tuple(name.strip() for name in self.columns.split(","))
+        if self.columns is None:
+            return None
+        return tuple(name.strip() for name in self.columns.split(","))
 
     @property
     def negatives_per_position(self) -> int:
         """`negatives`, or its default for the loss."""
-        return self.negatives or {"bce": 1, "hinge": 1, "sampled_ce": 128}.get(self.loss, 0)
+        return self.negatives or (LOSSES[self.loss].negatives if self.loss else 0)
 
     @property
     def run_dir(self) -> Path:
         """`out`, or its default, made of the names of the data, the model and the seed."""
         if self.out is not None:
             return Path(self.out)
-        stem = Path(Path(self.data.split(",")[0].strip()).name.removesuffix(".gz")).stem
-        return Path("runs") / f"{stem or 'data'}-{self.model}-seed{self.seed}"
+        return Path("runs") / f"{stem(self.data)}-{self.model}-seed{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that `from_json` turns back into an equal Config."""
-        return dataclasses.asdict(self)
+        return {"format": FORMAT, **dataclasses.asdict(self)}
 
     @classmethod
     def from_json(cls, values: Any, source: str = "config") -> Config:
         """Config of a dictionary; settings left out keep their defaults.
 
-        Raises ConfigError, naming `source`, for an unknown key (with the nearest name) and for
-        a wrong value.
+        Raises ConfigError, naming `source`, for an unknown key (with the nearest name), for a
+        wrong value, and for a setting that the model does not read.
         """
-        if not isinstance(values, dict):
-            raise ConfigError(
-                f"{source}: expected one JSON object of settings, got {type(values).__name__}"
-            )
+        values, _ = _current(values, source)
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values.keys() - set(known):
             raise ConfigError(f"{source}: unknown setting {key!r}; {hint(key, known)}")
@@ -233,10 +316,11 @@ class Config:
             raise ConfigError(f"{source}: {error}") from None
 
     @classmethod
-    def read(cls, path: str | Path, **overrides: Any) -> Config:
-        """Config of a JSON file, with some settings replaced.
+    def read(cls, path: str | Path, **overrides: Any) -> tuple[Config, list[str]]:
+        """Config of a JSON file with some settings replaced, and notes on what was left out.
 
-        Raises ConfigError where the file is missing or not valid.
+        The whole config.json of a run may be used for another model: what that does not read is
+        left out. Raises ConfigError where the file is missing or not valid.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -244,45 +328,98 @@ class Config:
             raise ConfigError(f"cannot read config file {path}: {error.strerror}") from None
         except ValueError as error:
             raise ConfigError(f"config file {path} is not valid JSON: {error}") from None
-        if overrides and isinstance(values, dict):
-            values = {**values, **overrides}
-        return cls.from_json(values, source=str(path))
+        values, whole = _current(values, str(path))
+        left_out = []
+        if whole and (model := overrides.get("model", values["model"])) != values["model"]:
+            values, left_out = _for_model(model, values)
+        return cls.from_json({**values, **overrides}, source=str(path)), left_out
+
+    def difference(self, other: Config, ignoring: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
+        """The settings that differ, each with its value here and in the other."""
+        pairs = {
+            field.name: (getattr(self, field.name), getattr(other, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in ignoring
+        }
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
     def check_resume(self, saved: Config) -> None:
         """Raise ConfigError if this config would change what the `saved` run computes."""
-        for field in dataclasses.fields(self):
-            new, old = getattr(self, field.name), getattr(saved, field.name)
-            if new != old and field.name not in RESUMABLE:
-                raise ConfigError(
-                    f"{field.name} cannot change on --resume: the run has {old!r}, "
-                    f"given {new!r}; start a new run with another --out"
-                )
+        for name, (new, old) in self.difference(saved, RESUMABLE).items():
+            raise ConfigError(
+                f"{name} cannot change on --resume: the run has {old!r}, "
+                f"given {new!r}; start a new run with another --out"
+            )
 
 
-def _check(config: Config, name: str, valid: typing.Callable, rule: str) -> None:
-    value = getattr(config, name)
-    if value is not None and not valid(value):
-        raise ConfigError(f"{name} {rule}, got {value!r}")
+def _read_by(model: type[Recommender]) -> dict[str, Any]:
+    """The settings beside the general ones that a model reads, with their defaults."""
+    read: dict[str, Any] = {}
+    if model.trains:
+        read |= {**TRAINING, "loss": model.losses[0], "negatives": None, **model.defaults}
+    if model.uses_cooccurrence:
+        read["leave_self_out"] = True
+    names = {field.name for field in dataclasses.fields(Config)}
+    return read | {name: value for name, value in model.settings().items() if name in names}
 
 
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    allowed = typing.get_args(hint) if union else (hint,)
+_OF_SOME_MODELS = {
+    field.name
+    for field in dataclasses.fields(Config)
+    if field.default is None and any(field.name in _read_by(model) for model in MODELS.values())
+}
+
+
+def _current(values: Any, source: str) -> tuple[dict[str, Any], bool]:
+    """Saved values in the current format, and whether they are all there are."""
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{source}: expected one JSON object of settings, got {type(values).__name__}"
+        )
+    values = dict(values)
+    number = values.pop("format", 1 if "relations" in values else None)
+    if number == 1:  # the kernels had another name, and saved files had every setting
+        values["kernels"] = values.pop("relations", None)
+        if values.keys() >= {"model", "out", "save_every"}:
+            return _for_model(values["model"], values)[0], True
+        return values, False
+    if number not in (None, FORMAT):
+        raise ConfigError(
+            f"{source}: format {number!r} is not known, this version of rka_fast reads up to "
+            f"{FORMAT}; install a newer one"
+        )
+    return values, number is not None
+
+
+def _for_model(name: str, values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Values without what this model does not read, and the names of what was left out."""
+    if name not in MODELS:
+        return values, []  # told when the config is made
+    model, unread = MODELS[name], Config.unread(name)
+    if values.get("loss") not in (None, *model.losses):
+        unread = unread | {"loss", "negatives"}
+    left_out = [key for key in values if key in unread and values[key] is not None]
+    return {key: value for key, value in values.items() if key not in unread}, left_out
+
+
+def _check(field: dataclasses.Field, annotation: Any, value: Any) -> None:
+    """Raise ConfigError unless the value has the type, is a choice and follows the rule."""
+    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    allowed = typing.get_args(annotation) if union else (annotation,)
     if value is None and types.NoneType in allowed:
         return
-    if typing.get_origin(allowed[0]) is Literal:
-        choices = typing.get_args(allowed[0])
+    if choices := field.metadata["choices"]:
         if value not in choices:
             near = difflib.get_close_matches(str(value), choices, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}{meant}")
+            raise ConfigError(
+                f"{field.name} must be one of {', '.join(choices)}, got {value!r}{meant}"
+            )
         return
-    if int in allowed or float in allowed:
-        valid = not isinstance(value, bool) and isinstance(
-            value, (*allowed, int) if float in allowed else allowed
-        )
-    else:
-        valid = isinstance(value, allowed)
-    if not valid:
+    types_ = (*allowed, int) if float in allowed else allowed
+    if not isinstance(value, types_) or (isinstance(value, bool) and bool not in allowed):
         kinds = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in allowed)
-        raise ConfigError(f"{name} must be {kinds}, got {value!r}")
+        raise ConfigError(f"{field.name} must be {kinds}, got {value!r}")
+    rule = field.metadata["rule"]
+    if rule is not None and not rule.valid(value):
+        raise ConfigError(f"{field.name} {rule.text}, got {value!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +14,39 @@ if TYPE_CHECKING:
     from rka_fast.data.split import Split
     from rka_fast.models.base import Recommender
 
-CUTOFFS = (5, 10)
-METRICS = tuple(f"{name}@{cutoff}" for cutoff in CUTOFFS for name in ("hit", "ndcg", "mrr"))
-RANKINGS = ("sampled", "full")  # against sampled negatives, against every unseen item
+RANKINGS = {"sampled": "100 negatives", "full": "full ranking"}
+"""Title of a ranking by its name: against sampled negatives, against every unseen item."""
+
 SCORES_AT_ONCE = 2**23  # at most this many full-ranking scores are held at a time (32 MiB)
+
+
+class Metric(NamedTuple):
+    """title: for people. gain: of every rank, float64 in 0..1; the metric is its mean."""
+
+    title: str
+    gain: Callable[[np.ndarray], np.ndarray]
+
+
+def _at(cutoff: int, gain: Callable[[np.ndarray], np.ndarray]) -> Callable:
+    """The gain of ranks up to the cut-off, 0 behind it."""
+    return lambda ranks: np.where(ranks <= cutoff, gain(ranks), 0.0)
+
+
+METRICS = {
+    f"{title.lower()}@{cutoff}": Metric(f"{title}@{cutoff}", _at(cutoff, gain))
+    for cutoff in (5, 10)
+    for title, gain in (
+        ("Hit", np.ones_like),
+        ("NDCG", lambda ranks: 1 / np.log2(ranks + 1)),
+        ("MRR", lambda ranks: 1 / ranks),
+    )
+}
+"""The metrics by name, each a function of the target's rank, 1 for the best."""
+
+
+def gains(ranks: np.ndarray | Tensor, metric: str) -> np.ndarray:
+    """What every rank is worth by a metric, float64 of the shape of the ranks."""
+    return METRICS[metric].gain(np.asarray(ranks, dtype=np.float64))
 
 
 def target_ranks(scores: Tensor, targets: Tensor, ignored: Tensor | None = None) -> Tensor:
@@ -37,21 +66,15 @@ def target_ranks(scores: Tensor, targets: Tensor, ignored: Tensor | None = None)
 
 
 def rank_metrics(ranks: np.ndarray | Tensor) -> dict[str, float]:
-    """Mean Hit, NDCG and MRR at each cut-off over the ranks (N,), keyed as in METRICS."""
-    ranks = np.asarray(ranks, dtype=np.float64)
+    """Mean of every metric over the ranks (N,)."""
     if not len(ranks):
         raise ValueError("no ranks to average")
-    gains = {"hit": np.ones_like(ranks), "ndcg": 1 / np.log2(ranks + 1), "mrr": 1 / ranks}
-    return {
-        f"{name}@{cutoff}": float(np.where(ranks <= cutoff, gains[name], 0).mean())
-        for cutoff in CUTOFFS
-        for name in ("hit", "ndcg", "mrr")
-    }
+    return {name: float(gains(ranks, name).mean()) for name in METRICS}
 
 
 def both_metrics(ranks: np.ndarray | Tensor) -> dict[str, dict[str, float]]:
     """{"sampled": metrics, "full": metrics} of what `Evaluation` returns."""
-    return {kind: rank_metrics(row) for kind, row in zip(RANKINGS, ranks, strict=True)}
+    return {name: rank_metrics(row) for name, row in zip(RANKINGS, ranks, strict=True)}
 
 
 class Evaluation:
@@ -98,9 +121,9 @@ class Evaluation:
 
     def _chunk_ranks(self, model: Recommender, rows: slice, device: torch.device | str) -> Tensor:
         users = self.users[rows]
-        batch = to_device(self.batcher.evaluation(users, self.stage), device)
+        batch = self.batcher.evaluation(users, self.stage).to(device)
         targets = torch.from_numpy(self.targets[rows]).to(device)
-        scores = model.scores(batch, None).float()
+        scores = model.scores(batch).float()
         negatives = torch.from_numpy(self.negatives[rows].astype(np.int64)).to(device)
         sampled = scores.gather(1, torch.cat([targets[:, None], negatives], dim=1))
         known = torch.from_numpy(self.known.mask(users))
@@ -110,10 +133,3 @@ class Evaluation:
                 target_ranks(scores, targets, ignored=known.to(device)),
             ]
         )
-
-
-def to_device(batch, device: torch.device | str):
-    """The batch (a NamedTuple of tensors or None) on the device."""
-    return type(batch)(
-        *(part if part is None else part.to(device, non_blocking=True) for part in batch)
-    )

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rka_fast.training.metrics import METRICS
+from rka_fast.data.split import SPLITS
+from rka_fast.training.metrics import METRICS, RANKINGS
 from rka_fast.training.run_folder import RunFolder
-
-TITLES = [
-    name.replace("hit", "Hit").replace("ndcg", "NDCG").replace("mrr", "MRR") for name in METRICS
-]
 
 
 def result_table(result: dict[str, Any]) -> str:
@@ -21,11 +18,11 @@ def result_table(result: dict[str, Any]) -> str:
     rows.append(("popularity", "popularity", result["popularity"]["test"]))
     if result["data"].get("synthetic"):
         title += " (synthetic data)"
-    split = {"time": "split by time"}.get(result["data"]["split"], result["data"]["split"])
-    lines = [title, f"{split:<26}" + "".join(f"{name:>9}" for name in TITLES)]
-    for kind, label in (("sampled", "100 negatives"), ("full", "full ranking")):
+    split = SPLITS[result["data"]["split"]].title
+    lines = [title, f"{split:<26}" + "".join(f"{metric.title:>9}" for metric in METRICS.values())]
+    for ranking, label in RANKINGS.items():
         for row, (_, name, scores) in enumerate(rows):
-            numbers = "".join(f"{scores[kind][metric]:9.4f}" for metric in METRICS)
+            numbers = "".join(f"{scores[ranking][metric]:9.4f}" for metric in METRICS)
             lines.append(f"{label if row == 0 else '':<14}{name:<12}{numbers}")
     return "\n".join(lines)
 
@@ -50,9 +47,9 @@ def plot_curve(folder: RunFolder, synthetic: bool = False) -> None:
     left.plot(list(losses), [sum(values) / len(values) for values in losses.values()], ".-")
     left.set(title="Training", xlabel="epoch", ylabel="mean loss")
     epochs = [line["epoch"] for line in evaluations]
-    for kind, label in (("sampled", "100 negatives"), ("full", "full ranking")):
+    for ranking, label in RANKINGS.items():
         right.plot(
-            epochs, [line["valid"][kind]["ndcg@10"] for line in evaluations], ".-", label=label
+            epochs, [line["valid"][ranking]["ndcg@10"] for line in evaluations], ".-", label=label
         )
     right.set(title="Validation", xlabel="epoch", ylabel="NDCG@10", ylim=(0, None))
     right.legend()

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from rka_fast.data.sequences import Sequences
 from rka_fast.errors import FolderError
-from rka_fast.training.checkpoint import write_atomically
+from rka_fast.files import to_json, write_atomically
 from rka_fast.training.config import Config
 from rka_fast.training.metrics import RANKINGS
 
@@ -20,7 +21,7 @@ from rka_fast.training.metrics import RANKINGS
 class RunFolder:
     """Paths and files of one run.
 
-    config.json    the settings
+    config.json    the settings, with the number of their format
     data.json      what the data is: source, form, counts
     sequences/     the users' sequences and the id maps
     metrics.jsonl  one line per step ("loss") and per evaluation ("valid")
@@ -37,6 +38,26 @@ class RunFolder:
         self.curve = self.path / "curve.png"
         self.ranks = self.path / "ranks.npz"
         self.result = self.path / "result.json"
+
+    @property
+    def begun(self) -> bool:
+        """Whether everything is there that a run starts from; data.json is written last."""
+        return (self.path / "data.json").is_file()
+
+    @property
+    def has_config(self) -> bool:
+        return (self.path / "config.json").is_file()
+
+    def begin(self, config: Config, sequences: Sequences, description: dict[str, Any]) -> None:
+        """Write what a run starts from, in a new folder or where a beginning was cut off.
+
+        description: of the data, JSON-able. Raises FolderError as `create` does.
+        """
+        if not self.has_config:
+            RunFolder.create(self.path)
+        self.write_config(config)
+        sequences.save(self.sequences)
+        self.write_json("data.json", description)
 
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
@@ -69,7 +90,7 @@ class RunFolder:
     def open(cls, path: str | Path) -> RunFolder:
         """An existing run folder. Raises FolderError where `path` is not one."""
         folder = cls(path)
-        if not (folder.path / "config.json").is_file():
+        if not folder.has_config:
             raise FolderError(
                 f"{path} is not a run folder: it has no config.json; "
                 "give the --out of a training run"
@@ -95,21 +116,27 @@ class RunFolder:
         write_atomically(self.ranks, file.getvalue())
 
     def read_ranks(self) -> dict[str, np.ndarray]:
-        """Rank of each evaluated user's test target, int32 (users,), by kind of ranking.
+        """Rank of each evaluated user's test target, int32 (users,), by ranking.
 
         Raises FolderError where that fails.
         """
         try:
             with np.load(self.ranks, allow_pickle=False) as arrays:
-                return {kind: arrays[kind] for kind in RANKINGS}
+                return {ranking: arrays[ranking] for ranking in RANKINGS}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise FolderError(
                 f"cannot read {self.ranks}: {error}; the run folder is damaged"
             ) from None
 
+    def write_config(self, config: Config) -> None:
+        """Write the settings of the run, with `out` where the folder is."""
+        self.write_json("config.json", {**config.to_json(), "out": str(self.path)})
+
     def read_config(self) -> Config:
         """The settings of the run, with `out` where the folder is now."""
         values = self.read_json("config.json")
+        if isinstance(values, dict) and "format" not in values:
+            values = {"format": 1, **values}
         return Config.from_json({**values, "out": str(self.path)}, str(self.path / "config.json"))
 
     def read_log(self) -> list[dict[str, Any]]:
@@ -121,22 +148,3 @@ class RunFolder:
         """Drop what was logged after `step`, the one that training goes on from."""
         lines = [line for line in self.read_log() if line["step"] <= step]
         write_atomically(self.log, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def check_writable(path: str | Path) -> None:
-    """Raise FolderError unless a file can be written at `path`; its folder is made."""
-    path = Path(path)
-    existed = os.path.lexists(path)  # a device such as /dev/stdout must survive the check
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab"):
-            pass
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise FolderError(f"cannot write {path}: {error.strerror}; give another file") from None
-
-
-def to_json(value: Any) -> str:
-    """Indented JSON with a newline at the end."""
-    return json.dumps(value, indent=2) + "\n"

@@ -3,23 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from support.sequences import sequences_of
 
 from rka_fast.data.batches import Batcher, sampled_candidates
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import leave_one_out
 from rka_fast.errors import DataError
 
 
 def make(lists, num_items):
-    return leave_one_out(
-        Sequences(
-            np.cumsum([0, *map(len, lists)]),
-            np.concatenate(lists).astype(np.int32),
-            [f"u{k}" for k in range(len(lists))],
-            [f"i{k}" for k in range(1, num_items + 1)],
-        )
-    )
+    return leave_one_out(sequences_of(lists, num_items))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +22,7 @@ def split():
 
 
 def batcher(split, **changes):
-    settings = {"max_length": 6, "seed": 5, "negatives": 3, "term": True, "term_items": 10}
+    settings = {"max_length": 6, "seed": 5, "negatives": 3, "kernel_loss": True, "kernel_items": 10}
     return Batcher(split, CoOccurrence.from_split(split), **settings | changes)
 
 
@@ -56,7 +49,7 @@ def test_training_rows_are_the_last_inputs_and_targets(split):
 
 
 def test_negatives_are_uniform_over_what_the_user_did_not_train_on(split):
-    made = batcher(split, negatives=400, term=False)
+    made = batcher(split, negatives=400, kernel_loss=False)
     batch = made.training(made.training_users[:4], 1)
     for row, user in enumerate(made.training_users[:4]):
         s = split.sequences
@@ -73,16 +66,16 @@ def test_negatives_are_uniform_over_what_the_user_did_not_train_on(split):
         assert chi2 < len(free) + 5 * np.sqrt(2 * len(free))
 
 
-def test_term_items_are_distinct_items_of_the_batch(split):
+def test_kernel_items_are_distinct_items_of_the_batch(split):
     made = batcher(split)
     batch = made.training(made.training_users[:9], 2)
     seen = set(batch.items.flatten().tolist()) | set(batch.targets.flatten().tolist())
-    chosen = batch.term_items.tolist()
+    chosen = batch.kernel_items.tolist()
     assert len(chosen) == len(set(chosen)) == 10 and set(chosen) < seen - {0}
     plain = made.cooccurrence.matrix.toarray()[np.ix_(chosen, chosen)]
-    assert (batch.term_counts.numpy() == plain).all()
-    few = batcher(split, term_items=512).training(made.training_users[:9], 2)
-    assert set(few.term_items.tolist()) == seen - {0}
+    assert (batch.kernel_counts.numpy() == plain).all()
+    few = batcher(split, kernel_items=512).training(made.training_users[:9], 2)
+    assert set(few.kernel_items.tolist()) == seen - {0}
 
 
 def test_counts_leave_the_user_out(split):
@@ -98,7 +91,7 @@ def test_evaluation_takes_out_only_what_was_counted(split, stage):
     made, plain = batcher(split), batcher(split, leave_self_out=False)
     users = split.users(stage)
     batch, raw = made.evaluation(users, stage), plain.evaluation(users, stage)
-    assert batch.targets is batch.negatives is batch.term_items is None
+    assert batch.targets is batch.negatives is batch.kernel_items is None
     s, uncounted = split.sequences, 0
     for row, user in enumerate(users):
         history = split.history(user, stage)[-6:].tolist()
@@ -141,7 +134,7 @@ def test_randomness_is_a_function_of_seed_and_step(split):
     assert equal(first, same.training(users, 12))
     assert not torch.equal(first.negatives, same.training(users, 13).negatives)
     assert not torch.equal(first.negatives, other.training(users, 12).negatives)
-    assert not torch.equal(first.term_items, same.training(users, 13).term_items)
+    assert not torch.equal(first.kernel_items, same.training(users, 13).kernel_items)
     assert (one.epoch_order(3) == same.epoch_order(3)).all()
     assert (one.epoch_order(3) != same.epoch_order(4)).any()
     assert sorted(one.epoch_order(3)) == users.tolist()
@@ -150,9 +143,11 @@ def test_randomness_is_a_function_of_seed_and_step(split):
 
 def test_parts_that_were_not_asked_for(split):
     batch = Batcher(split, None, 6, seed=0).training([int(split.users("test")[0])], 0)
-    assert batch.negatives is batch.cooccurrence is batch.term_items is batch.term_counts is None
-    with pytest.raises(ValueError, match="term=True needs cooccurrence"):
-        Batcher(split, None, 6, seed=0, term=True)
+    assert (
+        batch.negatives is batch.cooccurrence is batch.kernel_items is batch.kernel_counts is None
+    )
+    with pytest.raises(ValueError, match="kernel_loss=True needs cooccurrence"):
+        Batcher(split, None, 6, seed=0, kernel_loss=True)
 
 
 def test_nothing_to_train_on():

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from support.sequences import sequences_of
 
 from rka_fast import native
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import leave_one_out
 
 ITEMS = 12
@@ -20,14 +20,7 @@ needs_library = pytest.mark.skipif(
 def split():
     rng = np.random.default_rng(3)
     lists = [rng.integers(1, ITEMS + 1, rng.integers(1, 9)) for _ in range(30)]
-    return leave_one_out(
-        Sequences(
-            np.cumsum([0, *map(len, lists)]),
-            np.concatenate(lists).astype(np.int32),
-            [str(k) for k in range(30)],
-            [str(k) for k in range(1, ITEMS + 1)],
-        )
-    )
+    return leave_one_out(sequences_of(lists, ITEMS))
 
 
 def train_sets(split):

@@ -2,18 +2,15 @@
 
 import numpy as np
 import pytest
+from support.sequences import sequences_of
 
 from rka_fast.data.sequences import Sequences, UserItems, left_padded
 from rka_fast.errors import DataError
 
 
 def make(timestamps=None):
-    return Sequences(
-        indptr=np.array([0, 3, 4], np.int64),
-        items=np.array([2, 1, 2, 3], np.int32),
-        user_ids=["ann", "007"],
-        item_ids=["x", "ü", "z"],
-        timestamps=timestamps,
+    return sequences_of(
+        [[2, 1, 2], [3]], user_ids=["ann", "007"], item_ids=["x", "ü", "z"], timestamps=timestamps
     )
 
 
@@ -21,7 +18,8 @@ def test_lookups():
     s = make()
     assert (s.num_users, s.num_items) == (2, 3)
     assert s.sequence(0).tolist() == [2, 1, 2]
-    assert s.user_index("007") == 1 and s.item_index("z") == 3 and s.item_id(1) == "x"
+    assert s.user_index("007") == 1 and s.item_id(1) == "x"
+    assert s.item_indices(["z", "x"]).tolist() == [3, 1]
     assert s.lengths.tolist() == [3, 1] and s.event_users.tolist() == [0, 0, 0, 1]
 
 
@@ -29,7 +27,7 @@ def test_unknown_ids_are_named():
     with pytest.raises(DataError, match="unknown user id '7'; ids look like ann, 007"):
         make().user_index("7")
     with pytest.raises(DataError, match="unknown item id 'w'"):
-        make().item_index("w")
+        make().item_indices(["x", "w"])
     for index in (0, 4):
         with pytest.raises(DataError, match=f"item index {index} is outside 1..3"):
             make().item_id(index)

@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from support.sequences import sequences_of
 
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import leave_one_out, time_boundaries, time_split
 from rka_fast.errors import DataError
 
@@ -16,12 +16,7 @@ LISTS = [[1, 2, 3, 4], [5, 5, 1], [2, 3], [4], [3, 1, 3, 3, 2]]
 
 
 def make(lists):
-    return Sequences(
-        np.cumsum([0, *map(len, lists)]),
-        np.array(sum(lists, []), np.int32),
-        [f"u{k}" for k in range(len(lists))],
-        [f"i{k}" for k in range(1, 6)],
-    )
+    return sequences_of(lists, 5)
 
 
 def test_targets_histories_and_training_events():

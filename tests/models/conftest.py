@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from support.sequences import sequences_of
 
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import leave_one_out
 
 
@@ -15,22 +15,15 @@ def split():
     """Ten users, twelve items, histories of 4 to 9 events from one seed."""
     rng = np.random.default_rng(0)
     histories = [rng.permutation(np.arange(1, 13))[: rng.integers(4, 10)] for _ in range(10)]
-    indptr = np.concatenate(([0], np.cumsum([len(h) for h in histories])))
-    return leave_one_out(
-        Sequences(
-            indptr,
-            np.concatenate(histories).astype(np.int32),
-            [f"u{i}" for i in range(10)],
-            [f"i{i}" for i in range(1, 13)],
-            None,
-        )
-    )
+    return leave_one_out(sequences_of(histories, 12))
 
 
 @pytest.fixture
 def batch(split):
     """Six training users with everything a model may want."""
-    batcher = Batcher(split, CoOccurrence.from_split(split), 8, seed=0, negatives=2, term=True)
+    batcher = Batcher(
+        split, CoOccurrence.from_split(split), 8, seed=0, negatives=2, kernel_loss=True
+    )
     return batcher.training(np.arange(6), step=1)
 
 

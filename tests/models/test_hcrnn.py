@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from rka_fast.models import HCRNN
-from rka_fast.models.recurrent import Packing
+from rka_fast.models.steps import StepPacking
 
 WIDTH, TOPICS = 6, 4
 
@@ -100,7 +100,7 @@ def literal_encoding(w, h, c, t):
 def test_the_cell(model, weights):
     rng = np.random.default_rng(0)
     x, theta = rng.normal(size=(5, WIDTH)), rng.dirichlet(np.ones(TOPICS), size=5)
-    packing = Packing(torch.tensor([[0, 3, 1, 2, 2, 5]]))
+    packing = StepPacking(torch.tensor([[0, 3, 1, 2, 2, 5]]))
     actual = model.cell(packing, torch.from_numpy(x), torch.from_numpy(theta))
     for got, expected in zip(actual, literal_cell(weights, x, theta), strict=True):
         np.testing.assert_allclose(got.detach(), expected, atol=1e-12)
@@ -138,6 +138,6 @@ def test_the_divergence_of_the_topics(model, weights, batch):
         count += sum(target > 0 for target in targets)
         mu, s = map(torch.from_numpy, literal_topics(weights, real))
         total += kl_divergence(Normal(mu, s), Normal(0.0, 1.0)).sum().item()
-    parts = model.training_loss(batch, SimpleNamespace(loss="ce"))
+    parts = model.training_loss(batch, "ce")
     assert parts["kl"].item() == pytest.approx(0.001 * total / count)
     assert parts["loss"].item() == pytest.approx((parts["recommendation"] + parts["kl"]).item())

@@ -5,19 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support.sequences import sequences_of
 
-from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import leave_one_out
 from rka_fast.models import ItemKNN
 from rka_fast.training.metrics import target_ranks
 
 
 def split_of(*histories, num_items):
-    indptr = np.concatenate(([0], np.cumsum([len(h) for h in histories])))
-    items = np.concatenate(histories).astype(np.int32)
-    users = [f"u{i}" for i in range(len(histories))]
-    names = [f"i{i}" for i in range(1, num_items + 1)]
-    return leave_one_out(Sequences(indptr, items, users, names, None))
+    return leave_one_out(sequences_of(histories, num_items))
 
 
 def batch_of(*rows):
@@ -83,11 +79,3 @@ def test_a_target_that_is_no_neighbour_is_a_miss(split):
     assert target_ranks(scores[:, 1:], zero - 1).item() == 12
     best = scores[0].argmax().unsqueeze(0)
     assert target_ranks(scores[:, 1:], best - 1).item() <= 2
-
-
-def test_candidates_score_as_in_the_full_ranking(split, batch):
-    model = ItemKNN.from_config(None, split)
-    model.fit(split)
-    candidates = torch.tensor([[3, 1], [5, 5], [12, 2], [1, 2], [7, 8], [9, 4]])
-    expected = model.scores(batch).gather(1, candidates)
-    assert torch.equal(model.scores(batch, candidates), expected)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rka_fast.models.losses import kernel_term, recommendation_loss
+from rka_fast.models.losses import kernel_loss, recommendation_loss
 
 STATES = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 VECTORS = torch.randn(6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -50,11 +50,11 @@ def test_sampled_cross_entropy():
 
 
 def test_an_unknown_loss_is_named():
-    with pytest.raises(ValueError, match="bce, ce, sampled_ce, got 'hinge'"):
+    with pytest.raises(ValueError, match="expected one of ce, bce, sampled_ce, got 'hinge'"):
         recommendation_loss("hinge", STATES, TARGETS, VECTORS, NEGATIVES)
 
 
-def test_kernel_term():
+def test_kernel_loss():
     """Items 0..2 co-occur, item 3 with nobody: it is left out of the mean."""
     counts = torch.tensor(
         [[4.0, 2.0, 1.0, 0.0], [2.0, 3.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 2.0]],
@@ -72,22 +72,22 @@ def test_kernel_term():
         total = sum(math.exp(x) for x in logits)
         for weight, logit in zip(relation, logits, strict=True):
             expected -= weight / sum(relation) * math.log(math.exp(logit) / total) / 3
-    actual = kernel_term(vectors, counts, torch.tensor(gamma, dtype=torch.float64))
+    actual = kernel_loss(vectors, counts, torch.tensor(gamma, dtype=torch.float64))
     assert actual.item() == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize("items", [1, 3])
-def test_kernel_term_without_any_relation_is_zero_with_finite_gradients(items):
+def test_kernel_loss_without_any_relation_is_zero_with_finite_gradients(items):
     vectors = VECTORS[:items].clone().requires_grad_()
     gamma = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
-    term = kernel_term(vectors, torch.diag(torch.tensor([2.0, 1.0, 0.0])[:items]).double(), gamma)
+    term = kernel_loss(vectors, torch.diag(torch.tensor([2.0, 1.0, 0.0])[:items]).double(), gamma)
     term.backward()
     assert term == 0 and vectors.grad.isfinite().all() and gamma.grad.isfinite()
 
 
-def test_kernel_term_falls_as_related_items_come_together():
+def test_kernel_loss_falls_as_related_items_come_together():
     counts = torch.tensor([[2.0, 2.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 2.0]])
     apart = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
     together = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
     gamma = torch.tensor(2.0)
-    assert kernel_term(together, counts, gamma) < kernel_term(apart, counts, gamma)
+    assert kernel_loss(together, counts, gamma) < kernel_loss(apart, counts, gamma)

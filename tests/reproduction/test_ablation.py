@@ -5,14 +5,12 @@ import statistics
 import ablation
 import numpy as np
 import pytest
-from support.runs import write_log
+from support.runs import SMALL, write_log
 
 from rka_fast.reproduction.cells import parse_overrides
-from rka_fast.reproduction.outcome import Scores
+from rka_fast.reproduction.results import Scores
 from rka_fast.training.config import Config
 from rka_fast.training.run_folder import RunFolder
-
-SMALL = ("width=8", "blocks=1", "max_length=8", "batch_size=16", "device=cpu")
 
 
 @pytest.mark.parametrize("name", ablation.VARIANTS)
@@ -51,7 +49,8 @@ def test_the_table_by_hand():
 
 def test_the_command_and_its_mistakes(tmp_path, capsys):
     log, out = write_log(tmp_path / "mine.txt"), tmp_path / "out"
-    sets = [word for setting in (*SMALL, "rksa.dropout=0.4") for word in ("--set", setting)]
+    settings = [*(f"{name}={value}" for name, value in SMALL.items()), "rksa.dropout=0.4"]
+    sets = [word for setting in settings for word in ("--set", setting)]
     flags = ["--seeds", "2", "--epochs", "1", "--out", str(out), *sets]
     found = ["--data", str(log), "--only", "sasrec,no-dropout"]
     assert ablation.main([*found, *flags]) == 0

@@ -7,29 +7,27 @@ import statistics
 
 import numpy as np
 import pytest
-from support.runs import write_log
+from support.runs import SMALL, write_log
 
 from rka_fast.models import MODELS
 from rka_fast.reproduce import main
 from rka_fast.reproduction import cells
 from rka_fast.reproduction.cells import parse_overrides, plan
 from rka_fast.reproduction.datasets import DATASETS, own_log
-from rka_fast.reproduction.outcome import Outcome, Scores
-from rka_fast.reproduction.paper import FIGURES
-from rka_fast.reproduction.paper import MODELS as PAPER_MODELS
+from rka_fast.reproduction.paper import FIGURES, PAPER_MODELS
+from rka_fast.reproduction.results import Outcome, Scores
+from rka_fast.training.assemble import load_data
 from rka_fast.training.config import Config
-from rka_fast.training.loop import Trainer
 from rka_fast.training.metrics import METRICS, RANKINGS, rank_metrics
 from rka_fast.training.run_folder import RunFolder
-from rka_fast.training.source import load_data
+from rka_fast.training.trainer import Trainer
 
-SMALL = ("width=8", "blocks=1", "max_length=8", "batch_size=16", "device=cpu")
 QUICK = ("--models", "pop,sasrec,rksa", "--seeds", "2", "--epochs", "2")
 
 
 def reproduce(*flags):
     """Exit status of the command with settings for small runs."""
-    sets = [word for setting in SMALL for word in ("--set", setting)]
+    sets = [word for pair in SMALL.items() for word in ("--set", "=".join(map(str, pair)))]
     return main([*map(str, flags), *sets])
 
 
@@ -225,6 +223,11 @@ def test_the_time_split_needs_times(folder, tmp_path, capsys):
         (("--set", "rksa.min_rating=3"), "all models share the data; use min_rating=3"),
         (("--models", ","), "no model given in ','; known are all, rksa, sasrec"),
         (("--datasets", ""), "no data set given in ''; known are all, citeulike"),
+        (("--set", "sasrec.kernel_weight=2"), "weight=2: not used by sasrec; leave it out"),
+        (
+            ("--models", "pop,narm", "--set", "kernel-weight=2"),
+            "not used by pop, narm; leave it out",
+        ),
         (("--seeds", "0"), "seeds must be at least 1, got 0"),
     ],
 )
@@ -247,7 +250,7 @@ def test_which_setting_wins(tmp_path):
     assert overrides == {"": {"dropout": 0.3, "leave_self_out": False}, "rksa": {"dropout": 0.5}}
 
     def configs(overrides):
-        names = ["pop", "sasrec", "rksa"]
+        names = ["pop", "narm", "sasrec", "rksa"]
         made = plan(DATASETS["games"], "x", names, 1, "leave-one-out", tmp_path, overrides)
         return {cell.config.model: cell.config for cell in made}
 
@@ -255,18 +258,19 @@ def test_which_setting_wins(tmp_path):
     assert {plain[m].loss for m in ("sasrec", "rksa")} == {DATASETS["games"].attention["loss"]}
     assert plain["pop"].loss is None  # not of a model with attention
     settings, attention = DATASETS["games"].settings, DATASETS["games"].attention
-    assert plain["pop"].eval_every == settings["eval_every"] != attention["eval_every"]
+    assert plain["pop"].eval_every is None
+    assert plain["narm"].eval_every == settings["eval_every"] != attention["eval_every"]
     assert plain["sasrec"].eval_every == plain["rksa"].eval_every == attention["eval_every"]
     given = configs(overrides)
-    assert [given[m].dropout for m in ("pop", "sasrec", "rksa")] == [0.3, 0.3, 0.5]
-    assert not given["sasrec"].leave_self_out
+    assert [given[m].dropout for m in ("pop", "sasrec", "rksa")] == [None, 0.3, 0.5]
+    assert given["rksa"].leave_self_out is False and given["sasrec"].leave_self_out is None
 
 
 def test_epochs_are_a_limit_and_no_more(tmp_path):
     cells = plan(
         DATASETS["games"], "x", ["bpr_mf", "rksa"], 1, "leave-one-out", tmp_path, {}, epochs=40
     )
-    assert [cell.config.epochs for cell in cells] == [MODELS["bpr_mf"].defaults["epochs"], 40]
+    assert [cell.config.epochs for cell in cells] == [MODELS["bpr_mf"].settings()["epochs"], 40]
 
 
 def test_the_baseline_is_the_best_of_its_own_ranking():
@@ -288,9 +292,9 @@ def test_an_own_log_is_never_taken_for_a_known_data_set():
 
 def test_files_with_other_counts_are_compared_with_nothing(folder, tmp_path):
     flags = ("--datasets", "games", "--models", "pop", "--seeds", "1")
-    assert reproduce(*flags, "--data-dir", folder, "--out", tmp_path / "out") == 0
+    assert main([*flags, "--data-dir", str(folder), "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out/table.md").read_text()
-    assert "Other data than the known files (31,013 users" in text and "paper |" not in text
+    assert "These files are not the known ones (31,013 users" in text and "paper |" not in text
 
 
 def test_the_papers_table():

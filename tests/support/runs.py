@@ -7,19 +7,21 @@ import sys
 import numpy as np
 
 from rka_fast.train import main
+from rka_fast.training.config import Config
 
-SMALL = [
-    "--width",
-    "8",
-    "--blocks",
-    "1",
-    "--max-length",
-    "8",
-    "--batch-size",
-    "16",
-    "--device",
-    "cpu",
-]
+SMALL = {"width": 8, "blocks": 1, "max_length": 8, "batch_size": 16, "device": "cpu"}
+"""Settings of small runs."""
+
+
+def small(model="rksa"):
+    """Those that the model reads, as flags."""
+    read = SMALL.keys() - Config.unread(model)
+    return [
+        word
+        for name, value in SMALL.items()
+        if name in read
+        for word in ("--" + name.replace("_", "-"), str(value))
+    ]
 
 
 def write_log(path, users=60, items=130, seed=0):
@@ -38,7 +40,8 @@ def write_log(path, users=60, items=130, seed=0):
 
 def train(log, out, *flags):
     """Exit status of a small training run in this process."""
-    return main(["--data", str(log), "--out", str(out), *SMALL, *flags])
+    model = flags[flags.index("--model") + 1] if "--model" in flags else "rksa"
+    return main(["--data", str(log), "--out", str(out), *small(model), *flags])
 
 
 def command(module, *arguments, processes=1):

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from rka_fast.errors import CheckpointError, FolderError
-from rka_fast.training.checkpoint import Checkpoint, write_atomically
+from rka_fast.files import write_atomically
+from rka_fast.training.checkpoint import Checkpoint
 
 
 class Tied(nn.Module):
@@ -75,7 +76,7 @@ def test_every_kind_of_damage_is_noticed(saved):
 
 
 def test_another_catalogue_is_refused(saved):
-    with pytest.raises(CheckpointError, match="last.safetensors is of another catalogue"):
+    with pytest.raises(CheckpointError, match="last.safetensors was written for a different"):
         Checkpoint.load(saved, "other items")
 
 

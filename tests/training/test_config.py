@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from rka_fast.errors import ConfigError
-from rka_fast.models import MODELS
-from rka_fast.train import parse
-from rka_fast.training.config import RESUMABLE, Config
+from rka_fast.training.config import FORMAT, RESUMABLE, Config
+from rka_fast.training.flags import parse
 
 
 def test_json_round_trip():
@@ -25,7 +24,7 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "core": "iterated",
         "repeats": "drop",
         "split": "time",
-        "model": "sasrec",
+        "model": "rksa",
         "max_length": 7,
         "width": 6,
         "blocks": 3,
@@ -35,7 +34,7 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "loss": "bce",
         "negatives": 4,
         "kernel_weight": 0.125,
-        "relations": "item,user",
+        "kernels": "item,user",
         "initial_scale": 0.75,
         "leave_self_out": False,
         "train_mode": "mean",
@@ -60,13 +59,13 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         flags += ["--no-" + flag] if value is False else ["--" + flag, str(value)]
     file = tmp_path / "config.json"
     file.write_text(json.dumps(values))
-    assert parse(flags)[0] == parse(["--config", str(file)])[0] == Config(**values)
+    assert parse(flags).config == parse(["--config", str(file)]).config == Config(**values)
 
 
 def test_flags_override_the_file(tmp_path):
     file = tmp_path / "config.json"
     file.write_text('{"width": 6, "epochs": 3}')
-    config, _ = parse(["--config", str(file), "--epochs", "4"])
+    config = parse(["--config", str(file), "--epochs", "4"]).config
     assert (config.width, config.epochs, config.blocks) == (6, 4, Config().blocks)
 
 
@@ -86,9 +85,9 @@ def test_an_unknown_flag_names_the_nearest(capsys):
         ('{"width": "6"}', "width must be int or null, got '6'"),
         ('{"width": true}', "width must be int or null, got True"),
         ('{"seed": null}', "seed must be int, got None"),
-        ('{"loss": "hing"}', "must be one of bce, ce, sampled_ce, hinge, got 'hing'; did you mean"),
+        ('{"loss": "hing"}', "must be one of ce, bce, sampled_ce, hinge, got 'hing'; did you mean"),
         ('{"negatives": 1.5}', "negatives must be int or null, got 1.5"),
-        ('{"leave_self_out": 1}', "leave_self_out must be bool, got 1"),
+        ('{"leave_self_out": 1}', "leave_self_out must be bool or null, got 1"),
         ("[1]", "expected one JSON object"),
         ("{", "not valid JSON"),
     ],
@@ -116,16 +115,28 @@ def test_a_missing_file(tmp_path):
         ({"width": 50, "heads": 3}, "width must be a multiple of heads (3), got 50"),
         ({"learning_rate": float("nan")}, "learning_rate must be above 0, got nan"),
         ({"initial_scale": 0.0}, "initial_scale must be above 0, got 0.0"),
-        ({"relations": "user"}, "relations must name cooccurrence or item or both, and may name"),
-        ({"relations": "item,users"}, "comma-separated, got 'item,users'"),
+        ({"kernels": "user"}, "kernels must name cooccurrence or item or both, and may name"),
+        ({"kernels": "item,users"}, "comma-separated, got 'item,users'"),
         ({"kernel_weight": -1.0}, "kernel_weight must not be negative"),
         ({"device": "gpu"}, "device must be auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
         ({"columns": "user"}, "columns 'user' must be 2 to 4 names"),
         ({"negatives": 5}, "negatives has no meaning with loss 'ce'"),
-        ({"loss": "bce", "model": "attrec"}, "loss 'bce' cannot be used by 'attrec'; choose hinge"),
-        ({"loss": "hinge"}, "loss 'hinge' cannot be used by 'rksa'; choose ce or bce or sampled_"),
-        ({"loss": "ce", "model": "pop"}, "loss 'ce' cannot be used by 'pop'; leave it out"),
-        ({"negatives": 2, "model": "bpr_mf"}, "negatives has no meaning with 'bpr_mf'; leave it"),
+        (
+            {"loss": "bce", "model": "attrec"},
+            "cannot be used by model 'attrec'; choose hinge",
+        ),
+        ({"loss": "hinge"}, "loss 'hinge' cannot be used by model 'rksa'; choose ce or bce or sam"),
+        ({"loss": "ce", "model": "pop"}, "loss is not used by model 'pop'; leave it out"),
+        ({"negatives": 2, "model": "bpr_mf"}, "negatives is not used by model 'bpr_mf'; leave it"),
+        (
+            {"kernel_weight": 2.0, "model": "gru4rec"},
+            "kernel_weight is not used by model 'gru",
+        ),
+        ({"leave_self_out": True, "model": "sasrec"}, "leave_self_out is not used by model"),
+        (
+            {"epochs": 3, "model": "item_knn"},
+            "epochs is not used by model 'item_knn'",
+        ),
         ({"seed": -1}, "seed must be from 0"),
         ({"max_length": 1}, "max_length must be at least 2"),
     ],
@@ -171,19 +182,19 @@ def test_defaults_follow_the_model_and_the_data_wherever_these_are_given(tmp_pat
         return config.width, config.epochs, config.loss
 
     narm, attrec = (100, 200, "ce"), (150, 200, "hinge")
-    assert values(parse(["--model", "narm", "--data", "x"])[0]) == narm
-    assert values(parse(["--data=x", "--model=attrec"])[0]) == attrec
-    assert values(parse(["--model", "narm"])[0]) == (100, 12, "ce")
-    assert parse(["--data", "x"])[0].epochs == 200 and parse([])[0].epochs == 12
+    assert values(parse(["--model", "narm", "--data", "x"]).config) == narm
+    assert values(parse(["--data=x", "--model=attrec"]).config) == attrec
+    assert values(parse(["--model", "narm"]).config) == (100, 12, "ce")
+    assert parse(["--data", "x"]).config.epochs == 200 and parse([]).config.epochs == 12
     file = tmp_path / "config.json"
     file.write_text('{"model": "narm", "patience": 3}')
-    assert values(parse(["--config", str(file), "--data", "x"])[0]) == narm
-    other, _ = parse(["--config", str(file), "--data", "x", "--model", "attrec"])
+    assert values(parse(["--config", str(file), "--data", "x"]).config) == narm
+    other = parse(["--config", str(file), "--data", "x", "--model", "attrec"]).config
     assert values(other) == attrec and other.patience == 3
     file.write_text('{"data": "x", "epochs": 7}')
-    assert values(parse(["--config", str(file), "--model", "narm"])[0]) == (100, 7, "ce")
+    assert values(parse(["--config", str(file), "--model", "narm"]).config) == (100, 7, "ce")
     flags = ["--config", str(file), "--model", "narm", "--epochs", "9", "--width", "8"]
-    assert values(parse(flags)[0]) == (8, 9, "ce")
+    assert values(parse(flags).config) == (8, 9, "ce")
 
 
 def test_the_help_shows_the_defaults_of_the_model(capsys):
@@ -203,9 +214,58 @@ def test_resuming_may_change_only_what_does_not_shape_the_result():
     assert set(RESUMABLE) <= {field.name for field in dataclasses.fields(Config)}
 
 
-def test_the_choices_are_the_models_there_are():
-    for name in MODELS:
-        assert Config(model=name).model == name
+@pytest.mark.parametrize("flag", ["--kernel-weight=2", "--kernels item", "--no-leave-self-out"])
+def test_a_flag_that_the_model_does_not_read_is_refused(flag):
+    flag = flag.split()
+    parse(flag)
     with pytest.raises(ConfigError) as error:
-        Config(model="?")
-    assert set(str(error.value).split(" of ")[1].split(", got")[0].split(", ")) == set(MODELS)
+        parse(["--model", "gru4rec", *flag])
+    assert f"{flag[0].split('=')[0]} is not used by model 'gru4rec'; leave it out" in str(
+        error.value
+    )
+
+
+def test_a_run_is_a_template_for_another_model(tmp_path):
+    """What the other model does not read is left out and told; what was written by hand is not."""
+    file = tmp_path / "config.json"
+    saved = Config(data="x", width=8, kernel_weight=2.0, loss="bce", negatives=3, epochs=7)
+    file.write_text(json.dumps(saved.to_json()))
+    given = parse(["--config", str(file), "--model", "sasrec"])
+    assert given.config == Config(
+        data="x", model="sasrec", width=8, loss="bce", negatives=3, epochs=7
+    )
+    (note,) = given.notes
+    assert note.startswith(f"{file}: not used by sasrec: ")
+    assert set(note.split(": ")[2].split(", ")) == Config.unread("sasrec")
+    attrec = parse(["--config", str(file), "--model", "attrec"])
+    assert (attrec.config.loss, attrec.config.negatives_per_position) == ("hinge", 1)
+    assert "loss" in attrec.notes[0] and "negatives" in attrec.notes[0]
+    assert parse(["--config", str(file)]) == (saved, None, [])
+    file.write_text('{"model": "rksa", "kernel_weight": 2}')
+    with pytest.raises(ConfigError, match="config.json: kernel_weight is not used by model 'sasr"):
+        parse(["--config", str(file), "--model", "sasrec"])
+
+
+def test_formats_of_saved_settings(tmp_path):
+    """Format 1 named the kernels otherwise and saved what the model ignored, as if it were set."""
+    file = tmp_path / "config.json"
+    first = {
+        "data": "x", "model": "gru4rec", "kernel_weight": 2.0, "relations": "item", "width": 8,
+        "leave_self_out": True, "blocks": 4, "out": None, "save_every": None,
+    }  # fmt: skip
+    file.write_text(json.dumps(first))
+    assert parse(["--config", str(file)]).config == Config(data="x", model="gru4rec", width=8)
+    file.write_text(json.dumps({**first, "model": "rksa"}))
+    rksa = parse(["--config", str(file)]).config
+    assert (rksa.kernels, rksa.kernel_weight, rksa.blocks) == ("item", 2.0, 4)
+    assert rksa.to_json()["format"] == FORMAT
+    file.write_text(json.dumps({**rksa.to_json(), "format": FORMAT + 1}))
+    with pytest.raises(ConfigError, match=f"format {FORMAT + 1} is not known.*install a newer one"):
+        parse(["--config", str(file)])
+
+
+def test_what_two_configs_differ_in():
+    config = Config(width=6, epochs=3, out="a")
+    assert config.difference(config) == {}
+    found = config.difference(Config(epochs=4, out="b"), ignoring=("out",))
+    assert found == {"width": (6, 50), "epochs": (3, 4)}

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from support.sequences import sequences_of
 
 from rka_fast.data.batches import Batcher, sampled_candidates
-from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import leave_one_out
 from rka_fast.training import metrics
 from rka_fast.training.metrics import (
@@ -72,10 +72,10 @@ class TableModel(torch.nn.Module):
         self.table = torch.cat([torch.full((users, 1), -INF), table[:, 1:]], dim=1)
         self.largest = 0
 
-    def scores(self, batch, candidates):
+    def scores(self, batch):
         scores = self.table[batch.users]
         self.largest = max(self.largest, scores.numel())
-        return scores if candidates is None else scores.gather(1, candidates)
+        return scores
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +83,7 @@ def split():
     rng = np.random.default_rng(0)
     lengths = np.array([2, *rng.integers(3, 12, 40)])
     items = rng.integers(1, 151, lengths.sum()).astype(np.int32)
-    return leave_one_out(
-        Sequences(
-            np.concatenate([[0], np.cumsum(lengths)]),
-            items,
-            [f"u{i}" for i in range(41)],
-            [f"i{i}" for i in range(150)],
-        )
-    )
+    return leave_one_out(sequences_of(np.split(items, np.cumsum(lengths)[:-1]), 150))
 
 
 def literal_metrics(split, stage, negatives, table):

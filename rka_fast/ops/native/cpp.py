@@ -1,6 +1,5 @@
-"""The C++ backend: one fused pass per sequence on the CPU; and the gather of its counts."""
+"""The C++ backend: one fused pass per sequence on the CPU."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,23 +40,3 @@ def _with_float_counts(a: Arguments) -> Arguments:
         dtype = torch.promote_types(a.query.dtype, torch.float32)
         a = a._replace(cooccurrence=a.cooccurrence.to(dtype))
     return a
-
-
-def gather(
-    indptr: np.ndarray,
-    indices: np.ndarray,
-    data: np.ndarray,
-    items: np.ndarray,
-    counted: np.ndarray | None,
-) -> np.ndarray:
-    """Counts at every pair of positions, float32 (B, n, n), from a sparse symmetric matrix.
-
-    indptr (int64), indices and data (int32): compressed rows with sorted columns, row and column 0
-    empty. items: int (B, n), 0 is padding. counted: bool (B, n), positions of a user that is itself
-    in the counts; one is taken from every pair of them. Needs the native library.
-    """
-    block = torch.ops.rka_fast_native.gather(
-        *(torch.from_numpy(x) for x in (indptr, indices, data, items.astype(np.int64))),
-        None if counted is None else torch.from_numpy(counted.astype(bool)),
-    )
-    return block.numpy()

@@ -1,4 +1,4 @@
-"""What the cells of one data set came to: means, deviations, times, significance, JSON."""
+"""The results of the cells of one data set: means, deviations, times, significance, JSON."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class Scores:
     results: dict[int, dict[str, Any]] = field(default_factory=dict)
     ranks: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
-    def values(self, kind: str, metric: str, stage: str = "test") -> list[float]:
+    def values(self, ranking: str, metric: str, stage: str = "test") -> list[float]:
         """One value a seed."""
-        return [result[stage][kind][metric] for result in self.results.values()]
+        return [result[stage][ranking][metric] for result in self.results.values()]
 
-    def mean(self, kind: str, metric: str, stage: str = "test") -> float:
-        return statistics.fmean(self.values(kind, metric, stage))
+    def mean(self, ranking: str, metric: str, stage: str = "test") -> float:
+        return statistics.fmean(self.values(ranking, metric, stage))
 
-    def deviation(self, kind: str, metric: str) -> float | None:
+    def deviation(self, ranking: str, metric: str) -> float | None:
         """Sample standard deviation over the seeds; None for one seed."""
-        values = self.values(kind, metric)
+        values = self.values(ranking, metric)
         return statistics.stdev(values) if len(values) > 1 else None
 
-    def compared_with(self, other: Scores, kind: str) -> Comparison:
+    def compared_with(self, other: Scores, ranking: str) -> Comparison:
         """Paired over the seeds that both have; there must be one."""
         seeds = sorted(self.ranks.keys() & other.ranks.keys())
-        return compare(*([scores.ranks[s][kind] for s in seeds] for scores in (self, other)))
+        return compare(*([scores.ranks[s][ranking] for s in seeds] for scores in (self, other)))
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -54,10 +54,13 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **{kind: {name: self.values(kind, name) for name in METRICS} for kind in RANKINGS},
+            **{
+                ranking: {name: self.values(ranking, name) for name in METRICS}
+                for ranking in RANKINGS
+            },
             "valid": {
-                kind: {name: self.values(kind, name, "valid") for name in METRICS}
-                for kind in RANKINGS
+                ranking: {name: self.values(ranking, name, "valid") for name in METRICS}
+                for ranking in RANKINGS
             },
             "seconds_per_epoch": self.seconds_per_epoch,
             "seconds": self.seconds,
@@ -71,59 +74,61 @@ class Outcome:
     """A data set, its description by `load_data`, and the scores of every model so far."""
 
     dataset: Dataset
-    data: dict[str, Any]
+    description: dict[str, Any]
     planned: int  # cells
-    models: dict[str, Scores] = field(default_factory=dict)
+    scores: dict[str, Scores] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)  # message by cell
 
     def add(
         self, model: str, seed: int, result: dict[str, Any], ranks: dict[str, np.ndarray]
     ) -> None:
-        scores = self.models.setdefault(model, Scores())
+        scores = self.scores.setdefault(model, Scores())
         scores.results[seed], scores.ranks[seed] = result, ranks
         self.__dict__.pop("comparisons", None)
 
     @property
     def finished(self) -> int:
-        return sum(len(scores.results) for scores in self.models.values())
+        return sum(len(scores.results) for scores in self.scores.values())
 
     @property
     def is_known(self) -> bool:
         """Whether the files are the known ones, and nothing was filtered out."""
-        return self.dataset.is_known(*(self.data[part] for part in ("users", "items", "events")))
+        return self.dataset.is_known(
+            *(self.description[part] for part in ("users", "items", "events"))
+        )
 
     @property
     def paper(self) -> dict[str, dict[str, float]]:
         """The paper's figures by model; none where the data or the split is another."""
-        comparable = self.is_known and self.data["split"] == "leave-one-out"
+        comparable = self.is_known and self.description["split"] == "leave-one-out"
         return FIGURES.get(self.dataset.paper, {}) if comparable else {}
 
-    def baseline(self, kind: str) -> str | None:
+    def baseline(self, ranking: str) -> str | None:
         """The model besides RKSA with the best mean validation NDCG@10 of this ranking."""
-        others = [model for model in self.models if model != OURS]
+        others = [model for model in self.scores if model != OURS]
         return max(
-            others, key=lambda m: self.models[m].mean(kind, "ndcg@10", "valid"), default=None
+            others, key=lambda m: self.scores[m].mean(ranking, "ndcg@10", "valid"), default=None
         )
 
     @cached_property
     def comparisons(self) -> dict[str, Comparison]:
-        """RKSA against the best baseline of each kind of ranking, where they share seeds."""
+        """RKSA against the best baseline of each ranking, where they share seeds."""
         found = {}
-        for kind in RANKINGS:
-            ours, theirs = self.models.get(OURS), self.models.get(self.baseline(kind))
+        for ranking in RANKINGS:
+            ours, theirs = self.scores.get(OURS), self.scores.get(self.baseline(ranking))
             if ours and theirs and ours.ranks.keys() & theirs.ranks.keys():
-                found[kind] = ours.compared_with(theirs, kind)
+                found[ranking] = ours.compared_with(theirs, ranking)
         return found
 
     def to_json(self) -> dict[str, Any]:
         """By model; what is said of RKSA against the baseline stands with RKSA."""
-        values = {model: scores.to_json() for model, scores in self.models.items()}
+        values = {model: scores.to_json() for model, scores in self.scores.items()}
         if self.comparisons:
             values[OURS]["significance"] = {
                 "metric": "ndcg@10",
                 **{
-                    kind: {"baseline": self.baseline(kind), **dataclasses.asdict(found)}
-                    for kind, found in self.comparisons.items()
+                    ranking: {"baseline": self.baseline(ranking), **dataclasses.asdict(found)}
+                    for ranking, found in self.comparisons.items()
                 },
             }
         return values

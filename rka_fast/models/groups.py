@@ -24,17 +24,19 @@ class Group(NamedTuple):
         return self.places == 0
 
 
-class Packing:
-    """The P positions of items (B, n) that hold one; 0, in front, is padding.
+class LengthGroups:
+    """The P positions of items (B, n) that hold one, in groups of rows of similar length.
+
+    0, in front, is padding.
 
     What looks at one position at a time works on packed values (P, width), what looks at whole
     histories on one tensor (b, l, width) for each of `groups`.
     """
 
     def __init__(self, items: Tensor):
-        self.there = items > 0
-        self.position = self.there.nonzero()[:, 1]
-        places = torch.where(self.there, self.there.flatten().cumsum(0).view_as(items), 0)
+        self.present = items > 0
+        self.position = self.present.nonzero()[:, 1]
+        places = torch.where(self.present, self.present.flatten().cumsum(0).view_as(items), 0)
         self.every = Group(torch.arange(len(items), device=items.device), places)
         # A GPU computes padding in less time than it takes to launch more kernels.
         self.groups = _groups(places) if items.is_cpu else [self.every]

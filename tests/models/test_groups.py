@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rka_fast.models import packing
-from rka_fast.models.packing import Packing
+from rka_fast.models import groups
+from rka_fast.models.groups import LengthGroups
 
 ITEMS = torch.tensor(
     [[0, 0, 0, 0, 0, 0, 0, 4], [1, 2, 3, 4, 5, 6, 7, 8], [0, 0, 0, 0, 0, 0, 5, 9], [0] * 8]
@@ -12,8 +12,8 @@ ITEMS = torch.tensor(
 
 
 def test_unpacked_values_stand_where_their_items_do(monkeypatch):
-    monkeypatch.setattr(packing, "WORTH_A_GROUP", 1)
-    packed = Packing(ITEMS)
+    monkeypatch.setattr(groups, "WORTH_A_GROUP", 1)
+    packed = LengthGroups(ITEMS)
     values = ITEMS[ITEMS > 0].float()[:, None]
     # Lengths 1 and none, 2, and 8: at most an eighth, a quarter and all of 8.
     assert [group.rows.tolist() for group in packed.groups] == [[0, 3], [2], [1]]
@@ -30,13 +30,13 @@ def test_unpacked_values_stand_where_their_items_do(monkeypatch):
 
 @pytest.mark.parametrize("worth, lengths", [(1, [1, 2, 8]), (3, [2, 8]), (10**9, [8])])
 def test_a_group_is_made_where_it_saves_enough(monkeypatch, worth, lengths):
-    monkeypatch.setattr(packing, "WORTH_A_GROUP", worth)
-    assert [group.places.shape[1] for group in Packing(ITEMS).groups] == lengths
+    monkeypatch.setattr(groups, "WORTH_A_GROUP", worth)
+    assert [group.places.shape[1] for group in LengthGroups(ITEMS).groups] == lengths
 
 
 def test_gradients_come_back_to_their_places(monkeypatch):
-    monkeypatch.setattr(packing, "WORTH_A_GROUP", 1)
-    packed = Packing(ITEMS)
+    monkeypatch.setattr(groups, "WORTH_A_GROUP", 1)
+    packed = LengthGroups(ITEMS)
     x = torch.randn(len(packed.position), 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: packed.pack(packed.unpack(x.sin())), x)
     assert torch.autograd.gradcheck(lambda x: packed.unpack_all(x.sin()), x)

@@ -1,10 +1,11 @@
-"""Device, precision, processes, seeds and signals of a training run."""
+"""The device of a run with its precision and processes, and the seeds and signals of each."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import signal
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,42 +14,28 @@ from accelerate.state import AcceleratorState
 
 from rka_fast.data.batches import Batch
 from rka_fast.errors import ConfigError
-from rka_fast.ops.arguments import Arguments
-from rka_fast.ops.backends import choose
 from rka_fast.training.config import Config
 
 
 def make_accelerator(config: Config) -> Accelerator:
-    """Device, precision and processes. Raises ConfigError where they are not to be had."""
-    kind = check_device(config.device)
+    """Device, precision and processes. Raises ConfigError where they are unavailable."""
+    device_type = check_device(config.device)
     AcceleratorState._reset_state(True)  # several runs in one process may differ in precision
     accelerator = Accelerator(
-        cpu=kind == "cpu",
+        cpu=device_type == "cpu",
         mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if config.precision == "fp16" and accelerator.device.type == "cpu":  # no loss scaling there
         raise ConfigError("precision 'fp16' needs a GPU; on the CPU use --precision bf16 or fp32")
-    check_backend(config, accelerator.device)
     return accelerator
 
 
-def check_backend(config: Config, device: torch.device) -> None:
-    """Raises ConfigError, with every reason, where the backend cannot serve this model here."""
-    query = torch.zeros(
-        1, config.heads, config.max_length, config.width // config.heads, device=device
-    )
-    try:
-        choose(config.backend, Arguments(query, query, query))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-
 def check_device(device: str) -> str:
-    """The kind of a device by name. Raises ConfigError where there is none on this machine."""
-    kind, _, index = device.partition(":")
+    """The type of a device by name. Raises ConfigError where there is none on this machine."""
+    device_type, _, index = device.partition(":")
     available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if kind in available and not available[kind]():
+    if device_type in available and not available[device_type]():
         raise ConfigError(
             f"device {device!r} is not available on this machine; use --device cpu or auto"
         )
@@ -59,7 +46,7 @@ def check_device(device: str) -> str:
                 f"{torch.cuda.device_count()} CUDA devices, counted from 0"
             )
         torch.cuda.set_device(int(index))
-    return kind
+    return device_type
 
 
 def seed_torch(*key: object) -> None:
@@ -88,7 +75,7 @@ def shard(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
 
 
 @contextlib.contextmanager
-def stop_signals():
+def stop_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM in a list, to stop between two steps; a second one kills."""
     received: list[int] = []
 

@@ -5,18 +5,19 @@ import signal
 import numpy as np
 import pytest
 import torch
-from support.runs import SMALL, train, write_log
+from support.runs import small, train, write_log
 
 from rka_fast.data.batches import Batcher
 from rka_fast.errors import ConfigError, Interrupted, TrainingError
 from rka_fast.models import MODELS
-from rka_fast.train import main, parse
+from rka_fast.train import main
+from rka_fast.training.assemble import load_data
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
-from rka_fast.training.loop import Trainer
-from rka_fast.training.processes import make_accelerator, shard
+from rka_fast.training.devices import make_accelerator, shard
+from rka_fast.training.flags import parse
 from rka_fast.training.run_folder import RunFolder
-from rka_fast.training.source import load_data
+from rka_fast.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,9 @@ def trainer_for(log, tmp_path):
     """Makes a trainer of a small run in folder NAME, going on with what is there."""
 
     def make(name, *flags):
-        config, _ = parse(["--data", str(log), "--out", str(tmp_path / name), *SMALL, *flags])
+        model = flags[flags.index("--model") + 1] if "--model" in flags else "rksa"
+        start = ["--data", str(log), "--out", str(tmp_path / name), *small(model)]
+        config, _, _ = parse([*start, *flags])
         folder = RunFolder(config.run_dir)
         if not folder.path.exists():
             RunFolder.create(config.run_dir)
@@ -45,8 +48,8 @@ def break_at(trainer, step, action):
     """Let `action` see the loss parts of training step `step`, the first being 1."""
     compute, steps = trainer.model.training_loss, [trainer.progress.step]
 
-    def training_loss(batch, config):
-        parts = compute(batch, config)
+    def training_loss(batch, loss):
+        parts = compute(batch, loss)
         steps[0] += 1
         return action(parts) if steps[0] == step else parts
 
@@ -161,7 +164,7 @@ def test_weighted_shards_average_to_the_gradient_of_the_whole_batch(trainer_for,
 
     def gradients(part, weight):
         trainer.model.zero_grad()
-        (weight * trainer.model.training_loss(part, trainer.config)["loss"]).backward()
+        (weight * trainer.model.training_loss(part, trainer.config.loss)["loss"]).backward()
         return [parameter.grad.clone() for parameter in trainer.model.parameters()]
 
     parts = [gradients(*shard(batch, rank, 3)) for rank in range(3)]

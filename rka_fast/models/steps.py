@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 
-class Packing:
+class StepPacking:
     """The real positions of left-padded histories, in the layout of PackedSequence.
 
     First come all first events, then all second ones, and so on, each from the longest history

@@ -1,4 +1,4 @@
-"""What a distribution over attention tells: `python benchmarks/spread.py RUN [RUN ...]`.
+"""What a distribution over attention tells: `python benchmarks/calibration.py RUN [RUN ...]`.
 
 RUN: run folders of RKSA. On the test items, ranked among all unseen ones:
 - does the standard deviation over draws of the top item's log-probability, or its probability,
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
+from rka_fast.commands import exit_status
 from rka_fast.recommend import Recommendations
-from rka_fast.reproduce import without_traceback
 from rka_fast.reproduction.significance import user_ndcg
 from rka_fast.training.metrics import target_ranks
 
@@ -113,4 +113,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(without_traceback(main))
+    sys.exit(exit_status(main))

@@ -12,7 +12,8 @@ import math
 import os
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,15 +21,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rka_fast.data.batches import Batch, Batcher, sampled_candidates
-from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.sequences import Sequences
-from rka_fast.data.split import SPLITS
-from rka_fast.errors import Interrupted, TrainingError
-from rka_fast.models import MODELS
+from rka_fast.errors import ConfigError, Interrupted, TrainingError
+from rka_fast.models import MODELS, Recommender
+from rka_fast.training.assemble import assemble
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
-from rka_fast.training.metrics import Evaluation, both_metrics, to_device
-from rka_fast.training.processes import make_accelerator, seed_torch, shard, stop_signals
+from rka_fast.training.devices import make_accelerator, seed_torch, shard, stop_signals
+from rka_fast.training.metrics import Evaluation, both_metrics
 from rka_fast.training.report import plot_curve
 from rka_fast.training.run_folder import RunFolder
 
@@ -51,19 +51,19 @@ class Progress:
 class StepLoss(nn.Module):
     """A model's training loss as a forward pass, for what wraps one (autocast, data parallel)."""
 
-    def __init__(self, model: nn.Module, config: Config) -> None:
+    def __init__(self, model: Recommender, loss: str) -> None:
         super().__init__()
-        self.model, self.config = model, config
+        self.model, self.loss = model, loss
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.model.training_loss(batch, self.config)
+        return self.model.training_loss(batch, self.loss)
 
 
 class Trainer:
     """Trains and evaluates one model in one run folder.
 
-    config: the settings. sequences: the data. folder: where everything is written. data: JSON-able
-    description of the data, copied to the result. quiet: no progress bar and no lines.
+    config: the settings. sequences: the data. folder: where everything is written. description:
+    of the data, JSON-able, copied to the result. quiet: no progress bar and no lines.
     """
 
     def __init__(
@@ -71,35 +71,27 @@ class Trainer:
         config: Config,
         sequences: Sequences,
         folder: RunFolder,
-        data: dict[str, Any],
+        description: dict[str, Any],
         quiet: bool = False,
     ) -> None:
-        self.config, self.folder, self.data = config, folder, data
+        self.config, self.folder, self.description = config, folder, description
         self.accelerator = make_accelerator(config)
         self.main = self.accelerator.is_main_process
         self.quiet = quiet or not self.main
-        self.split = SPLITS[config.split](sequences)
+        torch.manual_seed(config.seed)
+        self.split, self.model, self.batcher = assemble(config, sequences)
+        try:
+            self.model.check_device(self.accelerator.device)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         self.catalogue = sequences.fingerprint()
         self.negatives = {
             stage: sampled_candidates(self.split, stage, NEGATIVES, config.seed)
             for stage in ("valid", "test")
         }
-
-        torch.manual_seed(config.seed)
-        self.model = MODELS[config.model].from_config(config, self.split)
         begin = time.perf_counter()
         self.model.fit(self.split)
         fit_seconds = time.perf_counter() - begin
-        counts = CoOccurrence.from_split(self.split) if self.model.uses_cooccurrence else None
-        self.batcher = Batcher(
-            self.split,
-            counts,
-            config.max_length,
-            config.seed,
-            negatives=config.negatives_per_position if self.model.trains else 0,
-            leave_self_out=config.leave_self_out,
-            term=self.model.uses_kernel_term,
-        )
         self.epoch_order = functools.lru_cache(1)(self.batcher.epoch_order)
         self.progress = Progress(train_seconds=fit_seconds)
         self.steps_per_epoch, self.optimizer = 0, None
@@ -110,7 +102,7 @@ class Trainer:
                 self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
             )
             self.step_loss, self.optimizer = self.accelerator.prepare(
-                StepLoss(self.model, config), optimizer
+                StepLoss(self.model, config.loss), optimizer
             )
         self.model.to(self.accelerator.device)
 
@@ -122,7 +114,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether all epochs are done or patience has run out."""
-        return (
+        return self.optimizer is None or (
             self.progress.step >= self.config.epochs * self.steps_per_epoch
             or self.progress.stale >= self.config.patience
         )
@@ -153,7 +145,7 @@ class Trainer:
         result = self._result()
         if self.main:
             self.folder.write_json("result.json", result)
-            plot_curve(self.folder, synthetic=bool(self.data.get("synthetic")))
+            plot_curve(self.folder, synthetic=bool(self.description.get("synthetic")))
         self.accelerator.wait_for_everyone()
         return result
 
@@ -162,7 +154,7 @@ class Trainer:
         return both_metrics(self.ranks(stage))
 
     def ranks(
-        self, stage: str, model: nn.Module | None = None, batcher: Batcher | None = None
+        self, stage: str, model: Recommender | None = None, batcher: Batcher | None = None
     ) -> Tensor:
         """Ranks by the model (default: the run's, as it is now) on "valid" or "test"."""
         evaluation = Evaluation(self.split, batcher or self.batcher, stage, self.negatives[stage])
@@ -231,7 +223,7 @@ class Trainer:
         batch, weight = shard(batch, self.accelerator.process_index, self.accelerator.num_processes)
         seed_torch(self.config.seed, self.progress.step, self.accelerator.process_index)
         self.model.train()
-        parts = self.step_loss(to_device(batch, self.accelerator.device))
+        parts = self.step_loss(batch.to(self.accelerator.device))
         if weight != 1:  # further terms are of the whole batch in every process
             per_target = parts.get("recommendation", parts["loss"])
             parts = {**parts, "loss": parts["loss"] + (weight - 1) * per_target}
@@ -250,7 +242,7 @@ class Trainer:
         self.optimizer.step()
         return values, stopping > 0
 
-    def _validate(self, log, loss: float) -> None:
+    def _validate(self, log: IO[str], loss: float) -> None:
         progress, begin = self.progress, time.perf_counter()
         metrics = self.evaluate("valid")
         seconds = time.perf_counter() - begin
@@ -272,7 +264,7 @@ class Trainer:
             with tqdm.external_write_mode():
                 print(line, flush=True)
 
-    def _save(self, path, log=None, with_optimizer: bool = True) -> None:
+    def _save(self, path: Path, log: IO[str] | None = None, with_optimizer: bool = True) -> None:
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             self._not_finite(f"the weights are not finite after step {self.progress.step}")
         if not self.main:
@@ -293,7 +285,7 @@ class Trainer:
             catalogue=self.catalogue,
         ).save(path)
 
-    def _not_finite(self, what: str) -> None:
+    def _not_finite(self, what: str) -> NoReturn:
         kept = next((path for path in (self.folder.last, self.folder.best) if path.exists()), None)
         where = (
             "no checkpoint had been written yet"
@@ -315,22 +307,13 @@ class Trainer:
         seconds = time.perf_counter() - begin
         if self.main:
             self.folder.write_ranks(ranks["test"].numpy())
-        popularity = scores
-        if self.config.model != "pop":
-            model = MODELS["pop"].from_config(self.config, self.split)
-            model.fit(self.split)
-            model.to(self.accelerator.device)
-            batcher = Batcher(self.split, None, self.config.max_length, self.config.seed)
-            popularity = {
-                stage: both_metrics(self.ranks(stage, model, batcher)) for stage in scores
-            }
         train = self.progress.train_seconds
         return {
-            "data": self.data,
+            "data": self.description,
             "model": self.config.model,
             "best_epoch": self.progress.best_epoch,
             **scores,
-            "popularity": popularity,
+            "popularity": scores if self.config.model == "pop" else self._popularity(),
             "seconds": {
                 "train": train,
                 "eval": self.progress.eval_seconds + seconds,
@@ -339,8 +322,18 @@ class Trainer:
             "config": self.config.to_json(),
         }
 
+    def _popularity(self) -> dict[str, Any]:
+        """Metrics of popularity, which every result is shown beside."""
+        model = MODELS["pop"].from_config(self.config, self.split)
+        model.fit(self.split)
+        model.to(self.accelerator.device)
+        batcher = Batcher(self.split, None, self.config.max_length, self.config.seed)
+        return {
+            stage: both_metrics(self.ranks(stage, model, batcher)) for stage in ("valid", "test")
+        }
 
-def write_line(log, values: dict[str, Any]) -> None:
+
+def write_line(log: IO[str], values: dict[str, Any]) -> None:
     """One line of JSON, handed to the operating system at once."""
     log.write(json.dumps(values) + "\n")
     log.flush()

@@ -1,0 +1,88 @@
+"""The commands of `rka-fast`, and what they share: exit status, messages, the machine's name."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from rka_fast.errors import ConfigError, Interrupted, UserError, hint
+from rka_fast.version import __version__
+
+COMMANDS = {
+    "train": "Train a model on an interaction log.",
+    "recommend": "Recommend items from a finished or interrupted run.",
+    "reproduce": "Make the paper's table from data files.",
+    "info": "Show versions, and which backends work here.",
+}
+"""One line about each command; `main` of the module `rka_fast.NAME` runs it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `rka-fast COMMAND ...`. Returns the exit status."""
+    name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: rka-fast COMMAND [flags]   (rka-fast COMMAND --help tells the flags)\n")
+        print("\n".join(f"  {command:<12}{line}" for command, line in COMMANDS.items()))
+        print(f"  {'--version':<12}Show the version.")
+        return 0
+    if name == "--version":
+        print(f"rka_fast {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"error: unknown command {name!r}; {hint(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"rka_fast.{name}").main(rest)
+
+
+def exit_status(run: Callable[[], int], stopped: str | None = None) -> int:
+    """The exit status of a command: 2 for a user's mistake, told in one line; 130 if stopped.
+
+    stopped: what is said then, in place of the interruption's own message.
+    """
+    try:
+        return run()
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        print(f"\n{stopped or str(interruption) or 'interrupted'}", file=sys.stderr)
+        return 130
+
+
+def choose(given: str, known: Iterable[str], kind: str) -> list[str]:
+    """The names of a comma-separated list in the order given; "all" stands for all known.
+
+    Raises ConfigError for an unknown name, with the nearest one, and where there is none.
+    """
+    known = list(known)
+    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    if not names:
+        raise ConfigError(f"no {kind} given in {given!r}; known are all, {', '.join(known)}")
+    for name in names:
+        if name != "all":
+            check_name(name, known, kind)
+    return known if "all" in names else names
+
+
+def check_name(name: str, known: Iterable[str], kind: str) -> None:
+    """Raise ConfigError unless `name` is known."""
+    known = list(known)
+    if name not in known:
+        raise ConfigError(f"unknown {kind} {name!r}; {hint(name, known)}")
+
+
+def machine() -> str:
+    """Processor, threads, GPU if there is one, and the version of torch."""
+    import torch
+
+    name = platform.processor()
+    info = Path("/proc/cpuinfo")  # where Linux has the name that `platform` does not know
+    if info.is_file():
+        lines = info.read_text().splitlines()
+        name = next((x.partition(":")[2].strip() for x in lines if "model name" in x), name)
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    threads = f"{torch.get_num_threads()} threads"
+    return f"{name or platform.machine()}, {threads}{gpu}, torch {torch.__version__}"

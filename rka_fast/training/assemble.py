@@ -1,0 +1,72 @@
+"""From the settings to the data they name, and to what is trained and asked on it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from rka_fast.data.batches import Batcher
+from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.filters import Filters, build_sequences
+from rka_fast.data.readers import read_interactions
+from rka_fast.data.sequences import Sequences
+from rka_fast.data.split import SPLITS, Split
+from rka_fast.data.synthetic import synthetic
+from rka_fast.models import MODELS, Recommender
+from rka_fast.training.config import Config
+
+
+def load_data(config: Config) -> tuple[Sequences, dict[str, Any], list[str]]:
+    """Read, filter and index the data of a config.
+
+    Returns the sequences, a JSON-able description, and the report's lines for a person. Raises
+    DataError for input that cannot be used.
+    """
+    if is_synthetic := config.data == "synthetic":
+        interactions = synthetic()
+    else:
+        interactions = read_interactions(config.data, config.column_names)
+    filters = Filters(
+        min_rating=config.min_rating,
+        repeats=config.repeats,
+        core=config.core,
+        min_user_events=config.min_user_events,
+        min_item_events=config.min_item_events,
+    )
+    sequences, report = build_sequences(interactions, filters)
+    description = {
+        "source": config.data,
+        "synthetic": is_synthetic,
+        "split": config.split,
+        **report.to_json(),
+    }
+    lines = [f"data: {config.data}", *report.lines()]
+    facts, split_lines = SPLITS[config.split].describe(sequences)
+    return sequences, {**description, **facts}, lines + split_lines
+
+
+class Parts(NamedTuple):
+    """What a run is made of."""
+
+    split: Split
+    model: Recommender  # new, on the CPU
+    batcher: Batcher
+
+
+def assemble(config: Config, sequences: Sequences) -> Parts:
+    """The parts of the run of a config on the data; weights are drawn from torch's generator.
+
+    Raises DataError where the data cannot be split like this.
+    """
+    split = SPLITS[config.split](sequences)
+    model = MODELS[config.model].from_config(config, split)
+    counts = CoOccurrence.from_split(split) if model.uses_cooccurrence else None
+    batcher = Batcher(
+        split,
+        counts,
+        config.max_length,
+        config.seed,
+        negatives=config.negatives_per_position,
+        leave_self_out=bool(config.leave_self_out),
+        kernel_loss=model.uses_kernel_loss,
+    )
+    return Parts(split, model, batcher)
