@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from kernel_report import CARDS, floor, work
+from kernel_report import CARDS, Work, floor, work
 
 import rka_fast
 from rka_fast import (
@@ -118,23 +118,18 @@ def workload(peer: str, passes: str, size: Size):
     return run if backward else torch.no_grad()(run)
 
 
-def gflop(peer: str, passes: str, size: Size) -> float:
-    """The work of one call in 10^9 operations, by the products it cannot do without (causal)."""
-    b, h, n, d = size
-    square, cube = n * n * d, n**3
-    if peer == "sdpa":  # half of two products; backward has five, one of them a second time
-        forward, backward = square, 2.5 * square
-    else:
-        # Three scores, P V and two Gram matrices by half; prior and P by a third, X and the factor
-        # by a sixth.
-        head, shared = 2 * square + cube / 2, h * square + cube / 2
-        forward = head + shared / h
-        # What the forward pass did but P V; twice the products of its scores, of P V, of P, of X
-        # and of the factor; two whole products from the Gram matrices.
-        backward = forward - square / 2 + 4 * square + cube * (2 / 3 + 1 / 6 + 1 / 3)
-        backward += 2 * square
-    total = forward + backward if passes == "forward+backward" else forward
-    return 2e-9 * b * h * total
+def one_sequence(passes: str, size: Size) -> list[Work]:
+    """The work of each pass of ours on one sequence."""
+    backward = (False, True)[: len(passes.split("+"))]
+    return [work(size.length, size.heads, size.width, 4, back) for back in backward]
+
+
+def operations(peer: str, passes: str, size: Size) -> float:
+    """Floating-point operations of one call, counted as in kernel_report.py."""
+    if peer == "sdpa":  # two products; backward has five, one of them a second time
+        products = 2 if passes == "forward" else 2 + 5
+        return products * size.batch * size.heads * size.length**2 * size.width
+    return size.batch * sum(x.inputs + x.draw for x in one_sequence(passes, size))
 
 
 def floor_seconds(peer: str, passes: str, size: Size) -> float | None:
@@ -143,9 +138,7 @@ def floor_seconds(peer: str, passes: str, size: Size) -> float | None:
     card = next((card for card in CARDS if re.search(card.device, name)), None)
     if card is None or peer == "sdpa":
         return None
-    both = (False, True)[: len(passes.split("+"))]
-    one = (floor(card, work(size.length, size.heads, size.width, 4, back), 4)[0] for back in both)
-    return size.batch * sum(one)
+    return size.batch * sum(floor(card, x, 4)[0] for x in one_sequence(passes, size))
 
 
 def peak_memory(peer: str, passes: str, size: Size) -> int | None:

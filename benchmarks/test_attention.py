@@ -1,7 +1,7 @@
 """The operator beside its peers: causal, float32, one draw, all three kernels and the shape."""
 
 import pytest
-from peers import PASSES, PEERS, SIZES, floor_seconds, gflop, peak_memory, workload
+from peers import PASSES, PEERS, SIZES, floor_seconds, operations, peak_memory, workload
 
 
 @pytest.mark.parametrize("passes", PASSES)
@@ -16,7 +16,7 @@ def test_attention(benchmark, peer, size, passes):
         op="attention",
         backend=peer,
         shape=str(size),
-        gflops=gflop(peer, passes, size),  # of one call
+        gflops=operations(peer, passes, size) * 1e-9,  # of one call
         bytes=peak_memory(peer, passes, size),
         floor=floor_seconds(peer, passes, size),
         **{"pass": passes},

@@ -20,8 +20,7 @@ from rka_fast.files import stem
 from rka_fast.models import MODELS
 from rka_fast.models.losses import LOSSES
 from rka_fast.models.rksa import parse_kernels
-from rka_fast.ops.check import MODES
-from rka_fast.ops.reference.attention import ACTIVATIONS
+from rka_fast.ops.arguments import ACTIVATIONS, MODES
 
 if TYPE_CHECKING:
     from rka_fast.models.base import Recommender
