@@ -253,6 +253,7 @@ class Card(NamedTuple):
 CARDS = (
     Card("A100 80GB", r"A100.*80GB", 19.5e12, 312e12, 2.04e12),
     Card("H100 SXM", r"H100.*HBM3", 66.9e12, 989e12, 3.35e12),
+    Card("H200", r"H200", 66.9e12, 989e12, 4.8e12),
     Card("RTX 4090", r"RTX 4090$", 82.6e12, 165.2e12, 1.01e12),
 )
 
