@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rka_fast.kernels import RelationKernels
+from rka_fast import nested
+from rka_fast.context import told
+from rka_fast.kernels import RelationKernels, initialised_by, zero_bias
 from rka_fast.ops.api import Covariance, Kernels, Location, Shape, kernelized_attention
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
 
@@ -29,6 +31,8 @@ class KernelizedAttention(nn.MultiheadAttention):
         own_kernels: False when every call brings ready `kernels`; the module then has no kernel
             parameters of its own.
     """
+
+    takes_relations = True  # context.py looks for it
 
     def __init__(
         self,
@@ -63,19 +67,50 @@ class KernelizedAttention(nn.MultiheadAttention):
             embed_dim, num_heads, dropout, bias, kdim=kdim, vdim=vdim, batch_first=batch_first,
             device=device, dtype=dtype,
         )  # fmt: skip
-        # PyTorch's encoder layers read this to take a fused path that would bypass the module.
-        self._qkv_same_embed_dim = False
         new = {"device": device, "dtype": dtype}
-        self.activation, self.backend = activation, backend
+        self.activation, self.backend, self.initial_scale = activation, backend, initial_scale
         # W_omega and W_s side by side: scale first, shape second.
         self.spread_query = nn.Linear(embed_dim, 2 * embed_dim, bias=False, **new)
         self.spread_key = nn.Linear(self.kdim, 2 * embed_dim, bias=False, **new)
-        self.scale_bias = nn.Parameter(
-            torch.full((num_heads,), math.log(math.expm1(initial_scale)), **new)
-        )
+        self.scale_bias = nn.Parameter(torch.empty(num_heads, **new))
         self.kernels = RelationKernels(self.kdim, user_dim, **new) if own_kernels else None
         for projection in (self.spread_query, self.spread_key):
-            nn.init.xavier_uniform_(projection.weight)
+            initialised_by(projection, _xavier)
+            _xavier(projection)
+        initialised_by(self.out_proj, zero_bias)
+        self._reset_scale()
+        # PyTorch's encoder layers take a fused path past any module that has no hook.
+        self.register_forward_pre_hook(_is_called)
+
+    def reset_parameters(self) -> None:
+        """Everything as the constructor starts it, after `to_empty` for example."""
+        for child in self.children():
+            child.reset_parameters()
+        super()._reset_parameters()
+        self._reset_scale()
+
+    def _reset_parameters(self) -> None:
+        """All but the weight of `out_proj`, like MultiheadAttention's method of this name."""
+        super()._reset_parameters()
+        if "scale_bias" not in self._parameters:
+            return  # MultiheadAttention's constructor, before the rest is there
+        for projection in (self.spread_query, self.spread_key):
+            projection.reset_parameters()
+        if self.kernels is not None:
+            self.kernels.reset_parameters()
+        self._reset_scale()
+
+    def _reset_scale(self) -> None:
+        nn.init.constant_(self.scale_bias, math.log(math.expm1(self.initial_scale)))
+
+    def extra_repr(self) -> str:
+        sizes = f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, dropout={self.dropout}"
+        if (self.kdim, self.vdim) != (self.embed_dim,) * 2:
+            sizes += f", kdim={self.kdim}, vdim={self.vdim}"
+        return (
+            f"{sizes}, batch_first={self.batch_first}, activation={self.activation!r}, "
+            f"initial_scale={self.initial_scale:g}, backend={self.backend!r}"
+        )
 
     def forward(
         self,
@@ -113,7 +148,15 @@ class KernelizedAttention(nn.MultiheadAttention):
             The output and, with `need_weights`, the weights that were applied: (B, n, m), or
             (B, H, n, m) with `average_attn_weights=False`.
         """
-        mode = mode or ("sample" if self.training else "mean")
+        if query.is_nested or key.is_nested or value.is_nested:
+            return nested.attend(
+                self, query, key, value, attn_mask, key_padding_mask,
+                need_weights=need_weights, average_attn_weights=average_attn_weights,
+                is_causal=is_causal, cooccurrence=cooccurrence, user=user, mode=mode,
+                kernels=kernels, seed=seed,
+            )  # fmt: skip
+        outside = told(self)
+        mode = mode or outside.mode or ("sample" if self.training else "mean")
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
         if cooccurrence is not None and (query is not key or kernels is not None):
@@ -123,18 +166,23 @@ class KernelizedAttention(nn.MultiheadAttention):
                 "queries are the keys under another normalisation, pass "
                 "kernels=module.kernels(key, user, cooccurrence) with batch-first key"
             )
+        if kernels is None and cooccurrence is None and outside.cooccurrence is not None:
+            cooccurrence = outside.counts(query is key)
+        user = outside.user if user is None else user
+        same = (query is key, key is value)
         batched = query.dim() == 3
         query, key, value = self._batch_first(query, key, value)
         if not batched and key_padding_mask is not None and key_padding_mask.dim() == 1:
             key_padding_mask = key_padding_mask[None]
         mask, padding, bias = self._masks(attn_mask, key_padding_mask, query, key)
-        spread = mode != "location"
-        q, k, v, *more = self._project(query, key, value, spread)
+        q, k, v = self._project(query, key, value, same)
         covariance = shape = None
-        if spread:
+        if mode != "location":
             kernels = self._kernels(key, kernels, user, cooccurrence)
-            covariance = Covariance(*more[:2], kernels, self.scale_bias)
-            shape = Shape(*more[2:])
+            scale_query, shape_query = self._heads(self.spread_query(query), 2)
+            scale_key, shape_key = self._heads(self.spread_key(key), 2)
+            covariance = Covariance(scale_query, scale_key, kernels, self.scale_bias)
+            shape = Shape(shape_query, shape_key)
         width = v.shape[-1]
         if need_weights:  # softmax(Z) [V, I] holds the weights beside the output
             identity = torch.eye(v.shape[-2], dtype=v.dtype, device=v.device)
@@ -175,28 +223,24 @@ class KernelizedAttention(nn.MultiheadAttention):
             return [x[None] for x in tensors]
         return list(tensors) if self.batch_first else [x.transpose(0, 1) for x in tensors]
 
-    def _project(self, query: Tensor, key: Tensor, value: Tensor, spread: bool) -> list[Tensor]:
-        """Heads of query, key, value and, with `spread`, of query and key of scale and of shape."""
-        d = self.embed_dim
-        if self.in_proj_weight is None:
-            weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
+    def _project(
+        self, query: Tensor, key: Tensor, value: Tensor, same: tuple[bool, bool]
+    ) -> tuple[Tensor, ...]:
+        """Heads of query, key and value; `same` says if query is key, and key is value."""
+        d, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
+        if weight is None:
+            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        elif all(same):  # one product for each input
+            return self._heads(F.linear(query, weight, bias), 3)
+        elif same[1]:
+            q_bias, kv_bias = (None, None) if bias is None else bias.split((d, 2 * d))
+            q = F.linear(query, weight[:d], q_bias)
+            return *self._heads(q, 1), *self._heads(F.linear(key, weight[d:], kv_bias), 2)
         else:
-            weights = list(self.in_proj_weight.split(d))
-        inputs = [query, key, value]
-        bias = self.in_proj_bias
-        if spread:
-            weights += [*self.spread_query.weight.split(d), *self.spread_key.weight.split(d)]
-            inputs += [query, query, key, key]
-            bias = None if bias is None else F.pad(bias, (0, 4 * d))
-        results: list[Tensor | None] = [None] * len(inputs)
-        for x in {id(x): x for x in inputs}.values():  # one product for each input
-            mine = [i for i, y in enumerate(inputs) if y is x]
-            weight = torch.cat([weights[i] for i in mine])
-            offset = None if bias is None else bias.view(-1, d)[mine].flatten()
-            for i, y in zip(mine, F.linear(x, weight, offset).split(d, dim=-1), strict=True):
-                results[i] = self._heads(y)
-        q, k, v, *more = results
-        return [q, k, v, *more[0::2], *more[1::2]]
+            weights = weight.split(d)
+        offsets = (None, None, None) if bias is None else bias.split(d)
+        products = map(F.linear, (query, key, value), weights, offsets)
+        return tuple(self._heads(x, 1)[0] for x in products)
 
     def _kernels(
         self,
@@ -214,9 +258,10 @@ class KernelizedAttention(nn.MultiheadAttention):
             )
         return self.kernels(key, user, cooccurrence)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, length, embed_dim) -> (B, H, length, embed_dim / H)."""
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, length, parts * embed_dim) -> `parts` of (B, H, length, embed_dim / H)."""
+        x = x.unflatten(-1, (parts, self.num_heads, self.head_dim))
+        return x.permute(2, 0, 3, 1, 4).unbind()
 
     def _masks(
         self, attn_mask: Tensor | None, padding: Tensor | None, query: Tensor, key: Tensor
@@ -255,3 +300,11 @@ def _as_bias(name: str, mask: Tensor) -> Tensor | None:
     if not mask.is_floating_point():
         raise TypeError(f"{name}: expected a boolean or float mask, got {mask.dtype}")
     return mask
+
+
+def _is_called(module: nn.Module, inputs: tuple) -> None:
+    """A hook that does nothing but be there."""
+
+
+def _xavier(linear: nn.Linear) -> None:
+    nn.init.xavier_uniform_(linear.weight)

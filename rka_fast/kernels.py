@@ -1,6 +1,8 @@
 """Learned parameters of the three relation kernels."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,15 +21,28 @@ class RelationKernels(nn.Module):
     def __init__(self, width: int, user_dim: int | None = None, device=None, dtype=None):
         super().__init__()
         new = {"device": device, "dtype": dtype}
-        gamma = torch.full((2,), DEFAULT_CONCENTRATION, **new)
-        self.log_concentration = nn.Parameter(gamma.log())
-        self.mixture_bias = nn.Parameter(torch.zeros(3, **new))
+        self.log_concentration = nn.Parameter(torch.empty(2, **new))
+        self.mixture_bias = nn.Parameter(torch.empty(3, **new))
         self.user_dim = user_dim
         if user_dim is not None:
             self.mixture_weight = nn.Parameter(torch.empty(3, user_dim, **new))
             self.gate = nn.Linear(user_dim, width, **new)
-            nn.init.normal_(self.mixture_weight, std=1.0 / math.sqrt(user_dim))
-            nn.init.zeros_(self.gate.bias)  # starts near g = 1: the user kernel near the item's
+            # Starts near g = 1: the user kernel near the item's.
+            initialised_by(self.gate, zero_bias)
+            zero_bias(self.gate)
+        self._reset_own()
+
+    def reset_parameters(self) -> None:
+        """Everything as the constructor starts it."""
+        if self.user_dim is not None:
+            self.gate.reset_parameters()
+        self._reset_own()
+
+    def _reset_own(self) -> None:
+        nn.init.constant_(self.log_concentration, math.log(DEFAULT_CONCENTRATION))
+        nn.init.zeros_(self.mixture_bias)
+        if self.user_dim is not None:
+            nn.init.normal_(self.mixture_weight, std=1.0 / math.sqrt(self.user_dim))
 
     @property
     def concentration(self) -> Tensor:
@@ -61,3 +76,22 @@ class RelationKernels(nn.Module):
                 user_column = torch.tensor([False, False, True], device=user.device)
                 mixture = mixture.masked_fill(~known_user[:, None] & user_column, 0.0)
         return Kernels(features, self.concentration, mixture, gate, cooccurrence)
+
+
+def initialised_by(linear: nn.Linear, initialise: Callable[[nn.Linear], None]) -> None:
+    """`initialise` follows the layer's own `reset_parameters`, whoever calls that.
+
+    Meta-device flows call it on every layer, before or after the module around it. The layer stays
+    a plain `nn.Linear`, since quantisation looks for that very type.
+    """
+    linear.reset_parameters = partial(_reset, linear, initialise)
+
+
+def _reset(linear: nn.Linear, initialise: Callable[[nn.Linear], None]) -> None:
+    type(linear).reset_parameters(linear)
+    initialise(linear)
+
+
+def zero_bias(linear: nn.Linear) -> None:
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)

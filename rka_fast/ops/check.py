@@ -48,7 +48,7 @@ def options(a: Arguments, has_covariance: bool) -> None:
         )
     if not 0.0 <= a.dropout < 1.0:
         raise ValueError(f"dropout_p: expected 0 <= dropout_p < 1, got {a.dropout}")
-    if not (math.isfinite(a.jitter) and a.jitter > 0.0):
+    if not 0.0 < a.jitter < math.inf:  # isfinite() is not for compiled graphs
         raise ValueError(f"jitter: expected a positive number such as 1e-4, got {a.jitter}")
 
 

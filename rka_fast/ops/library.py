@@ -14,7 +14,9 @@ from itertools import compress
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
+from rka_fast.ops import flops
 from rka_fast.ops.arguments import DIFFERENTIABLE, SCHEMA, TENSORS, Arguments
 from rka_fast.ops.backends import BACKENDS
 from rka_fast.ops.reference.attention import attention
@@ -247,3 +249,5 @@ def _register(op, implementation, fake, differentiate, setup_context) -> None:
 
 _register(forward_op, _forward, _fake_forward, _differentiate, _save)
 _register(backward_op, _backward, _fake_backward, _refuse, None)
+register_flop_formula(torch.ops.rka_fast.kernelized_attention)(flops.of_forward)
+register_flop_formula(torch.ops.rka_fast.kernelized_attention_backward)(flops.of_backward)

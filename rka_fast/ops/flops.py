@@ -1,0 +1,57 @@
+"""How many operations a call counts for in `torch.utils.flop_counter.FlopCounterMode`.
+
+As there for other attention: every product in full, whatever the mask, two operations for a
+multiplication with its addition, and nothing for what is done element by element.
+"""
+
+from collections.abc import Sequence
+
+from rka_fast.ops.arguments import Arguments
+
+
+def forward(a: Arguments) -> int:
+    """The products of the forward pass. Tensors in `a` are given as their shapes."""
+    batch, heads, rows, width, keys = _sizes(a)
+    products = width + a.value[-1]
+    if a.mode == "location":
+        return 2 * batch * heads * rows * keys * products
+    products += _spread_width(a)
+    if a.shape_query is not None:
+        products += keys  # P = A K
+    if a.mode == "sample":
+        products += keys  # X = E L'
+    flops = 2 * batch * heads * rows * keys * products + batch * _kernels(a, keys)
+    if a.mode == "sample":
+        flops += batch * keys**3 // 3  # the factor
+    return flops
+
+
+def backward(a: Arguments) -> int:
+    """The products of the backward pass, which computes all of the forward pass but P V again."""
+    batch, heads, rows, _, keys = _sizes(a)
+    again = forward(a) - 2 * batch * heads * rows * keys * a.value[-1]
+    return again + 2 * forward(a)  # each product has two factors to pull back to
+
+
+def _sizes(a: Arguments) -> tuple[int, int, int, int, int]:
+    return *a.query, a.key[2]
+
+
+def _spread_width(a: Arguments) -> int:
+    """Of the score products of scale and shape together."""
+    return sum(x[-1] for x in (a.scale_query, a.shape_query) if x is not None)
+
+
+def _kernels(a: Arguments, keys: int) -> int:
+    """The Gram matrices of item and user kernel, and the prior's product of the counts."""
+    grams = (a.features is not None) + (a.gate is not None)
+    products = grams * a.features[-1] + (keys if a.cooccurrence is not None else 0)
+    return 2 * keys * keys * products
+
+
+def of_forward(*arguments, out_shape: Sequence[int] | None = None, **_) -> int:
+    return forward(Arguments(*arguments[:-1]))
+
+
+def of_backward(grad, needs, *arguments, out_shape: Sequence | None = None, **_) -> int:
+    return backward(Arguments(*arguments[:-1]))
