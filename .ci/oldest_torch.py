@@ -85,9 +85,8 @@ class Oldest:
     def links(self, source: Path) -> bool:
         libraries = LIBRARIES[source.parent.name]
         if missing := set(libraries) - self.exported.keys():
-            print(
-                f"{source.relative_to(ROOT)}: symbols not checked: no {', '.join(missing)} in the wheel"
-            )
+            of = source.relative_to(ROOT)
+            print(f"{of}: symbols not checked: no {', '.join(missing)} in the wheel")
             return True
         used = {s for s in symbols(self.nm, self.object, "-u") if "torch" in s}
         absent = used - set().union(*(self.exported[x] for x in libraries))

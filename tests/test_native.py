@@ -272,6 +272,7 @@ def test_normals_are_those_of_the_reference():
 
 
 @needs_library
+@pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
 def test_every_instruction_set(instructions):
     """A part of this file again on each; a set that the processor lacks falls back to a lower."""

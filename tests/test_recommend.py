@@ -92,6 +92,7 @@ def test_top_is_checked_from_python(run):
         Recommendations(str(run)).for_user("u1", top=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["pop"], indirect=True)
 def test_as_a_module(run):
     done = run_command("rka_fast.recommend", run, "--user", "u1", "--top", "1", "--json")

@@ -95,6 +95,7 @@ def test_synthetic_data_is_called_so(tmp_path, capsys):
     assert json.loads((tmp_path / "run/result.json").read_text())["data"]["synthetic"] is True
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(log, tmp_path):
     flags = ["--data", str(log), *small(), "--epochs", "12", "--patience", "12"]
     flags += ["--save-every", "3"]
@@ -123,6 +124,7 @@ def test_killed_and_resumed_equals_uninterrupted(log, tmp_path):
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_resume(log, tmp_path):
     process = subprocess.Popen(
         **command(
@@ -141,6 +143,7 @@ def test_ctrl_c_says_how_to_resume(log, tmp_path):
     assert "Traceback" not in errors and (tmp_path / "run/last.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_as_one(run):
     folder, result, _ = run
     output = folder.parent / "two.json"
@@ -152,6 +155,7 @@ def test_two_processes_evaluate_as_one(run):
     assert done.stdout.count("Test scores") == 1 and "(finished)" in done.stdout
 
 
+@pytest.mark.slow
 def test_two_processes_train(log, tmp_path):
     done = run_command(
         "rka_fast.train",

@@ -20,6 +20,7 @@ def rows(arch):
     return [tuple(x) for x in report.rows(cases)]
 
 
+@pytest.mark.slow
 def test_no_spills_and_shared_memory_within_the_limit():
     if report.cuobjdump() is None:
         pytest.skip("needs cuobjdump")

@@ -1,4 +1,4 @@
-"""The build: wheels that outlive a torch upgrade, clear words where something is missing."""
+"""The build: wheels that outlive a torch upgrade, other processors, words on what is missing."""
 
 import os
 import re
@@ -6,13 +6,15 @@ import runpy
 import shutil
 import subprocess
 import sys
-import zipfile
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.cpp_extension import include_paths
 
 from rka_fast import native
+from rka_fast.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER = shutil.which(os.environ.get("CXX", "c++").split()[0])
@@ -20,6 +22,7 @@ from_source = pytest.mark.skipif(
     not (ROOT / "setup.py").is_file() or COMPILER is None,
     reason="needs the source tree and a C++ compiler",
 )
+CROSS = shutil.which("aarch64-linux-gnu-g++")
 
 # Run by a Python with another torch, with nothing of rka_fast but the unpacked wheel.
 USE = """
@@ -59,26 +62,88 @@ def setup(tmp_path, *command, **environment):
     return result.returncode, result.stdout + result.stderr
 
 
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory) -> Path:
+    """The source distribution of this tree."""
+    tmp_path = tmp_path_factory.mktemp("sdist")
+    build = "import setuptools.build_meta as build; build.build_sdist('dist')"
+    code, output = setup(tmp_path, "-c", build)
+    assert code == 0, output[-3000:]
+    return tmp_path / "source" / "dist" / f"rka_fast-{__version__}.tar.gz"
+
+
+@pytest.fixture(scope="module")
+def site(sdist, tmp_path_factory) -> Path:
+    """A folder into which the wheel that pip builds of the source distribution was installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "-q"]
+    own = ["--no-build-isolation", "--no-deps"]
+    without_cuda = {**os.environ, "RKA_FAST_CUDA": "0"}
+    subprocess.run([*pip, "wheel", *own, "-w", folder, sdist], env=without_cuda, check=True)
+    (wheel,) = folder.glob("rka_fast-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
+    return folder / "site"
+
+
 @from_source
-def test_a_wheel_serves_another_torch(tmp_path):
+def test_the_sdist_has_all_sources(sdist):
+    """What git has, without its settings and CI."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
+    assert {name for name in tracked if not name.startswith(".")} <= names
+    assert not [name for name in names if name.endswith((".so", ".pyc"))]
+
+
+@from_source
+@pytest.mark.slow
+def test_the_wheel_works_away_from_the_sources(site, tmp_path):
+    code = (
+        "import rka_fast; from rka_fast.train import main; print(rka_fast.__file__)\n"
+        "raise SystemExit(main(['--epochs', '1', '--width', '8', '--device', 'cpu']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(site), "RKA_FAST_BACKEND": "cpp"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.splitlines()[0] == str(site / "rka_fast" / "__init__.py")
+    assert (site / "rka_fast" / "py.typed").is_file()
+    assert list((tmp_path / "runs").glob("*/result.json"))
+
+
+@from_source
+@pytest.mark.slow
+def test_a_wheel_serves_another_torch(site, tmp_path):
     """Set RKA_FAST_OTHER_PYTHON to a Python of the same version with another torch >= 2.11."""
     other = os.environ.get("RKA_FAST_OTHER_PYTHON")
     if other is None:
         pytest.skip("RKA_FAST_OTHER_PYTHON is not set")
-    command = "-m pip wheel --no-build-isolation --no-deps --wheel-dir wheels .".split()
-    code, output = setup(tmp_path, *command, RKA_FAST_CUDA="0")
-    assert code == 0, output[-3000:]
-    (wheel,) = (tmp_path / "source" / "wheels").glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = "import torch; print(torch.__version__)"
     version = subprocess.run([other, "-c", code], capture_output=True, text=True, check=True).stdout
     assert version.strip() != torch.__version__, "RKA_FAST_OTHER_PYTHON has the same torch"
     result = subprocess.run(
-        [other, "-c", USE], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        [other, "-c", USE], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.strip() == f"{torch.__version__} -> {version.strip()}"
+
+
+@from_source
+@pytest.mark.slow
+@pytest.mark.parametrize("source", sorted(ROOT.glob("csrc/cpp/*.cpp")), ids=lambda path: path.name)
+def test_compiles_for_arm(source):
+    """Syntax and types alone: nothing here could run it."""
+    if CROSS is None:
+        pytest.skip("there is no aarch64-linux-gnu-g++")
+    torch_headers = [f"-I{path}" for path in include_paths()]
+    flags = "-std=c++20 -O3 -w -Werror=narrowing -fsyntax-only -fno-math-errno".split()
+    stable = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+    subprocess.run([CROSS, *flags, stable, *torch_headers, source], check=True)
 
 
 @pytest.mark.parametrize("name", ["_cpp", "_cuda"])
@@ -161,7 +226,9 @@ def test_cuda_that_does_not_compile_leaves_the_rest(tmp_path, insist):
         assert "_cuda" not in built
         return
     assert built == {"_info", "_cpp"}
-    say = "from rka_fast import native; print(native.build_info()['no_cuda'], native.why_not('_cpp'))"
+    say = (
+        "from rka_fast import native; print(native.build_info()['no_cuda'], native.why_not('_cpp'))"
+    )
     said = subprocess.run(
         [sys.executable, "-c", say], cwd=tmp_path / "source", capture_output=True, text=True
     )
@@ -169,6 +236,7 @@ def test_cuda_that_does_not_compile_leaves_the_rest(tmp_path, insist):
 
 
 @from_source
+@pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
 def test_the_kernels_under_sanitizers(tmp_path, instructions):
     """Functions against libm, factor and gradient, and whole calls with poisoned scratch memory."""
