@@ -38,3 +38,15 @@ def hint(name: str, known: Iterable[str]) -> str:
     spellings = (name, name.replace("-", "_"))
     near = [n for s in spellings for n in difflib.get_close_matches(s, known, n=1, cutoff=0.5)]
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+
+
+def printable(text: object, width: int = 60) -> str:
+    """Text from a file for a message: control characters escaped, at most `width` characters.
+
+    A terminal would obey escape sequences, and some reverse or hide the text behind them.
+    """
+    text = str(text)
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: width + 1]
+    )
+    return shown if len(shown) <= width and len(text) <= width else shown[: width - 1] + "…"

@@ -1,29 +1,52 @@
-"""Which column is the user, the item, the rating and the time, and what their values must be."""
+"""Which columns are the user, the item, the rating and the time: by their names, or as told."""
 
-from collections.abc import Callable, Sequence
+import re
+import shlex
+from collections.abc import Sequence
 
-import polars as pl
-
-from rka_fast.errors import DataError
+from rka_fast.errors import DataError, printable
 
 ROLES = ("user", "item", "rating", "timestamp")
+CLOCK = "clock"
+"""The role of a second column of times: the time of day."""
 
 # Names as they are after `_plain`; earlier ones win where a header has several.
 _NAMES = {
     "user": "user userid uid username reviewerid visitorid customerid memberid session sessionid",
     "item": (
         "item itemid movieid asin parentasin productid gmapid businessid gameid appid trackid "
-        "songid artistid bookid isbn videoid articleid newsid iid product movie"
+        "songid artistid bookid isbn videoid articleid newsid iid product movie itemlist itemids "
+        "itemidlist items"
     ),
     "rating": "rating overall score stars ratings reviewrating",
-    "timestamp": "timestamp unixreviewtime unixtime time datetime date posted createdat eventtime",
+    "timestamp": (
+        "timestamp unixreviewtime unixtime ts time datetime date posted createdat eventtime when "
+        "timestamps timestamplist times eventdate"
+    ),
 }
 KNOWN = {role: names.split() for role, names in _NAMES.items()}
 
-# An ISO date, or date and time, after "T" became a space and a final "Z" went.
-_DATE, _DATE_TIME = "%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f"
-_BIG = 1e8  # seconds since 1970 pass this in 1973; no rating does
-_HIGHEST_RATING = 100  # a lone third column above this counts time in steps of its own
+# Words that with nothing but one of _ADDED say what a column is: "sess_idx", "CustomerNo".
+_WORDS = {
+    "user": (
+        "user usr customer client member visitor reviewer person buyer shopper listener reader "
+        "viewer player learner student account profile cookie device household session sess"
+    ),
+    "item": (
+        "item itm product prod article sku stock movie film book song track artist video game app "
+        "course poi venue business restaurant recipe show anime news asin"
+    ),
+}
+_ADDED = set("id idx index ids no nr num number code key uuid hash sk".split())
+
+
+# RecBole writes a type behind every name.
+_TYPED = re.compile(r"^[^:]+:(token|float|token_seq|float_seq)$")
+
+
+def is_typed(header: Sequence[str]) -> bool:
+    """Whether a header is RecBole's, with a type behind every name."""
+    return all(_TYPED.match(name) for name in header)
 
 
 def recognise(names: Sequence[str]) -> dict[str, int]:
@@ -34,91 +57,106 @@ def recognise(names: Sequence[str]) -> dict[str, int]:
         position = next((plain.index(name) for name in known if name in plain), None)
         if position is not None:
             found[role] = position
+    for role, words in _WORDS.items():
+        if role not in found and (position := _by_words(names, words.split())) is not None:
+            found[role] = position
     return found
+
+
+def named(names: Sequence[str], role: str) -> list[int]:
+    """Positions of all columns whose names are known for a role, the likeliest first."""
+    plain = [_plain(name) for name in names]
+    known = [plain.index(name) for name in KNOWN[role] if name in plain]
+    words = _WORDS.get(role, "").split()
+    return known + [
+        position
+        for position, name in enumerate(names)
+        if position not in known and _says(name, words) is not None
+    ]
+
+
+def is_session(name: str) -> bool:
+    """Whether a column's name says that it numbers sessions."""
+    return "sess" in name.lower()
 
 
 def choose(columns: Sequence[str], names: Sequence[str] | None, width: int) -> dict[str, int]:
     """Positions by role from the user's own choice; see `readers.read_interactions`."""
     columns = [str(column).strip() for column in columns]
-    said = f"columns={','.join(columns)}"
-    wanted = [column for column in columns if column != "-"]
-    if all(column.isdigit() for column in wanted):
-        positions = [None if column == "-" else int(column) for column in columns]
-    elif names is not None and all(column in names for column in wanted):
-        positions = [None if column == "-" else names.index(column) for column in columns]
-    elif set(wanted) <= set(ROLES):
-        # The columns' meanings in the order of the file.
-        return _complete({c: i for i, c in enumerate(columns) if c != "-"}, said, width)
-    else:
-        unknown = [column for column in wanted if column not in (names or ROLES)]
-        has = f"the header has {', '.join(names)}" if names else "the file has no header"
-        raise DataError(f"{said}: no column {', '.join(unknown)}; {has}; give names or positions")
-    if len(positions) > len(ROLES):
-        raise DataError(f"{said}: at most {len(ROLES)} columns, {', '.join(ROLES)}")
-    chosen = {r: p for r, p in zip(ROLES, positions, strict=False) if p is not None}
+    said = f"columns={printable(','.join(columns), 200)}"
+    if set(columns) - {"-"} <= set(ROLES):
+        # Words for the columns' meanings are their names if the header has them.
+        wanted = [column for column in columns if column != "-"]
+        if names is not None and set(wanted) <= set(names):
+            return _complete({column: list(names).index(column) for column in wanted}, said, width)
+        return _complete(_in_file_order(columns, names, said), said, width)
+    if len(columns) > len(ROLES):
+        raise DataError(
+            f"{said}: at most {len(ROLES)} columns, {', '.join(ROLES)}; or the words user, item, "
+            "rating, timestamp and - in the file's own order, as many as it has columns"
+        )
+    chosen: dict[str, int] = {}
+    for role, column in zip(ROLES, columns, strict=False):
+        if column == "-":
+            continue
+        parts = column.split("+") if role == "timestamp" else [column]
+        if names is not None and column in names:
+            parts = [column]
+        if len(parts) > 2:
+            raise DataError(f"{said}: at most two columns make a time, the date and the time of day")
+        for part, key in zip(parts, (role, CLOCK), strict=False):
+            chosen[key] = _position(part.strip(), names, width, said)
     return _complete(chosen, said, width)
 
 
-def guess(sample: Sequence[Sequence[str]], width: int) -> dict[str, int] | None:
-    """Positions for a table without a header, by its width and values; None where unclear."""
-    last = [row[width - 1] for row in sample]
-    if width == 2:
-        return {"user": 0, "item": 1}
-    if width == 3:
-        is_time = _is_time(last, above=_HIGHEST_RATING)
-        return {"user": 0, "item": 1, "timestamp" if is_time else "rating": 2}
-    if width == 4:
-        if _is_time([row[2] for row in sample]) and not _is_time(last):
-            return {"user": 0, "item": 1, "timestamp": 2, "rating": 3}
-        return dict(zip(ROLES, range(4), strict=True))
-    return None
+def flag(roles: dict[str, int], names: Sequence[str] | None, width: int) -> str:
+    """The `--columns` that chooses these roles, as one types it."""
+    if names is None:
+        words = ["-"] * width
+        for role, position in roles.items():
+            words[position] = "timestamp" if role == CLOCK else role
+        while words[-1] == "-":
+            words.pop()
+        return f"--columns {','.join(words)}"
+    usable = all(_is_usable(names[position], names) for position in roles.values())
+    spoken = {
+        role: names[position] if usable else str(position) for role, position in roles.items()
+    }
+    if CLOCK in spoken:
+        spoken["timestamp"] += f"+{spoken.pop(CLOCK)}"
+    given = [spoken.get(role, "-") for role in ROLES]
+    while given[-1] == "-":
+        given.pop()
+    return f"--columns {shlex.quote(','.join(given))}"
 
 
-def typed(raw: pl.DataFrame, place: Callable[[int], str]) -> pl.DataFrame:
-    """Ids as strings, ratings and times as float64 (seconds); every value is present and finite.
-
-    raw: one column a role. place: where a row stands, for messages.
-    """
-    parsed = {}
-    for role in raw.columns:
-        column = raw[role]
-        number = role in ("rating", "timestamp")
-        parsed[role] = values = _numbers(column, role) if number else column.cast(pl.String)
-        wrong = ~values.is_finite().fill_null(False) if number else values.fill_null("") == ""
-        if wrong.any():
-            row = int(wrong.arg_max())
-            raise DataError(f"{place(row)}: {_complaint(role, column[row])}")
-    return pl.DataFrame(parsed)
-
-
-def _complaint(role: str, value) -> str:
-    hint = "if this line is a header or the column another, say which with --columns"
-    if value is None or value == "":
-        return f"the {role} is missing"
-    if role == "rating":
-        return f"rating {value!r} is not a number; {hint}"
-    return f"timestamp {value!r} is neither a number nor an ISO date; {hint}"
+def _in_file_order(
+    columns: Sequence[str], names: Sequence[str] | None, said: str
+) -> dict[str, int]:
+    chosen: dict[str, int] = {}
+    for position, column in enumerate(columns):
+        if column == "-":
+            continue
+        role = CLOCK if column == "timestamp" and column in chosen else column
+        if role in chosen:
+            raise DataError(f"{said}: {role} stands twice")
+        chosen[role] = position
+    for role, position in chosen.items():
+        if names is not None and role in names and list(names).index(role) != position:
+            raise DataError(
+                f"{said}: these words follow the order of the file, whose header is "
+                f"{listed(names)}; give the header's names, of user, item, rating and timestamp"
+            )
+    return chosen
 
 
-def _numbers(column: pl.Series, role: str) -> pl.Series:
-    if column.dtype.is_temporal():
-        return column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
-    if column.dtype != pl.String:
-        return column.cast(pl.Float64, strict=False)
-    text = column.str.strip_chars()
-    numbers = text.cast(pl.Float64, strict=False)
-    if role == "rating" or numbers.null_count() == 0:
-        return numbers
-    text = text.str.replace("T", " ", literal=True).str.strip_suffix("Z")
-    dates = text.str.to_date(_DATE, strict=False).cast(pl.Datetime("us"))
-    times = text.str.to_datetime(_DATE_TIME, strict=False, time_unit="us")
-    seconds = dates.zip_with(dates.is_not_null(), times).dt.epoch("us") / 1e6
-    return numbers.zip_with(numbers.is_not_null(), seconds)
-
-
-def _is_time(values: Sequence[str], above: float = _BIG) -> bool:
-    numbers = _numbers(pl.Series(values, dtype=pl.String), "timestamp")
-    return numbers.null_count() == 0 and numbers.min() > above
+def _position(column: str, names: Sequence[str] | None, width: int, said: str) -> int:
+    if names is not None and column in names:
+        return list(names).index(column)
+    if column.isascii() and column.isdecimal() and len(column) < 10:
+        return int(column)
+    has = f"the header has {listed(names)}" if names else f"the file has no header, {width} columns"
+    raise DataError(f"{said}: no column {printable(column)}; {has}; give names or positions")
 
 
 def _complete(chosen: dict[str, int], said: str, width: int) -> dict[str, int]:
@@ -127,8 +165,43 @@ def _complete(chosen: dict[str, int], said: str, width: int) -> dict[str, int]:
     outside = [position for position in chosen.values() if position >= width]
     if outside:
         raise DataError(f"{said}: no column {outside[0]}; the file has {width}, counted from 0")
-    return chosen
+    if len(set(chosen.values())) < len(chosen):
+        raise DataError(f"{said}: one column cannot be two things; name different ones")
+    return {role: chosen[role] for role in (*ROLES, CLOCK) if role in chosen}
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Column names for a message, at most so many."""
+    shown = ", ".join(printable(name) if name else "''" for name in names[:most])
+    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def _is_usable(name: str, names: Sequence[str]) -> bool:
+    """Whether a name can be typed in a list with commas and means just this column."""
+    odd = "," in name or "+" in name or name != name.strip() or not name.isprintable()
+    return not odd and name not in ("", "-", *ROLES) and not name.isdecimal() and (
+        list(names).count(name) == 1
+    )
+
+
+def _by_words(names: Sequence[str], words: list[str]) -> int | None:
+    ranks = [(rank, k) for k, name in enumerate(names) if (rank := _says(name, words)) is not None]
+    return min(ranks)[1] if ranks else None
+
+
+def _says(name: str, words: list[str]) -> int | None:
+    """The rank of the only word of a name that is neither an addition nor unknown, or None."""
+    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", _bare(name))
+    parts = [part.lower() for part in parts]
+    left = [part for part in parts if part not in _ADDED]
+    ranks = [words.index(part) for part in left if part in words]
+    return ranks[0] if ranks and len(ranks) == len(left) else None
+
+
+def _bare(name: str) -> str:
+    return name.rpartition(":")[0] if _TYPED.match(name) else name
 
 
 def _plain(name: str) -> str:
+    name = _bare(name)
     return "".join(c for c in name.lower() if c.isalnum())

@@ -1,213 +1,363 @@
-"""Text files: delimited tables, and one user a line."""
+"""Delimited text: which separator, which quotes, whether there is a header, and all its rows."""
 
 import csv
 import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from itertools import islice
 
 import polars as pl
 
 from rka_fast.data import columns as cols
-from rka_fast.errors import DataError
+from rka_fast.data.sources import SAMPLE, Source, by_place
+from rka_fast.errors import DataError, printable
 
-_SAMPLE = 500  # lines that are looked at to tell the form
-_SEPARATORS = {  # in the order they are tried, as messages call them
-    "::": "'::'",
+LINES = 500  # lines that are looked at to tell the form
+SEPARATORS = {  # of two that give the same number of columns the first is taken
     "\t": "tabs",
     ",": "commas",
     ";": "semicolons",
     "|": "'|'",
+    "::": "'::'",
+    "\x01": "Ctrl-A",
     " ": "spaces",
 }
-_QUOTING = (",", ";")
+_COMMENTS = ("#", "%", "//")
+_MOST_COLUMNS = 10_000
 _WELL_KNOWN = {
     ("::", *cols.ROLES): "MovieLens ratings.dat",
     ("\t", *cols.ROLES): "MovieLens u.data",
-    (",", *cols.ROLES): "Amazon ratings CSV",
-    (" ", "user", "item"): "SASRec user item lines",
+    (",", *cols.ROLES): "ratings CSV",
+    (" ", "user", "item"): "user item lines",
 }
-_TYPED = re.compile(r"^[^:]+:(token|float|token_seq|float_seq)$")
-HINT = "say which columns hold what with --columns user,item,rating,timestamp"
 
 
-class Part(NamedTuple):
-    """One file as it was read: `frame` has a column a role."""
+def separator_of(lines: Sequence[str]) -> str | None:
+    """What separates the columns: what gives nearly every line the same number, the largest.
 
-    frame: pl.DataFrame
-    form: str
-    sessions: bool = False  # users are sessions, numbered anew in every file
-
-
-def read_text(text: str, path: str, columns: Sequence[str] | None) -> Part:
-    """Read any text form but JSON; `text` has "\\n" line ends and a line with something in it."""
-    sample = [line for line in text.split("\n", _SAMPLE)[:_SAMPLE] if line.strip()]
-    if columns is None and _is_ragged(sample):
-        return _read_sequences(text, sample, path)
-    return _read_table(text, sample, path, columns)
-
-
-# --- one user a line ---
+    Blanks only where nothing else does, as they are inside of names and dates.
+    """
+    widths = {}
+    for separator in SEPARATORS:
+        counts = Counter(len(fields(line, separator)) for line in lines)
+        width, share = counts.most_common(1)[0]
+        if width > 1 and share >= 0.9 * len(lines):
+            widths[separator] = width
+    blanks = widths.pop(" ", None)
+    if widths:
+        return max(widths, key=lambda separator: widths[separator])
+    return " " if blanks else None
 
 
-def _is_ragged(sample: list[str]) -> bool:
-    """Lines of different lengths between blanks, each with a first word of its own (or a count)."""
-    tabs = Counter(line.count("\t") for line in sample)
-    columns, lines = tabs.most_common(1)[0]
-    if columns and lines > 0.9 * len(sample):
-        return False
-    if any(separator in sample[0] for separator in _SEPARATORS if separator.strip()):
-        return False
-    rows = [line.split() for line in sample]
-    if len({len(row) for row in rows}) == 1:
-        return len(rows[0]) > 4 and all(word.isdigit() for word in rows[0])
-    return _are_counts(rows) or len({row[0] for row in rows}) == len(rows)
-
-
-def _are_counts(rows: list[list[str]]) -> bool:
-    return all(row[0] == str(len(row) - 1) for row in rows)
-
-
-def _read_sequences(text: str, sample: list[str], path: str) -> Part:
-    words = pl.Series(text.split("\n")).str.extract_all(r"\S+")
-    lines = pl.DataFrame({"words": words}).with_row_index("line", offset=1)
-    lines = lines.filter(pl.col("words").list.len() > 0)
-    first = pl.col("words").list.first()
-    if _are_counts([line.split() for line in sample]):
-        form = "one user a line: columns count, item, item, ... (users are numbered by line)"
-        found = pl.col("words").list.len() - 1
-        wrong = lines.filter(first != found.cast(pl.String))
-        if len(wrong):
-            line, row = wrong.select("line", "words").row(0)
-            raise DataError(
-                f"{path}, line {line}: the count in front is {row[0]}, but "
-                f"{len(row) - 1} items follow"
-            )
-        user = pl.col("line").cast(pl.String)
-    else:
-        form, user = "one user a line: columns user, item, item, ...", first
-        twice = lines.filter(first.is_duplicated())
-        if len(twice):
-            line, row = twice.select("line", "words").row(len(twice) - 1)
-            raise DataError(
-                f"{path}, line {line}: read as one user a line, but user {row[0]!r} has more than "
-                f"one; {HINT}"
-            )
-    events = lines.select(user=user, item=pl.col("words").list.slice(1))
-    return Part(events.explode("item").drop_nulls("item"), form)
-
-
-# --- tables ---
-
-
-def _read_table(text: str, sample: list[str], path: str, columns: Sequence[str] | None) -> Part:
-    separator = _separator(sample)
+def fields(line: str, separator: str) -> list[str]:
+    """The fields of one line; quotes count only where they stand around whole fields."""
     if separator == " ":
-        text = re.sub(r"[ ]+", " ", re.sub(r"^ +| +$", "", text, flags=re.MULTILINE))
-    rows = [row for _, row in _records("\n".join(sample), separator)]
-    header = rows[0]
-    is_typed = all(_TYPED.match(name) for name in header)
-    known = cols.recognise([name.rpartition(":")[0] for name in header] if is_typed else header)
-    named = columns is not None and {c.strip() for c in columns} - {"-"} <= set(header)
-    names = header if is_typed or named or "user" in known or "item" in known else None
-    # Without a header the width that most lines have is right; the others are complained of.
-    width = len(names) if names else Counter(map(len, rows)).most_common(1)[0][0]
-    if columns is not None:
-        roles = cols.choose(columns, names, width)
-    elif names:
-        roles = known
-    else:
-        roles = cols.guess([row for row in rows if len(row) == width], width) or {}
-    if "user" not in roles or "item" not in roles:
-        raise DataError(_undetected(path, separator, names, width))
-    roles = {role: roles[role] for role in cols.ROLES if role in roles}
-    if names:
-        used = [names[position] for position in roles.values()]
-    else:
-        meaning = {position: role for role, position in roles.items()}
-        used = [meaning.get(position, "-") for position in range(width)]
-    frame = _read_columns(text, path, separator, width, roles, skip=bool(names))
-    form = _form(separator, names, used, is_typed)
-    sessions = bool(names) and "session" in names[roles["user"]].lower()
-    return Part(frame, f"{form}: columns {', '.join(used)}", sessions)
+        line = " ".join(line.split())
+    if '"' in line and re.match(_well_formed(separator), line):
+        single = separator if len(separator) == 1 else "\x1f"
+        try:
+            return next(csv.reader([line.replace(separator, single)], delimiter=single))
+        except csv.Error:
+            pass
+    return line.split(separator)
 
 
-def _separator(sample: list[str]) -> str:
-    """The first separator that nearly every line has, so that one broken line can be named."""
-    enough = 0.9 * len(sample)
-    return next((s for s in _SEPARATORS if sum(s in line for line in sample) >= enough), ",")
+def without_comments(lines: list[str]) -> tuple[list[str], str | None]:
+    """The lines, and with what the comments begin that stood in front of them, if any did."""
+    prefix = next((p for p in _COMMENTS if lines[0].startswith(p)), None)
+    if prefix is None or sum(line.startswith(prefix) for line in lines) > 0.5 * len(lines):
+        return lines, None
+    return [line for line in lines if not line.startswith(prefix)], prefix
 
 
-def _read_columns(
-    text: str, path: str, separator: str, width: int, roles: dict[str, int], skip: bool
-) -> pl.DataFrame:
-    body = text.partition("\n")[2] if skip else text
-    if not body.strip():
-        raise DataError(f"{path} has a header but no interactions")
-    # A separator is one byte to polars, so "::" becomes the ASCII unit separator.
-    single = separator if len(separator) == 1 else "\x1f"
-    schema = {f"column {position}": pl.String for position in range(width)}
-    try:
-        raw = pl.read_csv(
-            body.replace(separator, single).encode(),
-            has_header=False,
-            schema=schema,
-            separator=single,
-            quote_char='"' if separator in _QUOTING else None,
+def read_table(
+    content: bytes, lines: list[str], path: str, columns: Sequence[str] | None
+) -> Source:
+    """A table in UTF-8 text; `lines` are its first ones, none of them blank."""
+    lines, comment = without_comments(lines)
+    separator = separator_of(lines) or ","
+    rows = [fields(line, separator) for line in lines]
+    width = Counter(map(len, rows)).most_common(1)[0][0]
+    if max(width, len(rows[0])) > _MOST_COLUMNS:
+        raise DataError(
+            f"{path}: {len(rows[0]):,} columns separated by {SEPARATORS[separator]}; at most "
+            f"{_MOST_COLUMNS:,} are read. Is there one event a line?"
         )
-    except pl.exceptions.PolarsError as error:
-        _check_widths(text, path, separator, width)
-        raise DataError(f"{path}: {error}") from error
-    raw = raw.with_row_index("record")
-    if raw[:, -1].null_count():  # blank lines, empty last fields, or lines that are too short
-        raw = raw.filter(~pl.all_horizontal(pl.exclude("record").is_null()))
-        _check_widths(text, path, separator, width)
-    records = raw["record"]
-
-    def place(row: int) -> str:
-        wanted = records[row] + skip
-        line = next(n for i, (n, _) in enumerate(_records(text, separator)) if i == wanted)
-        return f"{path}, line {line}"
-
-    return cols.typed(raw.select(**{r: f"column {p}" for r, p in roles.items()}), place)
+    names = _header(rows, width, columns)
+    text = _Text(content, path, separator, width, comment, skip=names is not None)
+    sample = text.sample()
+    if len(sample) == 0:
+        raise DataError(f"{path} has a header but no interactions")
+    notes = [f"skipped {text.count_comments():,} lines that begin with {comment}"] if comment else []
+    return Source(path, _kind(separator, names), names, sample, text.read, text.place, notes)
 
 
-def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of every record; in plain Python, for the sample and for errors."""
-    if separator in _QUOTING:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        yield from ((reader.line_num, fields) for fields in reader)
-    else:
-        for number, line in enumerate(text.split("\n"), start=1):
-            yield number, line.split(separator) if line else []
-
-
-def _check_widths(text: str, path: str, separator: str, width: int) -> None:
-    for line, fields in _records(text, separator):
-        if fields and len(fields) != width:
-            raise DataError(
-                f"{path}, line {line}: expected {width} columns separated by "
-                f"{_SEPARATORS[separator]}, got {len(fields)}"
-            )
-
-
-def _form(separator: str, names: list[str] | None, used: list[str], is_typed: bool) -> str:
-    if is_typed:
-        return "RecBole .inter"
+def form_of(separator_kind: str, names: Sequence[str] | None, used: Sequence[str]) -> str:
+    """The name of a well-known form, or the kind itself."""
+    if names is not None and cols.is_typed(names):
+        return "RecBole atomic file"
     if names == ["userId", "movieId", "rating", "timestamp"]:
         return "MovieLens ratings.csv"
-    if names and {"SessionId", "ItemId", "Time"} <= set(names):
-        return "CiteULike sessions"
-    if not names and (separator, *used) in _WELL_KNOWN:
-        return _WELL_KNOWN[(separator, *used)]
-    kind = {",": "CSV", "\t": "TSV"}.get(separator, f"table separated by {_SEPARATORS[separator]}")
-    return f"{kind} {'with' if names else 'without'} header"
+    for (separator, *meaning), name in _WELL_KNOWN.items():
+        if names is None and list(used) == meaning and separator_kind == _kind(separator, None):
+            return name
+    return separator_kind
 
 
-def _undetected(path: str, separator: str, names: list[str] | None, width: int) -> str:
-    has = f"the header has {', '.join(names)}" if names else f"no header, {width} columns"
-    return (
-        f"{path}: cannot tell the user and the item. Tried Parquet, JSON lines, one user a line, "
-        f"and a table separated by {_SEPARATORS[separator]} ({has}); {HINT}"
-    )
+def _kind(separator: str, names: Sequence[str] | None) -> str:
+    kind = {",": "CSV", "\t": "TSV"}.get(separator, f"table separated by {SEPARATORS[separator]}")
+    return f"{kind} {'without' if names is None else 'with'} header"
+
+
+# --- the header ---
+
+
+def _header(
+    rows: list[list[str]], width: int, columns: Sequence[str] | None
+) -> list[str] | None:
+    first, rest = [cell.strip() for cell in rows[0]], [r for r in rows[1:] if len(r) == width]
+    wanted = {part for c in columns or () for part in (c.strip(), *c.strip().split("+"))}
+    if not wanted.isdisjoint(set(first)) and not any(map(_is_number, first)):
+        return first
+    if len(first) == width - 1 and rest and cols.recognise(first):
+        return ["", *first]  # R writes no name above the rows' names
+    if len(first) != width and not (cols.is_typed(first) or len(cols.recognise(first)) > 1):
+        return None
+    if cols.is_typed(first):
+        return first
+    if any(map(_is_number, first)) or len(set(first)) < len(first):
+        return None
+    known = {first[position] for position in cols.recognise(first).values()}
+    if known and not any(cell in known for row in rest for cell in row):
+        return first
+    return first if _stands_out(first, rest) else None
+
+
+def _stands_out(first: list[str], rest: list[list[str]]) -> bool:
+    """Whether the first row is unlike the others where these are alike, and nowhere like them."""
+    unlike = False
+    for cell, *column in zip(first, *rest, strict=True):
+        values = [value for value in map(str.strip, column) if value]
+        if len(values) < 2:
+            continue
+        for has in (_is_number, _has_digit):
+            if sum(map(has, values)) >= 0.95 * len(values):
+                if has(cell):
+                    return False
+                unlike = True
+                break
+    return unlike
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _has_digit(text: str) -> bool:
+    return any(map(str.isdigit, text))
+
+
+# --- all rows ---
+
+
+@dataclass
+class _Text:
+    """The rows of a table. skip: whether the first record is the header."""
+
+    content: bytes
+    path: str
+    separator: str
+    width: int
+    comment: str | None
+    skip: bool
+
+    def sample(self) -> pl.DataFrame:
+        rows = [r for _, r in islice(self._records(), SAMPLE + self.skip) if len(r) == self.width]
+        if self.skip and rows:
+            rows = rows[1:] if len(rows[0]) == self.width else rows
+        frame = pl.DataFrame(
+            rows, schema={str(k): pl.String for k in range(self.width)}, orient="row"
+        )
+        return frame
+
+    def read(self, positions: Sequence[int]) -> pl.DataFrame:
+        body = self._body()
+        last = self.width - 1
+        wanted = sorted({*positions, last})
+        frame = self._parse(body, wanted)
+        # Every line has all its separators if none lacks its last field and the sum is right.
+        if frame is None or not self._is_complete(frame, body):
+            frame = self._careful(wanted)
+        return frame.select(str(position) for position in positions)
+
+    def place(self, row: int) -> str:
+        line = next(islice(self._records(), row + self.skip, None), (0, []))[0]
+        return f"{self.path}, line {line}"
+
+    def count_comments(self) -> int:
+        prefix = self.comment.encode()
+        return self.content.count(b"\n" + prefix) + self.content.startswith(prefix)
+
+    def _body(self) -> bytes:
+        if not self.skip:
+            return self.content
+        line = next(self._records())[0]
+        end = -1
+        for _ in range(line):
+            end = self.content.find(b"\n", end + 1)
+            if end < 0:
+                return b""
+        return self.content[end + 1 :]
+
+    def _single(self) -> str:
+        # A separator is one byte to polars, so "::" becomes the ASCII unit separator.
+        return self.separator if len(self.separator) == 1 else "\x1f"
+
+    def _parse(self, body: bytes, positions: Sequence[int]) -> pl.DataFrame | None:
+        """What polars reads if there is nothing unusual; None where it fails."""
+        if b'"' in body or not body.strip():
+            return None
+        if self.separator != self._single():
+            body = body.replace(self.separator.encode(), b"\x1f")
+        return self._polars(body, positions, quotes=False)
+
+    def _polars(self, body: bytes, positions: Sequence[int], quotes: bool) -> pl.DataFrame | None:
+        every = [f"column_{k + 1}" for k in range(self.width)]
+        try:
+            frame = pl.read_csv(
+                body,
+                has_header=False,
+                schema=dict.fromkeys(every, pl.String),
+                columns=[every[position] for position in positions],
+                separator=self._single(),
+                quote_char='"' if quotes else None,
+                comment_prefix=self.comment,
+            )
+        except pl.exceptions.PolarsError:
+            return None
+        return frame.rename({every[position]: str(position) for position in positions})
+
+    def _is_complete(self, frame: pl.DataFrame, body: bytes) -> bool:
+        if frame[:, -1].null_count() and self.width > 1:
+            return False
+        found = body.count(self.separator.encode())
+        if self.comment:
+            found -= sum(
+                line.count(self.separator)
+                for line in body.decode().split("\n")
+                if line.startswith(self.comment)
+            )
+        return found == len(frame) * (self.width - 1)
+
+    def _careful(self, positions: Sequence[int]) -> pl.DataFrame:
+        """Rows where there are quotes, blank lines, runs of blanks or empty last fields."""
+        lines = pl.DataFrame({"line": pl.Series(self.content.decode().split("\n"))})
+        lines = lines.with_row_index("number", offset=1)
+        if self.separator == " ":
+            lines = lines.with_columns(
+                pl.col("line").str.strip_chars().str.replace_all(r"[ \t]+", " ")
+            )
+        lines = lines.filter(pl.col("line").str.strip_chars(" \t\x0b\x0c") != "")
+        if self.comment:
+            lines = lines.filter(~pl.col("line").str.starts_with(self.comment))
+        odd = lines.filter(
+            pl.col("line").str.contains('"', literal=True)
+            & ~pl.col("line").str.contains(_well_formed(self.separator))
+        )
+        if len(odd) and self._has_long_quotes(odd):
+            return self._by_records(positions)
+        lines = lines.slice(int(self.skip)).with_columns(
+            odd=pl.col("number").is_in(odd["number"].implode()),
+            separators=pl.col("line").str.count_matches(re.escape(self.separator)),
+        )
+        quoted = pl.col("line").str.contains('"', literal=True) & ~pl.col("odd")
+        lines = lines.with_columns(
+            separators=pl.when(quoted)
+            .then(
+                pl.col("line")
+                .str.replace_all(r'"(?:[^"]|"")*"', "")
+                .str.count_matches(re.escape(self.separator))
+            )
+            .otherwise("separators")
+        )
+        wrong = lines.filter(pl.col("separators") != self.width - 1)
+        if len(wrong):
+            number, line = wrong.select("number", "line").row(0)
+            raise self._wrong_width(number, len(fields(line, self.separator)))
+        parts = []
+        for odd_lines in (False, True):
+            some = lines.filter(pl.col("odd") == odd_lines)
+            if len(some) == 0:
+                continue
+            text = some["line"].str.replace_all(self.separator, self._single(), literal=True)
+            body = "\n".join(text.to_list()).encode()
+            comment, self.comment = self.comment, None
+            frame = self._polars(body, positions, quotes=not odd_lines)
+            self.comment = comment
+            if frame is None or len(frame) != len(some):
+                return self._by_records(positions)
+            parts.append(frame.with_columns(some["number"]))
+        if not parts:
+            raise DataError(f"{self.path} has a header but no interactions")
+        return pl.concat(parts).sort("number").drop("number")
+
+    def _has_long_quotes(self, odd: pl.DataFrame) -> bool:
+        """Whether quotes go over several lines; raises DataError where one is never closed."""
+        try:
+            text = io.StringIO(self.content.decode(), newline="")
+            reader = csv.reader(text, delimiter=self._single(), strict=True)
+            if all(len(row) in (0, self.width) for row in reader):
+                return True
+        except csv.Error:
+            pass
+        opened = re.compile(f'(?:^|{re.escape(self.separator)})"')
+        for number, line in odd.select("number", "line").iter_rows():
+            if line.count('"') % 2 and opened.search(line):
+                raise DataError(
+                    f"{self.path}, line {number}: a quote is opened and not closed in "
+                    f"{printable(line)}; close it, or leave quotes out"
+                )
+        return False
+
+    def _by_records(self, positions: Sequence[int]) -> pl.DataFrame:
+        rows = []
+        for number, row in islice(self._records(True), int(self.skip), None):
+            if len(row) != self.width:
+                raise self._wrong_width(number, len(row))
+            rows.append([row[position] for position in positions])
+        schema = {str(position): pl.String for position in positions}
+        return pl.DataFrame(rows, schema=schema, orient="row")
+
+    def _wrong_width(self, line: int, found: int) -> DataError:
+        return DataError(
+            f"{self.path}, line {line}: expected {self.width} columns separated by "
+            f"{SEPARATORS[self.separator]}, got {found}"
+        )
+
+    def _records(self, long_quotes: bool | None = None) -> Iterator[tuple[int, list[str]]]:
+        """Line number and fields of every record, one after the other, in plain Python."""
+        stream = io.TextIOWrapper(io.BytesIO(self.content), encoding="utf-8", newline="\n")
+        if long_quotes:
+            reader = csv.reader(stream, delimiter=self._single())
+            yield from ((reader.line_num, row) for row in reader if row)
+            return
+        for number, line in enumerate(stream, start=1):
+            line = line.rstrip("\n")
+            if line.strip() and not (self.comment and line.startswith(self.comment)):
+                yield number, fields(line, self.separator)
+
+
+def _well_formed(separator: str) -> str:
+    """Regular expression of a line whose quotes all stand around whole fields."""
+    if len(separator) == 1:
+        other = rf'[^"{re.escape(separator)}]*'
+    else:
+        other = r'[^":]*(?::[^":]+)*'
+    field = rf'(?:"(?:[^"]|"")*"|{other})'
+    return rf"^{field}(?:{re.escape(separator)}{field})*$"

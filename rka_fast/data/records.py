@@ -1,0 +1,131 @@
+"""Files that name their columns and have types: JSON and Parquet."""
+
+import json
+from collections.abc import Callable, Sequence
+from io import BytesIO
+
+import polars as pl
+
+from rka_fast.data.sources import SAMPLE, Source, by_place
+from rka_fast.errors import DataError, printable
+
+
+def read_parquet(content: bytes, path: str) -> Source:
+    """A Parquet file; columns are read when they are asked for."""
+
+    def attempt(action: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+        try:
+            return action()
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except BaseException as error:  # a damaged file makes polars panic, which is no Exception
+            reason = printable(str(error).split("\n")[0], 200)
+            raise DataError(f"{path} is a damaged Parquet file: {reason}") from None
+
+    sample = attempt(lambda: pl.read_parquet(BytesIO(content), n_rows=SAMPLE))
+    names = sample.columns
+    return Source(
+        path,
+        "Parquet",
+        names,
+        by_place(sample),
+        lambda positions: attempt(
+            lambda: pl.read_parquet(
+                BytesIO(content), columns=[names[position] for position in positions]
+            ).select(pl.col(names[p]).alias(str(p)) for p in positions)
+        ),
+        lambda row: f"{path}, row {row + 1}",
+    )
+
+
+def read_json(content: bytes, path: str) -> Source:
+    """JSON lines, an array of objects, or one object of users and their items."""
+    if content.lstrip()[:1] == b"[" or not _is_object(content.lstrip().split(b"\n", 1)[0]):
+        return _read_document(content, path)
+    numbers, lines = [], []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            numbers.append(number)
+            lines.append(line)
+    kind = "JSON lines"
+    return _frame(b"\n".join(lines), path, kind, lambda row: f"line {numbers[row]}")
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return not line.strip().startswith(b"{") or line.strip() not in (b"{",)
+
+
+def _read_document(content: bytes, path: str) -> Source:
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise DataError(f"{path}: this JSON is nested too deeply to hold events") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON: {error}") from None
+    if isinstance(value, dict):
+        lists = [v for v in value.values() if isinstance(v, list)]
+        if len(value) > 1 and len(lists) == len(value):
+            value = [{"user": user, "item": items} for user, items in value.items()]
+        elif len(lists) == 1:
+            value = lists[0]
+        else:
+            value = [value]
+    if not value or not all(isinstance(record, dict) for record in value):
+        raise DataError(
+            f"{path}: this JSON is neither an array of objects, one an event, nor an object of "
+            "users and their lists of items; write one JSON object a line"
+        )
+    lines = b"\n".join(json.dumps(record).encode() for record in value)
+    return _frame(lines, path, "JSON", lambda row: f"record {row + 1}")
+
+
+def _frame(lines: bytes, path: str, kind: str, where: Callable[[int], str]) -> Source:
+    """Records of one object a line. Ids stay as they are, so scalars are read as strings."""
+    try:
+        typed = pl.read_ndjson(BytesIO(lines), infer_schema_length=None)
+        schema = dict(typed.schema)
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException:  # types that disagree, or a line that is none
+        schema = _schema(lines, path, where)
+    nested = {name: t for name, t in schema.items() if isinstance(t, pl.List)}
+    read_as = {name: nested.get(name, pl.String) for name in schema}
+    read_as |= {name: pl.List(pl.String) for name, t in nested.items() if not t.inner.is_nested()}
+    if not read_as:
+        raise DataError(f"{path}: these JSON objects are empty")
+    try:
+        frame = pl.read_ndjson(BytesIO(lines), schema=read_as)
+    except pl.exceptions.PolarsError as error:
+        _schema(lines, path, where)
+        raise DataError(f"{path}: {printable(str(error), 200)}") from None
+    frame = by_place(frame)
+
+    def read(positions: Sequence[int]) -> pl.DataFrame:
+        return frame.select(str(position) for position in positions)
+
+    return Source(
+        path, kind, list(read_as), frame.head(SAMPLE), read, lambda row: f"{path}, {where(row)}"
+    )
+
+
+def _schema(lines: bytes, path: str, where: Callable[[int], str]) -> dict[str, pl.DataType]:
+    """The names of all records; raises DataError for a record that is no object."""
+    schema: dict[str, pl.DataType] = {}
+    for row, line in enumerate(lines.split(b"\n")):
+        try:
+            value = json.loads(line)
+        except RecursionError:
+            raise DataError(f"{path}, {where(row)}: nested too deeply to be an event") from None
+        except ValueError as error:
+            raise DataError(f"{path}, {where(row)}: not a JSON object: {error}") from None
+        if not isinstance(value, dict):
+            text = printable(line.decode(errors="replace"), 40)
+            raise DataError(f"{path}, {where(row)}: not a JSON object: {text}")
+        for name, cell in value.items():
+            kind = pl.List(pl.String) if isinstance(cell, list) else pl.String()
+            if name not in schema or isinstance(kind, pl.List):
+                schema[name] = kind
+    return schema

@@ -1,0 +1,220 @@
+"""From raw columns to events: what is missing left out, ids as text, times as numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from rka_fast.data import columns as cols
+from rka_fast.data.sources import Source
+from rka_fast.data.times import TimeKind, parse
+from rka_fast.data.where import Condition
+from rka_fast.errors import DataError, printable
+
+MISSING = ("", "NA", "N/A", "<NA>", "NaN", "nan", "NaT", "null", "NULL", "Null", "None", "n/a", r"\N")
+"""What stands where there is no value; programs write these."""
+
+
+@dataclass
+class Tally:
+    """How many rows there were, and why some are not among the events."""
+
+    rows: int = 0
+    kept: int = 0
+    missing: dict[str, int] = field(default_factory=dict)
+    unrated: int = 0
+
+    def check(self, max_missing: float, titles: dict[str, str], path: str, remedy: str) -> None:
+        """Raise DataError where too large a share of the rows lacks something."""
+        for role, count in self.missing.items():
+            if count > max_missing * max(self.kept, 1):
+                raise DataError(
+                    f"{path}: the {role} ({titles[role]}) is missing in {count:,} of {self.kept:,} "
+                    f"rows, more than --max-missing {max_missing:g} allows; {remedy}"
+                )
+
+    def notes(self, conditions: Sequence[Condition]) -> list[str]:
+        """Lines for the report."""
+        lines = []
+        if conditions:
+            where = ", ".join(printable(str(condition)) for condition in conditions)
+            lines.append(f"where {where}: {self.kept:,} of {self.rows:,} rows")
+        lines += [
+            f"left out {count:,} of {self.kept:,} rows: the {role} is missing"
+            for role, count in self.missing.items()
+            if count
+        ]
+        if self.unrated:
+            lines.append(f"{self.unrated:,} events have no rating; --min-rating drops them")
+        return lines
+
+
+def is_missing(values: pl.Series) -> pl.Series:
+    """For every value whether nothing is said: null, NaN, blank, or a word of MISSING."""
+    if values.dtype.is_float():
+        return ~values.is_finite().fill_null(False)
+    if values.dtype != pl.String:
+        return values.is_null()
+    return values.is_null() | values.is_in(MISSING)
+
+
+def trimmed(values: pl.Series) -> pl.Series:
+    """Text without blanks or quotes around it."""
+    if values.dtype != pl.String:
+        return values
+    ends = values.str.contains(r"^\s|\s$|^\"").any()
+    if not ends:
+        return values
+    text = values.str.strip_chars()
+    quoted = text.str.contains(r'^"[^"]*"$').fill_null(False)
+    return text.str.strip_chars('"').str.strip_chars().zip_with(quoted, text) if quoted.any() else text
+
+
+def as_text(values: pl.Series, title: str, path: str) -> pl.Series:
+    """Ids as text; whole floats (which missing values make of integers) lose their ".0"."""
+    if values.dtype == pl.String:
+        return trimmed(values)
+    try:
+        if values.dtype.is_float():
+            finite = values.set(~values.is_finite().fill_null(False), None)
+            if (finite.drop_nulls() == finite.drop_nulls().floor()).all():
+                return finite.cast(pl.Int64).cast(pl.String)
+            return finite.cast(pl.String)
+        if values.dtype == pl.Binary:
+            return trimmed(values.cast(pl.String))
+        if not values.dtype.is_nested() and values.dtype != pl.Null:
+            return values.cast(pl.String)
+        if values.dtype == pl.Null:
+            return values.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        pass
+    raise DataError(f"{path}: column {printable(title)} of type {values.dtype} cannot be ids")
+
+
+def events(
+    source: Source,
+    roles: dict[str, int],
+    kind: TimeKind | None,
+    conditions: Sequence[Condition],
+    tally: Tally,
+) -> pl.DataFrame:
+    """The events of one file: a column a role. Raises DataError, with the place, for bad values."""
+    where = [condition.position(source.names, source.width) for condition in conditions]
+    raw = source.read(sorted({*roles.values(), *where}))
+    row = None  # the row of every event in the file, where it is not its own number
+    tally.rows += len(raw)
+    if conditions:
+        holds = pl.Series([True]).new_from_index(0, len(raw))
+        for condition, position in zip(conditions, where, strict=True):
+            holds &= condition.holds(trimmed(raw[str(position)]))
+        row = holds.arg_true()
+        raw = raw.filter(holds)
+    columns = {role: raw[str(position)] for role, position in roles.items()}
+    columns, row = _exploded(columns, row, source, roles)
+    tally.kept += len(columns["user"])
+    for role in ("user", "item"):
+        columns[role] = as_text(columns[role], source.title(roles[role]), source.path)
+    present = None
+    for role in (r for r in ("user", "item", "timestamp", cols.CLOCK) if r in columns):
+        if columns[role].dtype == pl.String and role not in ("user", "item"):
+            columns[role] = trimmed(columns[role])
+        missing = is_missing(columns[role])
+        named = "timestamp" if role == cols.CLOCK else role
+        count = int(missing.sum())
+        tally.missing[named] = tally.missing.get(named, 0) + count
+        if count:
+            present = ~missing if present is None else present & ~missing
+    if present is not None:
+        columns = {role: values.filter(present) for role, values in columns.items()}
+        row = present.arg_true() if row is None else row.filter(present)
+
+    def place(index: int) -> str:
+        return source.place(index if row is None else row[index])
+
+    frame = {"user": columns["user"], "item": columns["item"]}
+    if "rating" in columns:
+        frame["rating"] = _ratings(columns["rating"], place, tally)
+    if "timestamp" in columns:
+        frame["timestamp"] = _times(columns, kind, place)
+    return pl.DataFrame(frame)
+
+
+def _exploded(
+    columns: dict[str, pl.Series], row: pl.Series | None, source: Source, roles: dict[str, int]
+) -> tuple[dict[str, pl.Series], pl.Series | None]:
+    """One event for every entry of a list."""
+    columns = dict(columns)
+    columns["item"] = _lists(columns["item"], source, roles["item"])
+    if not isinstance(columns["item"].dtype, pl.List):
+        return columns, row
+    row = pl.Series(range(len(columns["item"]))) if row is None else row
+    frame = pl.DataFrame({**{role: c.rename(role) for role, c in columns.items()}, "row": row})
+    lists = ["item"]
+    for role in ("rating", "timestamp"):
+        if role not in frame.columns:
+            continue
+        if not isinstance(frame.schema[role], pl.List):
+            frame = frame.with_columns(_lists(frame[role], source, roles[role]).alias(role))
+        if isinstance(frame.schema[role], pl.List):
+            lists.append(role)
+            unequal = frame[role].list.len() != frame["item"].list.len()
+            if unequal.fill_null(True).any():
+                at = source.place(int(frame["row"][int(unequal.fill_null(True).arg_max())]))
+                raise DataError(f"{at}: the lists of items and of the {role} differ in length")
+    frame = frame.explode(lists)
+    frame = frame.filter(pl.col("item").is_not_null())
+    return {role: frame[role] for role in columns}, frame["row"]
+
+
+def _lists(values: pl.Series, source: Source, position: int) -> pl.Series:
+    """Lists that are written as text, such as [1, 2, 3] or a RecBole token_seq, as lists."""
+    if values.dtype != pl.String:
+        return values
+    name = source.names[position] if source.names else ""
+    sample = values.drop_nulls().head(1000).str.strip_chars()
+    if name.endswith((":token_seq", ":float_seq")):
+        return values.str.strip_chars().str.split(" ")
+    if len(sample) and sample.str.contains(r"^[\[(].*[\])]$").all():
+        text = values.str.strip_chars().str.strip_chars("[]()").str.replace_all(r"['\"]", "")
+        text = text.str.replace_all(r"\s*[,;\s]\s*", " ").str.strip_chars()
+        return text.str.split(" ")
+    return values
+
+
+def _ratings(values: pl.Series, place, tally: Tally) -> pl.Series:
+    values = trimmed(values)
+    missing = is_missing(values)
+    tally.unrated += int(missing.sum())
+    numbers = values.cast(pl.Float64, strict=False)
+    wrong = ~numbers.is_finite().fill_null(False) & ~missing
+    if wrong.any():
+        row = int(wrong.arg_max())
+        raise DataError(
+            f"{place(row)}: rating {printable(values[row])!r} is not a number; if this line is a "
+            "header or the column another, say which with --columns"
+        )
+    return numbers.set(missing, None).fill_null(float("nan"))
+
+
+def _times(columns: dict[str, pl.Series], kind: TimeKind, place) -> pl.Series:
+    values = columns["timestamp"]
+    if len(values) == 0:
+        return pl.Series(values=[], dtype=pl.Int64)
+    found = parse(values, kind)
+    if found.null_count():
+        row = int(found.is_null().arg_max())
+        # The first value that can be read shows how the others are written.
+        good = found.is_not_null().arg_true()
+        other = f", unlike {printable(values[good[0]])} in {place(good[0])}" if len(good) else ""
+        raise DataError(
+            f"{place(row)}: timestamp {printable(values[row])!r} does not belong to {kind}{other}; "
+            "write all alike, leave this line out, or say how times are written with --time-format"
+        )
+    if cols.CLOCK in columns:
+        clock = parse(columns[cols.CLOCK], TimeKind("clock"))
+        if clock.null_count():
+            row = int(clock.is_null().arg_max())
+            value = printable(columns[cols.CLOCK][row])
+            raise DataError(f"{place(row)}: {value!r} is no time of day")
+        found = found + clock
+    return found
