@@ -103,7 +103,9 @@ def choose(columns: Sequence[str], names: Sequence[str] | None, width: int) -> d
         if names is not None and column in names:
             parts = [column]
         if len(parts) > 2:
-            raise DataError(f"{said}: at most two columns make a time, the date and the time of day")
+            raise DataError(
+                f"{said}: at most two columns make a time, the date and the time of day"
+            )
         for part, key in zip(parts, (role, CLOCK), strict=False):
             chosen[key] = _position(part.strip(), names, width, said)
     return _complete(chosen, said, width)
@@ -118,7 +120,7 @@ def flag(roles: dict[str, int], names: Sequence[str] | None, width: int) -> str:
         while words[-1] == "-":
             words.pop()
         return f"--columns {','.join(words)}"
-    usable = all(_is_usable(names[position], names) for position in roles.values())
+    usable = all(_is_usable(names[p], names, role) for role, p in roles.items())
     spoken = {
         role: names[position] if usable else str(position) for role, position in roles.items()
     }
@@ -176,11 +178,14 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
-def _is_usable(name: str, names: Sequence[str]) -> bool:
+def _is_usable(name: str, names: Sequence[str], role: str) -> bool:
     """Whether a name can be typed in a list with commas and means just this column."""
     odd = "," in name or "+" in name or name != name.strip() or not name.isprintable()
-    return not odd and name not in ("", "-", *ROLES) and not name.isdecimal() and (
-        list(names).count(name) == 1
+    return (
+        not odd
+        and name not in ("", "-", *(r for r in ROLES if r != role))
+        and not name.isdecimal()
+        and (list(names).count(name) == 1)
     )
 
 

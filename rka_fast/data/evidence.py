@@ -94,19 +94,22 @@ class Column:
         return len(text) > 0 and bool(text.str.contains(f"^(?:{pattern})$").all())
 
 
-def descents(group: Column, values: Column) -> tuple[int, int]:
-    """Neighbours inside a group, in the order of the file, and how many of them descend."""
+def moves(group: Column, values: Column) -> tuple[int, int]:
+    """How often a value is above, and below, the one before it in its group and the file."""
     codes, numbers = _aligned(group, values)
     order = np.argsort(codes, kind="stable")
     codes, numbers = codes[order], numbers[order]
     same = codes[1:] == codes[:-1]
-    return int(same.sum()), int((same & (numbers[1:] < numbers[:-1])).sum())
+    return (
+        int((same & (numbers[1:] > numbers[:-1])).sum()),
+        int((same & (numbers[1:] < numbers[:-1])).sum()),
+    )
 
 
 def is_ordered(group: Column, values: Column) -> bool:
-    """Whether values ascend inside every group, and that cannot be chance."""
-    pairs, wrong = descents(group, values)
-    return pairs >= 10 and wrong <= 0.01 * pairs
+    """Whether values ascend inside groups, but for a few, and that cannot be chance."""
+    up, down = moves(group, values)
+    return up + down >= 10 and down <= 0.1 * (up + down)
 
 
 def is_grouped(column: Column) -> bool:

@@ -12,6 +12,12 @@ from rka_fast.data.sequences import Sequences
 from rka_fast.errors import DataError
 
 _QUANTILES = {"min": 0, "25%": 0.25, "median": 0.5, "75%": 0.75, "90%": 0.9, "max": 1}
+CHOICES = {
+    "duplicates": ("keep", "drop"),
+    "ties": ("file", "shuffle", "drop"),
+    "repeats": ("keep", "drop"),
+    "core": ("single", "iterated"),
+}
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,10 @@ class Filters:
     """What to keep of a log. The rules apply in the order in which they stand here.
 
     min_rating: events rated lower are dropped; None keeps all.
+    duplicates: where the log has times, "drop" all but the first of the rows that are equal in
+        user, item and time, or "keep" them.
+    ties: of a user's events at one time "drop" all but the first, "shuffle" them by `seed`, or
+        leave them in the order of the "file".
     repeats: "keep", or "drop" all but the first event of every pair of user and item.
     min_user_events, min_item_events: users and items with fewer events are dropped.
     core: "single" counts both once, before either is dropped, as SASRec's files do, so fewer may
@@ -26,13 +36,16 @@ class Filters:
     """
 
     min_rating: float | None = None
+    duplicates: Literal["keep", "drop"] = "drop"
+    ties: Literal["file", "shuffle", "drop"] = "file"
     repeats: Literal["keep", "drop"] = "keep"
     min_user_events: int = 0
     min_item_events: int = 0
     core: Literal["single", "iterated"] = "single"
+    seed: int = 0
 
     def __post_init__(self):
-        for name, allowed in (("repeats", ("keep", "drop")), ("core", ("single", "iterated"))):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise DataError(f"{name}={getattr(self, name)!r}: expected {' or '.join(allowed)}")
         for name in ("min_user_events", "min_item_events"):
@@ -56,6 +69,9 @@ class DataReport:
 
     short_users: users with fewer than 3 events; under leave-one-out they train only.
     ties: events at the same time as the user's event before, None without times.
+    tied_targets: users with 3 events or more whose last is such an event.
+    repeated: events with the item of the user's event before.
+    notes: what was decided in reading, and what was left out.
     """
 
     form: str
@@ -66,6 +82,9 @@ class DataReport:
     lengths: dict[str, float]
     short_users: int
     ties: int | None
+    tied_targets: int | None
+    repeated: int
+    notes: list[str] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -77,6 +96,7 @@ class DataReport:
             f"users {self.users:,}, items {self.items:,}, events {self.events:,}, "
             f"density {self.density:.3%}",
             f"events per user: {quantiles}",
+            *self.notes,
         ]
         lines += [
             f"dropped by {d.rule}: {d.events:,} events, {d.users:,} users, {d.items:,} items"
@@ -86,8 +106,14 @@ class DataReport:
             lines.append(f"{self.short_users:,} users have fewer than 3 events")
         if self.ties is None:
             lines.append("no times: the order of the file is taken as the order in time")
+            if self.repeated:
+                lines.append(f"{self.repeated:,} events have the item of the one before")
         elif self.ties:
-            lines.append(f"{self.ties:,} events tie with the one before and keep the file's order")
+            targets = self.users - self.short_users
+            lines.append(
+                f"{self.ties:,} events ({self.ties / self.events:.0%}) tie in time with the one "
+                f"before, among them the last of {self.tied_targets:,} of {targets:,} users"
+            )
         return lines + [f"warning: {warning}" for warning in self.warnings]
 
     def to_json(self) -> dict:
@@ -109,8 +135,11 @@ def build_sequences(
     user, user_ids = _index(frame["user"])
     item, item_ids = _index(frame["item"])
     time = frame["timestamp"].to_numpy() if "timestamp" in frame.columns else None
+    keys = (user,) if time is None else (time, user)
+    if filters.ties == "shuffle" and time is not None:
+        keys = (np.random.default_rng(filters.seed).permutation(len(user)), *keys)
     # From here on an event is its row; `rows` holds the rows kept so far, in time order.
-    rows = np.lexsort((user,) if time is None else (time, user))
+    rows = np.lexsort(keys)
     dropped = []
 
     def keep(rule: str, kept: np.ndarray) -> None:
@@ -120,6 +149,12 @@ def build_sequences(
         dropped.append(Dropped(rule, len(rows) - len(left), users, items))
         rows = left
 
+    if filters.duplicates == "drop" and time is not None:
+        equal = _equal_rows(user[rows], item[rows], time[rows])
+        if equal.any():
+            keep("duplicates=drop", ~equal)
+    if filters.ties == "drop" and time is not None:
+        keep("ties=drop", ~_ties(user[rows], time[rows]))
     if filters.min_rating is not None:
         if "rating" not in frame.columns:
             raise DataError(
@@ -142,10 +177,14 @@ def build_sequences(
     _refuse_too_few(user[rows], user_ids, interactions, dropped)
     user, user_ids = _reindex(user[rows], user_ids)
     item, item_ids = _reindex(item[rows], item_ids)
-    time = None if time is None else time[rows].astype(np.float64)
+    time = None if time is None else time[rows]
+    tied = None if time is None else _ties(user, time)
+    if time is not None:
+        # Whole seconds stay whole: a double has not all the digits of nanoseconds.
+        time = time // 10**9 + time % 10**9 / 1e9 if interactions.dated else time.astype(np.float64)
     indptr = np.concatenate(([0], np.cumsum(np.bincount(user)))).astype(np.int64)
     sequences = Sequences(indptr, (item + 1).astype(np.int32), user_ids, item_ids, time)
-    return sequences, _report(sequences, interactions, dropped)
+    return sequences, _report(sequences, interactions, filters, dropped, tied)
 
 
 def _index(ids: pl.Series) -> tuple[np.ndarray, list[str]]:
@@ -160,6 +199,27 @@ def _reindex(index: np.ndarray, ids: list[str]) -> tuple[np.ndarray, list[str]]:
     """Close the gaps that dropped users or items left."""
     kept, index = np.unique(index, return_inverse=True)
     return index, [ids[old] for old in kept]
+
+
+def _ties(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """For events in order of user and time, which are at the time of the one before."""
+    tied = np.zeros(len(user), bool)
+    tied[1:] = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+    return tied
+
+
+def _equal_rows(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """For events in order of user and time, which equal one before in user, item and time."""
+    tied = _ties(user, time)
+    equal = np.zeros(len(user), bool)
+    if tied.any():
+        # Only inside of ties can rows be equal; a tie is numbered by where it begins.
+        inside = np.flatnonzero(tied | np.append(tied[1:], False))
+        start = np.cumsum(~tied)[inside]
+        order = np.lexsort((item[inside], start))
+        same = (np.diff(start[order]) == 0) & (np.diff(item[inside][order]) == 0)
+        equal[inside[order[1:][same]]] = True
+    return equal
 
 
 def _first_of_pair(user: np.ndarray, item: np.ndarray) -> np.ndarray:
@@ -199,19 +259,29 @@ def _refuse_too_few(
         )
 
 
-def _report(sequences: Sequences, interactions: Interactions, dropped: list[Dropped]) -> DataReport:
+def _report(
+    sequences: Sequences,
+    interactions: Interactions,
+    filters: Filters,
+    dropped: list[Dropped],
+    tied: np.ndarray | None,
+) -> DataReport:
     lengths, events = sequences.lengths, len(sequences.items)
-    ties = None
-    if sequences.timestamps is not None:
-        owner = sequences.event_users
-        ties = int(((np.diff(owner) == 0) & (np.diff(sequences.timestamps) == 0)).sum())
-    warnings = []
+    same_user = np.diff(sequences.event_users) == 0
+    warnings = list(interactions.warnings)
     if not interactions.ordered:
         warnings.append(
             "the data has no order: it has no times, and every user's items are sorted by id. "
             "The order of the file is taken as the order in time, so the targets are the items "
             "with the largest ids; the scores say little about what a user does next"
         )
+    if tied is not None and filters.ties == "file" and _stand_by_id(sequences, tied):
+        warnings.append(
+            f"{tied.sum():,} events tie in time with the one before and stand in the order of the "
+            "item ids, which is no order of choice: scores are too high where a model learns it. "
+            "Compare with --ties shuffle"
+        )
+    last = sequences.indptr[1:][lengths >= 3] - 1
     return DataReport(
         form=interactions.form,
         users=sequences.num_users,
@@ -220,7 +290,22 @@ def _report(sequences: Sequences, interactions: Interactions, dropped: list[Drop
         density=events / (sequences.num_users * sequences.num_items),
         lengths={name: float(np.quantile(lengths, q)) for name, q in _QUANTILES.items()},
         short_users=int((lengths < 3).sum()),
-        ties=ties,
+        ties=None if tied is None else int(tied.sum()),
+        tied_targets=None if tied is None else int(tied[last].sum()),
+        repeated=int((same_user & (np.diff(sequences.items) == 0)).sum()),
+        notes=list(interactions.notes),
         dropped=dropped,
         warnings=warnings,
     )
+
+
+def _stand_by_id(sequences: Sequences, tied: np.ndarray) -> bool:
+    """Whether nearly all events of ties ascend (or descend) by item id, beyond chance."""
+    ids = sequences.item_ids
+    numbers = all(name.isdecimal() and len(name) < 19 for name in ids)
+    order = np.argsort(np.array([int(name) for name in ids] if numbers else ids), kind="stable")
+    rank = np.empty(len(ids), np.int64)
+    rank[order] = np.arange(len(ids))
+    steps = np.diff(rank[sequences.items - 1])[tied[1:]]
+    steps = steps[steps != 0]
+    return len(steps) >= 20 and max((steps > 0).sum(), (steps < 0).sum()) >= 0.95 * len(steps)

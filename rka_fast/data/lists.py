@@ -34,9 +34,9 @@ def list_form(lines: Sequence[str], path: str) -> str | None:
     repeated = "" if len(set(first)) == len(first) else ", though some stand before several lines"
     raise DataError(
         f"{path}: one history a line, and nothing tells whether the first word of a line, such as "
-        f"{printable(first[0])}, is the user or the first item{repeated}. If it is the user: --form "
-        "user-items; if it is an item and users have no names: --form items; if these are rows of "
-        "a table: --form table"
+        f"{printable(first[0])}, is the user or the first item{repeated}. If it is the user: "
+        "--form user-items; if it is an item and users have no names: --form items; if these are "
+        "rows of a table: --form table"
     )
 
 
@@ -64,7 +64,9 @@ def read_lists(content: bytes, path: str, form: str) -> Source:
         found = pl.col("words").list.len() - 1
         _refuse(
             lines.filter(first != found.cast(pl.String)),
-            lambda row: f"the count in front is {printable(row[0])}, but {len(row) - 1} items follow",
+            lambda row: (
+                f"the count in front is {printable(row[0])}, but {len(row) - 1} items follow"
+            ),
             path,
         )
     if form == "user-items":
@@ -73,7 +75,8 @@ def read_lists(content: bytes, path: str, form: str) -> Source:
             lines.filter(first.is_duplicated()),
             lambda row: (
                 f"read as one user a line, but user {printable(row[0])} has more than one; if the "
-                "lines are histories without a user: --form items; if they are a table: --form table"
+                "lines are histories without a user: --form items; if they are rows of a table: "
+                "--form table"
             ),
             path,
         )
@@ -103,7 +106,11 @@ def _is_table(lines: list[str]) -> bool:
     rows = [words(line) for line in lines]
     lengths = Counter(map(len, rows))
     if separator is None:
-        return max(lengths) < 2
+        # Few broken lines, or users with several lines, are a table; the lines will be named.
+        loose = separator_of(lines, 0.7) or separator_of(lines, 0.01)
+        repeats = len({row[0] for row in rows}) < len(rows)
+        broken = loose not in (None, " ") and (repeats or separator_of(lines, 0.7) == loose)
+        return max(lengths) < 2 or broken
     # Blanks and (nearly) one length: histories were all cut to it, or some are longer while every
     # line has a first word of its own, which the users of a table have not.
     if len(lengths) == 1:

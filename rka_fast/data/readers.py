@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from rka_fast.data import columns as cols
-from rka_fast.data import files
+from rka_fast.data import inputs
 from rka_fast.data.decide import Decision, decide
 from rka_fast.data.lists import FORMS, list_form, read_lists
 from rka_fast.data.records import read_json, read_parquet
@@ -32,7 +32,7 @@ class Interactions:
 
     frame: columns user and item (strings, as in the file but without blanks around them), and
         where the file has them rating (float64, NaN where missing) and timestamp.
-    form: what the file was read as, for example "MovieLens u.data: columns user, item, rating,
+    form: what the file was read as, for example "TSV without header: columns user, item, rating,
         timestamp".
     ordered: False where the file has neither times nor an order of its own: every user's items
         are sorted by id.
@@ -61,7 +61,7 @@ def read_interactions(
 ) -> Interactions:
     """Read one log, or several files of one form as one log; plain or packed, whatever the name.
 
-    path: what `files.find` takes: a file, a folder, a pattern, an archive, several of these.
+    path: what `inputs.find` takes: a file, a folder, a pattern, an archive, several of these.
         Users are the same person in every file, but sessions that are numbered anew in each
         become "file:session".
     columns: overrides the detection of columns. Either the header's names, or positions counted
@@ -76,7 +76,7 @@ def read_interactions(
 
     Raises DataError, with the line where there is one, for whatever cannot be read.
     """
-    found = files.find(path, max_unpacked)
+    found = inputs.find(path, max_unpacked)
     sources = [_open(file, columns, form, len(found) > 1) for file in found]
     sources = [source for source in sources if source is not None]
     if not sources:
@@ -93,7 +93,7 @@ def read_interactions(
         max_missing,
         titles,
         sources[0].path,
-        f"name another column with --columns, or allow more with --max-missing",
+        "name another column with --columns, or allow more with --max-missing",
     )
     notes = [*sources[0].notes, *decision.notes, *tally.notes(wanted)]
     if len(sources) > 1 and cols.is_session(titles["user"]):
@@ -113,7 +113,7 @@ def read_interactions(
 
 
 def _open(
-    file: files.File, columns: Sequence[str] | None, form: str | None, pooled: bool
+    file: inputs.File, columns: Sequence[str] | None, form: str | None, pooled: bool
 ) -> Source | None:
     """One file with its form told by its content; None for an empty one among several."""
     content = file.content()
@@ -124,7 +124,7 @@ def _open(
                 return None
             raise DataError(f"{file.path} has columns but no interactions")
         return source
-    text = files.decode(content, file.path)
+    text = inputs.decode(content, file.path)
     if not text.strip():
         if pooled:
             return None
@@ -222,7 +222,7 @@ def _form(source: Source, decision: Decision) -> str:
     else:
         meaning = {position: role for role, position in decision.roles.items()}
         used = [meaning.get(position, "-") for position in range(source.width)]
-    kind = form_of(source.kind, source.names, used)
+    kind = form_of(source.kind, source.names)
     if kind == "JSON lines" and "reviewerID" in used:
         kind = "Amazon reviews, JSON lines"
     return f"{kind}: columns {cols.listed(used)}"

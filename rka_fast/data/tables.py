@@ -11,7 +11,7 @@ from itertools import islice
 import polars as pl
 
 from rka_fast.data import columns as cols
-from rka_fast.data.sources import SAMPLE, Source, by_place
+from rka_fast.data.sources import SAMPLE, Source
 from rka_fast.errors import DataError, printable
 
 LINES = 500  # lines that are looked at to tell the form
@@ -26,15 +26,9 @@ SEPARATORS = {  # of two that give the same number of columns the first is taken
 }
 _COMMENTS = ("#", "%", "//")
 _MOST_COLUMNS = 10_000
-_WELL_KNOWN = {
-    ("::", *cols.ROLES): "MovieLens ratings.dat",
-    ("\t", *cols.ROLES): "MovieLens u.data",
-    (",", *cols.ROLES): "ratings CSV",
-    (" ", "user", "item"): "user item lines",
-}
 
 
-def separator_of(lines: Sequence[str]) -> str | None:
+def separator_of(lines: Sequence[str], least: float = 0.9) -> str | None:
     """What separates the columns: what gives nearly every line the same number, the largest.
 
     Blanks only where nothing else does, as they are inside of names and dates.
@@ -43,7 +37,7 @@ def separator_of(lines: Sequence[str]) -> str | None:
     for separator in SEPARATORS:
         counts = Counter(len(fields(line, separator)) for line in lines)
         width, share = counts.most_common(1)[0]
-        if width > 1 and share >= 0.9 * len(lines):
+        if width > 1 and share >= least * len(lines):
             widths[separator] = width
     blanks = widths.pop(" ", None)
     if widths:
@@ -77,7 +71,7 @@ def read_table(
 ) -> Source:
     """A table in UTF-8 text; `lines` are its first ones, none of them blank."""
     lines, comment = without_comments(lines)
-    separator = separator_of(lines) or ","
+    separator = separator_of(lines) or separator_of(lines, 0.5) or ","
     rows = [fields(line, separator) for line in lines]
     width = Counter(map(len, rows)).most_common(1)[0][0]
     if max(width, len(rows[0])) > _MOST_COLUMNS:
@@ -90,20 +84,19 @@ def read_table(
     sample = text.sample()
     if len(sample) == 0:
         raise DataError(f"{path} has a header but no interactions")
-    notes = [f"skipped {text.count_comments():,} lines that begin with {comment}"] if comment else []
+    notes = (
+        [f"skipped {text.count_comments():,} lines that begin with {comment}"] if comment else []
+    )
     return Source(path, _kind(separator, names), names, sample, text.read, text.place, notes)
 
 
-def form_of(separator_kind: str, names: Sequence[str] | None, used: Sequence[str]) -> str:
-    """The name of a well-known form, or the kind itself."""
+def form_of(kind: str, names: Sequence[str] | None) -> str:
+    """The name of a form that its header makes certain, or the kind itself."""
     if names is not None and cols.is_typed(names):
-        return "RecBole atomic file"
+        return "RecBole .inter"
     if names == ["userId", "movieId", "rating", "timestamp"]:
         return "MovieLens ratings.csv"
-    for (separator, *meaning), name in _WELL_KNOWN.items():
-        if names is None and list(used) == meaning and separator_kind == _kind(separator, None):
-            return name
-    return separator_kind
+    return kind
 
 
 def _kind(separator: str, names: Sequence[str] | None) -> str:
@@ -114,9 +107,7 @@ def _kind(separator: str, names: Sequence[str] | None) -> str:
 # --- the header ---
 
 
-def _header(
-    rows: list[list[str]], width: int, columns: Sequence[str] | None
-) -> list[str] | None:
+def _header(rows: list[list[str]], width: int, columns: Sequence[str] | None) -> list[str] | None:
     first, rest = [cell.strip() for cell in rows[0]], [r for r in rows[1:] if len(r) == width]
     wanted = {part for c in columns or () for part in (c.strip(), *c.strip().split("+"))}
     if not wanted.isdisjoint(set(first)) and not any(map(_is_number, first)):

@@ -11,7 +11,21 @@ from rka_fast.data.times import TimeKind, parse
 from rka_fast.data.where import Condition
 from rka_fast.errors import DataError, printable
 
-MISSING = ("", "NA", "N/A", "<NA>", "NaN", "nan", "NaT", "null", "NULL", "Null", "None", "n/a", r"\N")
+MISSING = (
+    "",
+    "NA",
+    "N/A",
+    "<NA>",
+    "NaN",
+    "nan",
+    "NaT",
+    "null",
+    "NULL",
+    "Null",
+    "None",
+    "n/a",
+    r"\N",
+)
 """What stands where there is no value; programs write these."""
 
 
@@ -67,7 +81,9 @@ def trimmed(values: pl.Series) -> pl.Series:
         return values
     text = values.str.strip_chars()
     quoted = text.str.contains(r'^"[^"]*"$').fill_null(False)
-    return text.str.strip_chars('"').str.strip_chars().zip_with(quoted, text) if quoted.any() else text
+    return (
+        text.str.strip_chars('"').str.strip_chars().zip_with(quoted, text) if quoted.any() else text
+    )
 
 
 def as_text(values: pl.Series, title: str, path: str) -> pl.Series:

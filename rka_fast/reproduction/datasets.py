@@ -157,6 +157,7 @@ DATASETS: dict[str, Dataset] = {
             counts=(22_825, 2_897, 49_070),
             note="The paper's Steam is SASRec's file; these are the far fewer reviews of "
             "Australian users, another data set.",
+            settings={"duplicates": "keep"},  # five reviews stand there twice
             attention={"dropout": 0.5},
         ),
     )

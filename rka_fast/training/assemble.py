@@ -24,13 +24,24 @@ def load_data(config: Config) -> tuple[Sequences, dict[str, Any], list[str]]:
     if is_synthetic := config.data == "synthetic":
         interactions = synthetic()
     else:
-        interactions = read_interactions(config.data, config.column_names)
+        interactions = read_interactions(
+            config.data,
+            config.column_names,
+            form=config.form,
+            time_format=config.time_format,
+            where=config.where,
+            max_missing=config.max_missing,
+            max_unpacked=config.max_unpacked,
+        )
     filters = Filters(
         min_rating=config.min_rating,
+        duplicates=config.duplicates,
+        ties=config.ties,
         repeats=config.repeats,
         core=config.core,
         min_user_events=config.min_user_events,
         min_item_events=config.min_item_events,
+        seed=config.seed,
     )
     sequences, report = build_sequences(interactions, filters)
     description = {

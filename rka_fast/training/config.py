@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rka_fast.data.filters import CHOICES
+from rka_fast.data.lists import FORMS
+from rka_fast.data.readers import MAX_MISSING, MAX_UNPACKED
 from rka_fast.data.split import SPLITS
 from rka_fast.errors import ConfigError, hint
 from rka_fast.files import stem
@@ -85,13 +88,37 @@ class Config:
 
     data: str = setting(
         "data",
-        'Log file, a folder or comma-separated files pooled; "synthetic" is the built-in data set.',
+        "Log file, folder, pattern or archive, or several with commas between; "
+        '"synthetic" is the built-in data set.',
         "synthetic",
     )
     columns: str | None = setting(
         "data",
         "Columns of the file by name or 0-based position: user,item[,rating[,timestamp]]; "
         '"-" skips.',
+    )
+    form: str | None = setting(
+        "data",
+        "What a line of text is, where it could be more than one thing.",
+        choices=("table", *FORMS),
+    )
+    time_format: str | None = setting(
+        "data", "How times are written: as in strptime, or s, ms, us, ns since 1970, or number."
+    )
+    where: str | None = setting(
+        "data", "Keep the rows with COLUMN=VALUE (or != > >= < <=); several with commas between."
+    )
+    max_missing: float = setting(
+        "data",
+        "The share of rows that may lack a user, an item or a time; they are left out.",
+        MAX_MISSING,
+        rule=Rule("must be from 0 to 1", lambda value: 0 <= value <= 1),
+    )
+    max_unpacked: float = setting(
+        "data",
+        "Gigabytes that a packed file may have inside.",
+        MAX_UNPACKED,
+        rule=POSITIVE,
     )
     min_rating: float | None = setting(
         "data",
@@ -105,6 +132,19 @@ class Config:
         "Apply the two minimums once, or repeatedly until both hold (k-core).",
         "single",
         choices=("single", "iterated"),
+    )
+    duplicates: str = setting(
+        "data",
+        "Rows equal in user, item and time: drop all but the first, or keep them.",
+        "drop",
+        choices=CHOICES["duplicates"],
+    )
+    ties: str = setting(
+        "data",
+        "A user's events at one time: in the file's order, shuffled by the seed, or drop all but "
+        "the first.",
+        "file",
+        choices=CHOICES["ties"],
     )
     repeats: str = setting(
         "data",
@@ -227,9 +267,9 @@ class Config:
             _check(field, hints[name], getattr(self, name))
         if self.heads is not None and self.width % self.heads:
             raise ConfigError(f"width must be a multiple of heads ({self.heads}), got {self.width}")
-        if self.columns is not None and len(self.column_names) not in (2, 3, 4):
+        if self.columns is not None and len(self.column_names) < 2:
             raise ConfigError(
-                f"columns {self.columns!r} must be 2 to 4 names or positions: "
+                f"columns {self.columns!r} must be at least 2 names or positions: "
                 "user,item[,rating[,timestamp]]"
             )
         if self.kernels is not None:

@@ -314,5 +314,6 @@ def test_registered_files_have_their_counts(shared_data, name):
     files = dataset.find(shared_data)
     if files is None:
         pytest.skip(f"{', '.join(dataset.files)} not found in {shared_data}")
-    data = load_data(Config(data=",".join(map(str, files))))[1]
+    settings = {**dataset.settings, "data": ",".join(map(str, files))}
+    data = load_data(Config(**settings))[1]
     assert dataset.is_known(data["users"], data["items"], data["events"])

@@ -129,7 +129,8 @@ def _member(archive: Path, name: str, max_unpacked: float) -> File:
             with zipfile.ZipFile(archive) as file, file.open(name) as member:
                 found = member.read(_limit(max_unpacked) + 1)
         except KeyError:
-            raise DataError(f"{path} does not exist; the archive has {', '.join(_members(archive)[:8])}")
+            has = ", ".join(_members(archive)[:8])
+            raise DataError(f"{path} does not exist; the archive has {has}") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             raise DataError(f"{path} is damaged or locked: {error}") from error
         _refuse_larger(len(found), path, max_unpacked)
@@ -171,7 +172,9 @@ def _unzstd(content: bytes, path: str, max_unpacked: float) -> bytes:
     try:
         import zstandard
     except ImportError:
-        raise DataError(f"{path} is packed with zstd: pip install zstandard, or unpack it") from None
+        raise DataError(
+            f"{path} is packed with zstd: pip install zstandard, or unpack it"
+        ) from None
     try:
         with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as file:
             return _limited(file, path, max_unpacked)
