@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rka_fast.models.losses import recommendation_loss
+from rka_fast.models.losses import STATE_LOSSES, recommendation_loss
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,7 +30,7 @@ class Recommender(nn.Module):
     """
 
     title: ClassVar[str]  # for people
-    losses: ClassVar[tuple[str, ...]] = ("ce", "bce", "sampled_ce")  # the first is the default
+    losses: ClassVar[tuple[str, ...]] = STATE_LOSSES  # the first is the default
     defaults: ClassVar[dict[str, Any]] = {}  # of the training, where they are not the general ones
     trains: ClassVar[bool] = True
     uses_cooccurrence: ClassVar[bool] = False  # wants Batch.cooccurrence

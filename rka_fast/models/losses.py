@@ -64,6 +64,9 @@ LOSSES = {
 }
 """The losses by the name of the setting `loss`; `Recommender.losses` says which a model can use."""
 
+STATE_LOSSES = tuple(name for name, loss in LOSSES.items() if loss.compute)
+"""Those that are computed from states and item vectors."""
+
 
 def recommendation_loss(
     loss: str, states: Tensor, targets: Tensor, vectors: Tensor, negatives: Tensor | None
@@ -71,8 +74,7 @@ def recommendation_loss(
     """The loss of this name. Raises ValueError for one that is not computed from states."""
     compute = LOSSES[loss].compute if loss in LOSSES else None
     if compute is None:
-        known = ", ".join(name for name, of_name in LOSSES.items() if of_name.compute)
-        raise ValueError(f"loss: expected one of {known}, got {loss!r}")
+        raise ValueError(f"loss: expected one of {', '.join(STATE_LOSSES)}, got {loss!r}")
     return compute(states, targets, vectors, negatives)
 
 
