@@ -1,8 +1,10 @@
 """`kernelized_attention`: validate, complete, choose a backend, call the operator."""
 
-from typing import NamedTuple
+from operator import index
+from typing import NamedTuple, SupportsIndex
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rka_fast.ops import check, library
@@ -85,8 +87,9 @@ def kernelized_attention(
     mode: str = "sample",
     activation: str = "leaky_relu",
     dropout_p: float = 0.0,
-    seed: Tensor | int | None = None,
+    seed: Tensor | SupportsIndex | None = None,
     jitter: float = DEFAULT_JITTER,
+    enable_gqa: bool = False,
     backend: str = "auto",
 ) -> Tensor:
     """Attention whose logits are multivariate skew-normal: softmax(Z) V, Z_t ~ MSN(xi, Sigma, a).
@@ -113,6 +116,8 @@ def kernelized_attention(
         seed: an int or a tensor of one int64; the same seed gives the same bits. By default drawn
             from PyTorch's generator.
         jitter: K becomes (K + jitter I) / (1 + jitter).
+        enable_gqa: keys and values may have fewer heads than the queries, a divisor of their
+            number; consecutive query heads share one (as in `scaled_dot_product_attention`).
         backend: "auto" or a name out of `available_backends()`.
 
     Returns:
@@ -121,6 +126,9 @@ def kernelized_attention(
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what was given.
     """
+    check.groups(location, covariance, shape, (Location, Covariance, Shape))
+    if enable_gqa:
+        location, value, covariance, shape = _share_heads(location, value, covariance, shape)
     mask, bias = _hide_far_below(location, mask, key_padding_mask, is_causal)
     mask, padding = _normalise_masks(mask, key_padding_mask, is_causal, location)
     arguments = Arguments(
@@ -144,11 +152,35 @@ def kernelized_attention(
     return library.call(*arguments, choose(backend, arguments))
 
 
-def as_seed(seed: Tensor | int | None, device: torch.device) -> Tensor:
+def _share_heads(
+    location: Location, value: Tensor, covariance: Covariance | None, shape: Shape | None
+) -> tuple[Location, Tensor, Covariance | None, Shape | None]:
+    """Keys and values with as many heads as the queries, each repeated for its group of them."""
+    heads = check.is_tensor("location.query", location.query).shape[1]
+
+    def repeat(name: str, x: Tensor) -> Tensor:
+        given = check.is_tensor(name, x).shape[1] if x.dim() == 4 else 0
+        if given == 0 or heads % given != 0:
+            raise ValueError(
+                f"{name}: expected (batch, heads, length, width) with a divisor of the queries' "
+                f"{heads} heads for enable_gqa=True, got shape {tuple(x.shape)}"
+            )
+        return x if given == heads else x.repeat_interleave(heads // given, dim=1)
+
+    location = location._replace(key=repeat("location.key", location.key))
+    if covariance is not None:
+        covariance = covariance._replace(key=repeat("covariance.key", covariance.key))
+    if shape is not None:
+        shape = shape._replace(key=repeat("shape.key", shape.key))
+    return location, repeat("value", value), covariance, shape
+
+
+def as_seed(seed: Tensor | SupportsIndex | None, device: torch.device) -> Tensor:
     """One int64 on `device`: given as it is, or drawn from PyTorch's generator of that device."""
     if seed is None:
         return torch.randint(2**63 - 1, (), device=device)
-    if isinstance(seed, int):
+    if not isinstance(seed, Tensor) and hasattr(seed, "__index__"):  # NumPy's integers too
+        seed = index(seed)
         return torch.tensor((seed + 2**63) % 2**64 - 2**63, device=device)  # any 64 bits
     return check.is_tensor("seed (an int or a tensor of one int64)", seed)
 
@@ -164,11 +196,10 @@ def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) 
     if mixture is None:
         mixture = features.new_ones((1, 3), dtype=dtype)
     check.mixture(mixture, features)
-    present = (kernels.cooccurrence is not None, True, kernels.gate is not None)
-    if mixture.shape[-1] == 3:
-        if not all(present):
-            columns = [mixture[:, i] if p else mixture[:, i] * 0 for i, p in enumerate(present)]
-            mixture = torch.stack(columns, dim=-1)
+    if mixture.shape[-1] == 3:  # of counting, item and user kernel, those that are there
+        first, end = int(kernels.cooccurrence is None), 2 + (kernels.gate is not None)
+        if (first, end) != (0, 3):
+            mixture = F.pad(mixture[:, first:end], (first, 3 - end))
         mixture = mixture / mixture.sum(-1, keepdim=True)
     return a._replace(
         scale_query=covariance.query,
@@ -192,8 +223,8 @@ def _hide_far_below(
     The rule is made boolean here and nowhere else, without a gradient through the comparison.
     """
     bias = location.bias
-    if bias is None:
-        return mask, None
+    if bias is None or bias.shape[-1] == 0:
+        return mask, bias
     check.bias(location)
     if mask is not None:
         check.mask(mask, location)

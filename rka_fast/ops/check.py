@@ -33,6 +33,20 @@ def is_tensor(name: str, x) -> Tensor:
     return x
 
 
+def groups(location, covariance, shape, kinds: tuple[type, ...]) -> None:
+    """The groups of arguments are groups."""
+    given = {"location": location, "covariance": covariance, "shape": shape}
+    for (name, x), kind in zip(given.items(), kinds, strict=True):
+        if not isinstance(x, kind) and (x is not None or name == "location"):
+            raise TypeError(
+                f"{name}: expected rka_fast.{kind.__name__}({', '.join(kind._fields)}), got "
+                f"{type(x).__name__}. The arguments come in groups: kernelized_attention("
+                "Location(q, k), v, Covariance(q2, k2, Kernels(features)), Shape(q3, k3)); plain "
+                'attention is kernelized_attention(Location(q, k), v, mode="location", '
+                'activation="identity")'
+            )
+
+
 def options(a: Arguments, has_covariance: bool) -> None:
     """Mode, activation, dropout and jitter."""
     if a.mode not in MODES:
@@ -137,9 +151,9 @@ def _ranks(query: Tensor, key: Tensor) -> None:
 def _shapes(a: Arguments) -> None:
     batch, heads, rows, width = a.query.shape
     keys = a.key.shape[2]
-    if 0 in (heads, rows, keys, width):
+    if 0 in (heads, width):
         raise ValueError(
-            "location: expected at least one head, one query, one key and one channel, "
+            "location: expected at least one head and one channel, "
             f"got query {tuple(a.query.shape)} and key {tuple(a.key.shape)}"
         )
     if a.causal and rows != keys:
