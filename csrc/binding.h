@@ -32,15 +32,20 @@ using MaybeTensor = std::optional<Tensor>;
   X(MaybeTensor, "Tensor?", concentration) SEPARATOR()      \
   X(MaybeTensor, "Tensor?", mixture) SEPARATOR()            \
   X(MaybeTensor, "Tensor?", gate) SEPARATOR()               \
+  X(MaybeTensor, "Tensor?", time_table) SEPARATOR()         \
   X(MaybeTensor, "Tensor?", cooccurrence) SEPARATOR()       \
   X(MaybeTensor, "Tensor?", mask) SEPARATOR()               \
   X(MaybeTensor, "Tensor?", padding) SEPARATOR()            \
+  X(MaybeTensor, "Tensor?", row_times) SEPARATOR()          \
+  X(MaybeTensor, "Tensor?", key_times) SEPARATOR()          \
   X(MaybeTensor, "Tensor?", seed) SEPARATOR()               \
   X(bool, "bool", causal) SEPARATOR()                       \
   X(std::string, "str", mode) SEPARATOR()                   \
   X(std::string, "str", activation) SEPARATOR()             \
   X(double, "float", dropout) SEPARATOR()                   \
-  X(double, "float", jitter)
+  X(double, "float", jitter) SEPARATOR()                    \
+  X(std::optional<double>, "float?", scale) SEPARATOR()     \
+  X(int64_t, "int", row_offset)
 
 #define RKA_COMMA() ,
 #define RKA_NOTHING()

@@ -2,7 +2,14 @@
 
 from rka_fast.attention import KernelizedAttention
 from rka_fast.models.rksa import RKSA
-from rka_fast.ops.api import Covariance, Kernels, Location, Shape, kernelized_attention
+from rka_fast.ops.api import (
+    Covariance,
+    Kernels,
+    Location,
+    RelativeTimes,
+    Shape,
+    kernelized_attention,
+)
 from rka_fast.ops.backends import available_backends
 from rka_fast.version import __version__
 
@@ -12,6 +19,7 @@ __all__ = [
     "Kernels",
     "KernelizedAttention",
     "Location",
+    "RelativeTimes",
     "Shape",
     "__version__",
     "available_backends",

@@ -3,17 +3,18 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "../common.h"
 
 namespace rka {
 
-enum class Type : int { f32, f64, f16, bf16, u8 };
+enum class Type : int { f32, f64, f16, bf16, u8, i64 };
 
 // A strided array of four dimensions; absent when data is null. Broadcast dimensions have stride 0.
 // One with fewer dimensions keeps its first as the first (sequence) and its last ones as the last:
-// features (B, 1, m, df), gate and mixture (B, 1, 1, .), padding (B, 1, 1, m), scale_bias and
-// concentration (1, 1, 1, .).
+// features (B, 1, m, df), gate and mixture (B, 1, 1, .), padding and times (B, 1, 1, m),
+// scale_bias and concentration (1, 1, 1, .); time_table is (1, 1, H or 1, TIME_BUCKETS).
 struct View {
   char* data = nullptr;
   Type type = Type::f32;
@@ -28,13 +29,16 @@ struct Call {
   int64_t ahead;  // the thread that works on sequence b is likely to work on b + ahead next
   int64_t width, scale_width, shape_width, value_width, feature_width;
   View query, key, value, bias, scale_query, scale_key, scale_bias, shape_query, shape_key;
-  View features, concentration, mixture, gate, cooccurrence, mask, padding;
+  View features, concentration, mixture, gate, time_table, cooccurrence, mask, padding;
+  View row_times, key_times;
   bool mask_per_head;
   uint64_t seed;
   bool causal;
   Mode mode;
   Activation activation;
   double dropout, jitter;
+  std::optional<double> scale;  // of the location; 1 / sqrt(width) if absent
+  int64_t row_offset;           // row t is position t + row_offset of the keys
   View output;
 };
 
@@ -48,6 +52,7 @@ struct Gradients {
   View scale_bias;     // partial (B, 1, 1, H)
   View concentration;  // partial (B, 1, 1, 2)
   View mixture;        // partial (B, 1, 1, 3)
+  View time_table;     // partial (B, 1, H or 1, TIME_BUCKETS)
 };
 
 // One instruction set's build. `scratch` holds `bytes(call, backward)`, aligned to 64 bytes, and

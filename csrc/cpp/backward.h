@@ -76,6 +76,16 @@ void bias_backward(Sequence<T>& s, const View& d_bias, const Tile<T>& t, int64_t
   }
 }
 
+// Adds dZ of a tile to the head's sums over the buckets of the relative times.
+template <class T>
+void time_table_backward(Sequence<T>& s, const Tile<T>& t) {
+  for (int r = 0; r < t.rows; ++r) {
+    const uint8_t* bucket = s.bucket + int64_t(t.first + r) * s.ld;
+    const T* dz = s.d_weights + r * s.ld;
+    for (int j = 0; j < t.limit; ++j) s.time_table_grad[bucket[j]] += dz[j];
+  }
+}
+
 // From dS of a row (in s.d_x) to dX, dP and the direct part of dA.
 template <class T>
 void skew_backward_row(Sequence<T>& s, const Tile<T>& t, int r) {
@@ -157,12 +167,14 @@ void head_backward(Sequence<T>& s, const Gradients& g, int64_t head) {
   clear(s.location.key_grad, int64_t(rows) * s.location.padded);
   clear(s.scale.key_grad, int64_t(rows) * s.scale.padded);
   clear(s.shape.key_grad, int64_t(rows) * s.shape.padded);
+  clear(s.time_table_grad, TIME_BUCKETS);
   T d_scale_bias = T(0);
   for (int first = 0; first < s.n; first += TILE) {
     const Tile<T> t = s.tile(first);
     weights_tile(s, t, head);
     softmax_backward(s, g, t, head);
     if (g.bias) bias_backward(s, g.bias, t, head);
+    if (g.time_table) time_table_backward(s, t);
     if (s.spread) spread_backward(s, g, t, head, d_scale_bias);
     for (int r = 0; r < t.rows; ++r)
       for (int j = 0; j < t.columns; j += LANES<T>) {
@@ -176,6 +188,11 @@ void head_backward(Sequence<T>& s, const Gradients& g, int64_t head) {
   write_keys(s, g.shape_key, s.shape.key_grad, head, s.shape.width, s.shape.padded);
   write_keys(s, g.value, s.value_grad, head, width, s.value_padded);
   if (g.scale_bias) write_row(g.scale_bias, s.b, 0, 0, head, 1, T(1), &d_scale_bias);
+  if (g.time_table) {
+    T* sums = reinterpret_cast<T*>(g.time_table.data) + s.b * g.time_table.stride[0] +
+              head * g.time_table.stride[2];
+    for (int k = 0; k < TIME_BUCKETS; ++k) sums[k] += s.time_table_grad[k];
+  }
 }
 
 template <class T>

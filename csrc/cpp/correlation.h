@@ -31,7 +31,7 @@ void gram(int m, int width, const T* transposed, int ld, T* out, T* inverse) {
 template <class T>
 void read_counts(Sequence<T>& s) {
   const View& c = s.call.cooccurrence;
-  const int rows = s.prior_from_counts && s.n > s.m ? s.n : s.m;
+  const int rows = s.prior_from_counts && s.n + s.shift > s.m ? s.n + s.shift : s.m;
   for (int i = 0; i < rows; ++i) {
     T* row = s.counts + i * s.ld;
     read_row(c, s.b, 0, s.col0 + i, s.col0, s.m, T(1), row);
@@ -113,8 +113,8 @@ void shape_prior(Sequence<T>& s, int64_t head) {
   const bool masks = bool(s.call.mask);
   if (!masks) {
     for (int j = 0; j < ld; ++j) column[j] = T(0);
-    if (!s.call.causal)
-      for (int i = 0; i < s.m; ++i) add_valid_row(s, i, column);
+    for (int i = 0; i < (s.call.causal ? minimum(s.shift, s.m) : s.m); ++i)
+      add_valid_row(s, i, column);
   }
   for (int first = 0; first < s.n; first += TILE) {
     const auto t = s.tile(first);
@@ -122,12 +122,12 @@ void shape_prior(Sequence<T>& s, int64_t head) {
     for (int r = 0; r < t.rows; ++r)
       for (int j = 0; j < t.columns; j += LANES<T>)
         store(masked + r * ld + j,
-              load(s.allowed + r * ld + j) * load(s.counts + (first + r) * ld + j));
+              load(s.allowed + r * ld + j) * load(s.counts + (first + r + s.shift) * ld + j));
     gemm<T, false, Op::set>(t.rows, t.columns, t.limit, masked, ld, s.counts, ld, product, ld);
     if (masks)
       gemm<T, false, Op::set>(t.rows, t.columns, t.limit, s.allowed, ld, s.counts, ld, column, ld);
     for (int r = 0; r < t.rows; ++r) {
-      const int row = first + r;
+      const int row = first + r + s.shift;  // the key that the row is
       T* sums = masks ? column + r * ld : column;
       if (!masks && s.call.causal && row < s.m) add_valid_row(s, row, sums);
       const T others = s.allowed_count[r] - T(1);
@@ -136,7 +136,7 @@ void shape_prior(Sequence<T>& s, int64_t head) {
       const T own = sees_itself ? sums[row] * inverse : T(0);
       if (sees_itself) product[r * ld + row] += own * own;
       V largest = {};
-      T* out = s.prior + row * ld;
+      T* out = s.prior + (first + r) * ld;
       for (int j = 0; j < t.columns; j += LANES<T>) {
         const V mean = load(sums + j) * inverse;
         const V entry = load(s.allowed + r * ld + j) *

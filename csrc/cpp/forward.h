@@ -14,6 +14,7 @@ using Tile = typename Sequence<T>::Tile;
 // What is the same for all heads: K, its factor and, unless the mask differs by head, the prior.
 template <class T>
 void prepare(Sequence<T>& s) {
+  if (s.call.time_table) s.find_buckets();
   if (!s.skewed && !s.sampled) return;
   correlation(s);
   if (s.sampled) cholesky(s.m, s.k, s.u, s.ld);
@@ -26,6 +27,8 @@ template <class T>
 void prepare_head(Sequence<T>& s, int64_t head) {
   s.pack_keys(s.location, head);
   s.pack_value(head);
+  if (s.call.time_table)
+    read_row(s.call.time_table, 0, 0, head, 0, TIME_BUCKETS, T(1), s.time_table);
   if (!s.spread) return;
   s.pack_keys(s.scale, head);
   if (!s.skewed) return;
@@ -61,14 +64,14 @@ void skew_normal_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
   }
   if (s.sampled) {
     const auto columns = [&](int r) { return s.visible_keys(t, r); };
-    normal_tile(call.seed, uint32_t(s.col0 / 4), uint32_t(s.row0 + t.first), stream_head, t.rows,
-                columns, s.noise, ld);
+    normal_tile(call.seed, uint32_t(s.col0 / 4), s.position(t.first), stream_head, t.rows, columns,
+                s.noise, ld);
     gemm_upper<T, Op::set>(t.rows, t.columns, t.limit, s.noise, ld, s.u, ld, s.x, ld);
   }
   if (!s.skewed) return;
   T skew_noise[TILE];
   if (s.sampled)
-    skew_tile(call.seed, uint32_t(s.row0 + t.first), stream_head, t.rows, skew_noise);
+    skew_tile(call.seed, s.position(t.first), stream_head, t.rows, skew_noise);
   for (int r = 0; r < t.rows; ++r) {
     V q = {}, projection = {};
     for (int j = 0; j < t.columns; j += LANES<T>) {
@@ -90,6 +93,14 @@ Vec<T> standard(const Sequence<T>& s, int r, int j) {
   return s.sampled ? load(s.x + at) + skewed : skewed;
 }
 
+// Adds a row's entries of the table of relative times (or sets them, without a bias).
+template <class T>
+void add_time_bias(const Sequence<T>& s, const Tile<T>& t, int r, T* row) {
+  const uint8_t* bucket = s.bucket + int64_t(t.first + r) * s.ld;
+  for (int j = 0; j < t.columns; ++j)
+    row[j] = s.time_table[bucket[j]] + (s.call.bias ? row[j] : T(0));
+}
+
 // Z of one row into `z`; returns the maximum over its allowed keys.
 template <class T>
 T logits_row(Sequence<T>& s, const Tile<T>& t, int r, int64_t head, T scale_bias, T* z) {
@@ -97,13 +108,14 @@ T logits_row(Sequence<T>& s, const Tile<T>& t, int r, int64_t head, T scale_bias
   const Call& call = s.call;
   if (call.bias)
     read_row(call.bias, s.b, head, s.row0 + t.first + r, s.col0, t.limit, T(1), s.row_buffer);
+  if (call.time_table) add_time_bias(s, t, r, s.row_buffer);
   // As if masked keys had the lowest finite logit: a row with allowed keys at -inf only is zero.
   const T lowest = sizeof(T) == 4 ? T(-FLT_MAX) : T(-DBL_MAX);
   V most = broadcast(s.allowed_count[r] < T(call.keys) ? lowest : T(-INFINITY));
   for (int j = 0; j < t.columns; j += LANES<T>) {
     const int at = r * s.ld + j;
     V value = activate(call.activation, load(s.location.tile + at));
-    if (call.bias) value += load(s.row_buffer + j);
+    if (call.bias || call.time_table) value += load(s.row_buffer + j);
     if (s.spread)
       value += softplus(load(s.scale.tile + at) + scale_bias).value * standard(s, r, j);
     store(z + j, value);
@@ -143,7 +155,7 @@ void weights_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
     T* z = s.weights + r * s.ld;
     softmax_row(s, t, r, logits_row(s, t, r, head, scale_bias, z), z);
     if (call.dropout > 0)
-      dropout_row(call.seed, uint32_t(s.col0 / 4), uint32_t(s.row0 + t.first + r),
+      dropout_row(call.seed, uint32_t(s.col0 / 4), s.position(t.first + r),
                   uint32_t(s.b * call.heads + head), t.columns, T(call.dropout),
                   s.keep + r * s.ld);
   }

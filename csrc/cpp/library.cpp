@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "../binding.h"
+#include "../times.h"
 #include "attention.h"
 #include "cooccurrence.h"
 
@@ -49,8 +50,10 @@ Type type_of(const Tensor& t) {
       return Type::bf16;
     case ScalarType::Bool:
       return Type::u8;
+    case ScalarType::Long:
+      return Type::i64;
     default:
-      STD_TORCH_CHECK(false, "rka_fast: a tensor's dtype is neither a float nor bool");
+      STD_TORCH_CHECK(false, "rka_fast: a tensor's dtype is neither a float, int64 nor bool");
   }
 }
 
@@ -66,6 +69,12 @@ View view(const Tensor& t) {
   return v;
 }
 View view(const MaybeTensor& t) { return t ? view(*t) : View{}; }
+
+// (H or 1, buckets), shared by the sequences.
+View table_view(const Tensor& t) {
+  return {static_cast<char*>(t.data_ptr()), type_of(t),
+          {0, 0, t.size(0) == 1 ? 0 : t.stride(0), t.stride(1)}};
+}
 
 int64_t width_of(const MaybeTensor& t) { return t ? t->size(t->dim() - 1) : 0; }
 
@@ -84,11 +93,14 @@ Call call_of(const Inputs& in) {
   c.features = view(in.features), c.concentration = view(in.concentration);
   c.mixture = view(in.mixture), c.gate = view(in.gate);
   c.cooccurrence = view(in.cooccurrence), c.mask = view(in.mask), c.padding = view(in.padding);
+  c.row_times = view(in.row_times), c.key_times = view(in.key_times);
+  if (in.time_table) c.time_table = table_view(*in.time_table);
   c.mask_per_head = in.mask && in.mask->size(1) != 1;
   c.seed = in.seed ? uint64_t(*static_cast<const int64_t*>(in.seed->data_ptr())) : 0;
   c.causal = in.causal;
   c.mode = mode_of(in.mode), c.activation = activation_of(in.activation);
   c.dropout = in.dropout, c.jitter = in.jitter;
+  c.scale = in.scale, c.row_offset = in.row_offset;
   return c;
 }
 bool is_f64(const Inputs& in) { return in.query.scalar_type() == ScalarType::Double; }
@@ -159,13 +171,12 @@ struct Partial {
   }
   // Adds the sequences in their order into a tensor of `size` (or batch * size) elements.
   template <class T>
-  Tensor reduce(int64_t batch, const Tensor& like) const {
+  Tensor reduce(int64_t batch, const Tensor& like, bool shared) const {
     const auto sizes = like.sizes();
     Tensor sums = torch::stable::new_empty(like, sizes,
                                            sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
     T* out = static_cast<T*>(sums.data_ptr());
     const T* in = reinterpret_cast<const T*>(bytes.data());
-    const bool shared = like.dim() < 2 || like.size(0) == 1;
     const int64_t count = shared ? size : size * batch;
     torch::stable::parallel_for(0, count, 4096, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -178,15 +189,13 @@ struct Partial {
                ? sums
                : torch::stable::to(sums, like.scalar_type());
   }
-  Tensor reduce(int64_t batch, const Tensor& like, bool f64) const {
-    return f64 ? reduce<double>(batch, like) : reduce<float>(batch, like);
-  }
 };
 
-// A gradient that sequences share: its place among the results, its argument, its sums.
-struct Shared {
+// A gradient of partial sums: its place among the results, its argument, whether sequences share it.
+struct Pending {
   size_t at;
   Tensor argument;
+  bool shared;
   Partial sums;
 };
 
@@ -212,12 +221,13 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
     v.stride[3] = 1;
   };
   // What sequences share: the sums follow when all have given theirs.
-  std::vector<Shared> shared;
-  shared.reserve(needs.size());  // views point into it
-  const auto partial = [&](const MaybeTensor& t, View& v, int64_t size, bool computed) {
+  std::vector<Pending> pending;
+  pending.reserve(needs.size());  // views point into it
+  const auto partial = [&](const MaybeTensor& t, View& v, int64_t size, bool computed,
+                           bool shared = true) {
     if (!computed) return zeros(t);
-    shared.push_back({result.size(), *t, {}});
-    v = shared.back().sums.allocate(B, size, f64);
+    pending.push_back({result.size(), *t, shared, {}});
+    v = pending.back().sums.allocate(B, size, f64);
     result.push_back(*t);
   };
   for (const int64_t i : needs) switch (Argument(i)) {
@@ -226,7 +236,7 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
       case Argument::value: rows(in.value, g.value, true); break;
       case Argument::bias: {
         const int64_t heads = in.bias->size(1), n = in.bias->size(2), m = in.bias->size(3);
-        partial(in.bias, g.bias, heads * n * m, true);
+        partial(in.bias, g.bias, heads * n * m, true, in.bias->size(0) == 1);
         const int64_t stride[4] = {heads * n * m, heads > 1 ? n * m : 0, n > 1 ? m : 0, m > 1};
         for (int d = 0; d < 4; ++d) g.bias.stride[d] = stride[d];
         break;
@@ -240,7 +250,15 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
       case Argument::concentration:
         partial(in.concentration, g.concentration, 2, covariance);
         break;
-      case Argument::mixture: partial(in.mixture, g.mixture, 3, covariance); break;
+      case Argument::mixture:
+        partial(in.mixture, g.mixture, 3, covariance, in.mixture->size(0) == 1);
+        break;
+      case Argument::time_table: {
+        const int64_t heads = in.time_table->size(0);
+        partial(in.time_table, g.time_table, heads * TIME_BUCKETS, true);
+        g.time_table.stride[2] = heads > 1 ? TIME_BUCKETS : 0;
+        break;
+      }
       case Argument::gate:
         zeros(in.gate);
         if (covariance) g.gate = view(result.back()), g.gate.stride[3] = 1;
@@ -252,7 +270,9 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
   for_each_sequence(B, k.bytes(call, &g, f64), [&](int64_t i, void* scratch) {
     k.backward(call, g, i, f64, scratch);
   });
-  for (const Shared& s : shared) result[s.at] = s.sums.reduce(B, s.argument, f64);
+  for (const Pending& p : pending)
+    result[p.at] = f64 ? p.sums.reduce<double>(B, p.argument, p.shared)
+                       : p.sums.reduce<float>(B, p.argument, p.shared);
   return result;
 }
 

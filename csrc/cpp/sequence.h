@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../skew_normal.h"
+#include "../times.h"
 #include "cholesky.h"
 #include "noise.h"
 #include "views.h"
@@ -54,8 +55,9 @@ struct Sequence {
   const Call& call;
   const int64_t b;
   // The window of what exists: leading and trailing padding is cut off. Local indices count from
-  // row0 and col0; row0 = col0 when causal. col0 is a multiple of 4, as the noise needs it.
-  int row0 = 0, col0 = 0, n = 0, m = 0;
+  // row0 and col0; local row r is local key r + shift, and shift >= 0 where that matters: when
+  // causal, and with a prior. col0 is a multiple of 4, as the noise needs it.
+  int row0 = 0, col0 = 0, n = 0, m = 0, shift = 0;
   int ld;
   bool spread, skewed, sampled, prior_from_counts;
 
@@ -70,6 +72,8 @@ struct Sequence {
   T *diagonal_item = {}, *diagonal_user = {};        // (ld)
   T *inverse_item = {}, *inverse_user = {}, *inverse_count = {};  // (ld): 1 / norm
   T *counts = {}, *prior = {};                       // (n or m, ld)
+  uint8_t* bucket = {};                              // (n, ld) of the relative times
+  T *time_table = {}, *time_table_grad = {};         // (TIME_BUCKETS) of the head
   T weight[3], twice_gamma[2];
 
   // Tiles (TILE, ld), and two of a value's or score's width.
@@ -88,6 +92,7 @@ struct Sequence {
         prior_from_counts(skewed && bool(c.cooccurrence)) {
     ld = padded(c.keys + BLOCK);  // one block of slack: see cholesky_backward
     location = score(c.query, c.key, c.width);
+    if (c.scale) location.factor = T(*c.scale);
     scale = score(c.scale_query, c.scale_key, c.scale_width);
     shape = score(c.shape_query, c.shape_key, c.shape_width);
     value_padded = padded(c.value_width);
@@ -120,6 +125,10 @@ struct Sequence {
       arena.take(int64_t(value_padded) * ld, value_transposed);
       arena.take(rows * value_padded, value_grad);
     }
+    if (call.time_table) {
+      arena.take(rows * ld, bucket);
+      arena.take(padded(TIME_BUCKETS), time_table, time_table_grad);
+    }
     arena.take(int64_t(TILE) * value_padded, output_tile);
     arena.take(int64_t(TILE) * widest, width_tile);
   }
@@ -141,10 +150,14 @@ struct Sequence {
       for (int j = 0; j < ld; ++j) valid[j] = j < last ? T(1) : T(0);
     }
     m = last - col0;
-    row0 = call.causal ? col0 : 0;
+    const int64_t begin = col0 - call.row_offset;  // the row of the first key
+    row0 = call.causal && begin > 0 ? minimum(begin, call.rows) : 0;
     n = int(call.rows) - row0;
-    return last > first;
+    shift = int(row0 - begin);
+    return last > first && n > 0;
   }
+  // Row `first` of a tile as the noise counts it.
+  uint32_t position(int row) const { return uint32_t(row0 + row + call.row_offset); }
 
   // Keys of a tile: `limit` of them can matter, `columns` = limit in whole vectors.
   struct Tile {
@@ -152,7 +165,7 @@ struct Sequence {
   };
   Tile tile(int first) const {
     const int rows = minimum(TILE, n - first);
-    const int limit = call.causal ? minimum(m, first + rows) : m;
+    const int limit = call.causal ? minimum(m, int64_t(first) + rows + shift) : m;
     return {first, rows, limit, padded(limit)};
   }
 
@@ -186,7 +199,27 @@ struct Sequence {
   }
   // Keys of a row that causality leaves.
   int visible_keys(const Tile& t, int r) const {
-    return call.causal ? minimum(t.limit, t.first + r + 1) : t.limit;
+    return call.causal ? minimum(t.limit, int64_t(t.first) + r + 1 + shift) : t.limit;
+  }
+
+  // Buckets of all rows and keys that a row may see; the same for every head.
+  void find_buckets() {
+    static const TimeEdges edges;
+    const auto times = [&](const View& v) {
+      return reinterpret_cast<const int64_t*>(v.data) + b * v.stride[0];
+    };
+    const int64_t *row_times = times(call.row_times), *key_times = times(call.key_times);
+    for (int first = 0; first < n; first += TILE) {
+      const Tile t = tile(first);
+      for (int r = first; r < first + t.rows; ++r) {
+        const int64_t time = row_times[(row0 + r) * call.row_times.stride[3]];
+        uint8_t* out = bucket + int64_t(r) * ld;
+        for (int j = 0; j < t.columns; ++j)
+          out[j] = j < t.limit ? uint8_t(time_bucket(
+                                     edges, time, key_times[(col0 + j) * call.key_times.stride[3]]))
+                               : 0;
+      }
+    }
   }
 
   // The keys of one head, as both products of the forward and of the backward pass read them.

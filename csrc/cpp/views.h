@@ -142,6 +142,8 @@ inline void read_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l, 
       return copy_in(reinterpret_cast<const BFloat16*>(v.data) + at, s, count, scale, out);
     case Type::u8:
       return copy_in(reinterpret_cast<const uint8_t*>(v.data) + at, s, count, scale, out);
+    case Type::i64:
+      return;  // times are read as they are
   }
 }
 
@@ -160,6 +162,7 @@ inline void write_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l,
     case Type::bf16:
       return copy_out(in, count, scale, reinterpret_cast<BFloat16*>(v.data) + at);
     case Type::u8:
+    case Type::i64:
       return;
   }
 }

@@ -77,6 +77,8 @@ const T* pointer(const MaybeTensor& t) {
 }
 
 Problem problem_of(const Inputs& in) {
+  STD_TORCH_CHECK(!in.time_table && !in.scale && in.row_offset == 0,
+                  "rka_fast: the CUDA kernels have no time_table, scale and row_offset");
   Problem p;
   p.batch = int(in.query.size(0)), p.heads = int(in.query.size(1));
   p.rows = int(in.query.size(2)), p.keys = int(in.key.size(2));

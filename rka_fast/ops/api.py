@@ -19,8 +19,20 @@ HIDDEN_BELOW = 5000.0
 _LOWEST_BIAS = -1e30  # so far down all finite biases round to the same; sums stay finite
 
 
+class RelativeTimes(NamedTuple):
+    """table[h, bucket], bucket = floor(ln(max(1, |rows_t - keys_j|)) / 0.301), at most the last.
+
+    rows (B, n), keys (B, m): int64, in seconds. table (H or 1, 129) float: learned, of each head or
+    of all. Buckets are found by whole seconds, so that every backend has the same.
+    """
+
+    rows: Tensor
+    keys: Tensor
+    table: Tensor
+
+
 class Location(NamedTuple):
-    """xi = f(query key' / sqrt(dh)) + bias.
+    """xi = f(query key' scale) + bias + times, with scale 1 / sqrt(dh) by default.
 
     query (B, H, n, dh), key (B, H, m, dh), bias float and broadcastable to (B, H, n, m). A key
     whose bias is -inf, or more than 5,000 below the row's largest over the keys that mask, padding
@@ -31,6 +43,7 @@ class Location(NamedTuple):
     query: Tensor
     key: Tensor
     bias: Tensor | None = None
+    times: RelativeTimes | None = None
 
 
 class Kernels(NamedTuple):
@@ -89,6 +102,8 @@ def kernelized_attention(
     dropout_p: float = 0.0,
     seed: Tensor | SupportsIndex | None = None,
     jitter: float = DEFAULT_JITTER,
+    scale: float | None = None,
+    row_offset: int = 0,
     enable_gqa: bool = False,
     backend: str = "auto",
 ) -> Tensor:
@@ -109,13 +124,18 @@ def kernelized_attention(
             influence at all (its counts must be finite). A key hidden from some rows only leaves
             the distribution of these rows untouched; their draws may still move with it, because
             the rows share one factor.
-        is_causal: query t sees keys 0..t; needs n = m.
+        is_causal: query t sees keys 0..t; needs n = m, or a row_offset.
         mode: "sample" (one draw), "mean" (exact mean of the logits) or "location" (no spread).
         activation: f of location and shape: identity, leaky_relu, relu or tanh.
         dropout_p: probability of dropping an attention weight, drawn from the seed.
         seed: an int or a tensor of one int64; the same seed gives the same bits. By default drawn
             from PyTorch's generator.
         jitter: K becomes (K + jitter I) / (1 + jitter).
+        scale: of the products of location.query and location.key, as in
+            `scaled_dot_product_attention`; those of scale and shape keep their 1 / sqrt(dh).
+        row_offset: query t is key t + row_offset, for noise, dropout, is_causal and the prior: a
+            call with the last queries of a sequence draws what they draw in a call with all, if
+            masks leave the same keys.
         enable_gqa: keys and values may have fewer heads than the queries, a divisor of their
             number; consecutive query heads share one (as in `scaled_dot_product_attention`).
         backend: "auto" or a name out of `available_backends()`.
@@ -127,10 +147,13 @@ def kernelized_attention(
         ValueError, TypeError: naming the argument, what was expected and what was given.
     """
     check.groups(location, covariance, shape, (Location, Covariance, Shape))
+    check.scale(scale)
+    check.row_offset(row_offset)
     if enable_gqa:
         location, value, covariance, shape = _share_heads(location, value, covariance, shape)
-    mask, bias = _hide_far_below(location, mask, key_padding_mask, is_causal)
-    mask, padding = _normalise_masks(mask, key_padding_mask, is_causal, location)
+    last = row_offset if is_causal else None
+    mask, bias = _hide_far_below(location, mask, key_padding_mask, last)
+    mask, padding = _normalise_masks(mask, key_padding_mask, last, location)
     arguments = Arguments(
         *location[:2],
         value,
@@ -142,7 +165,13 @@ def kernelized_attention(
         activation=activation,
         dropout=float(dropout_p),
         jitter=float(jitter),
+        scale=None if scale is None else float(scale),
+        row_offset=row_offset,
     )
+    if location.times is not None:
+        check.times(location.times)
+        rows, keys, table = location.times
+        arguments = arguments._replace(time_table=table, row_times=rows, key_times=keys)
     check.options(arguments, has_covariance=covariance is not None)
     if covariance is not None and mode != "location":
         arguments = _with_covariance(arguments, covariance, shape)
@@ -216,11 +245,12 @@ def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) 
 
 
 def _hide_far_below(
-    location: Location, mask: Tensor | None, padding: Tensor | None, is_causal: bool
+    location: Location, mask: Tensor | None, padding: Tensor | None, last: int | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """The mask without the keys that the bias hides, and a bias that is finite where it is seen.
 
     The rule is made boolean here and nowhere else, without a gradient through the comparison.
+    last: row t sees keys up to t + last when causal.
     """
     bias = location.bias
     if bias is None or bias.shape[-1] == 0:
@@ -237,8 +267,8 @@ def _hide_far_below(
         seen = torch.where(mask, seen, -torch.inf)
     if padding is not None:
         seen = torch.where(padding[:, None, None, :], -torch.inf, seen)
-    if is_causal:
-        earlier = torch.ones(rows, keys, dtype=torch.bool, device=bias.device).tril()
+    if last is not None:
+        earlier = torch.ones(rows, keys, dtype=torch.bool, device=bias.device).tril(last)
         seen = torch.where(earlier, seen, -torch.inf)
     largest = seen.amax(-1, keepdim=True)
     hidden = (given < largest - HIDDEN_BELOW) | (given == -torch.inf)  # NaN hides nothing
@@ -247,7 +277,7 @@ def _hide_far_below(
 
 
 def _normalise_masks(
-    mask: Tensor | None, padding: Tensor | None, is_causal: bool, location: Location
+    mask: Tensor | None, padding: Tensor | None, last: int | None, location: Location
 ) -> tuple[Tensor | None, Tensor | None]:
     """The mask as four dimensions; a key that no query may see counts as padding."""
     if mask is None:
@@ -256,7 +286,7 @@ def _normalise_masks(
     mask = mask[(None,) * (4 - mask.dim())]
     batch, _, rows, keys = (*location.query.shape[:3], location.key.shape[-2])
     seen = mask.expand(-1, -1, rows, keys)
-    if is_causal:
-        seen = seen.tril()
+    if last is not None:
+        seen = seen.tril(last)
     unseen = ~seen.any(dim=1).any(dim=1).expand(batch, keys)
     return mask, unseen if padding is None else padding | unseen

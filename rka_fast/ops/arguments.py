@@ -10,6 +10,7 @@ from torch import Tensor
 
 MODES = ("sample", "mean", "location")
 ACTIVATIONS = ("identity", "leaky_relu", "relu", "tanh")  # f of location and shape
+TIME_BUCKETS, TIME_STEP = 129, 0.301  # floor(ln(max(1, seconds)) / TIME_STEP), at most the last
 
 
 class Arguments(NamedTuple):
@@ -28,10 +29,13 @@ class Arguments(NamedTuple):
     concentration: Tensor | None = None  # (2,) gamma of the item and of the user kernel
     mixture: Tensor | None = None  # (B or 1, 3) weights of the counting, item and user kernel
     gate: Tensor | None = None  # (B, df) for the user kernel
+    time_table: Tensor | None = None  # (H or 1, TIME_BUCKETS), added to the location by the bucket
     # No gradient from here on.
     cooccurrence: Tensor | None = None  # (B, m, m) counts, diagonal = support
     mask: Tensor | None = None  # (B or 1, H or 1, n or 1, m) bool, True = may be attended
     padding: Tensor | None = None  # (B, m) bool, True = the key does not exist
+    row_times: Tensor | None = None  # (B, n) int64 seconds, for time_table
+    key_times: Tensor | None = None  # (B, m) int64 seconds
     seed: Tensor | None = None  # one int64
     # No tensors from here on.
     causal: bool = False
@@ -39,6 +43,8 @@ class Arguments(NamedTuple):
     activation: str = "identity"  # one of ACTIVATIONS
     dropout: float = 0.0
     jitter: float = 1e-4
+    scale: float | None = None  # of the location's products alone; None is 1 / sqrt(dh)
+    row_offset: int = 0  # query t is position t + row_offset: of noise, causality and prior
 
 
 DIFFERENTIABLE = Arguments._fields[: Arguments._fields.index("cooccurrence")]
@@ -61,10 +67,11 @@ SCHEMA = ", ".join(
 def fold(name: str, grad: Tensor, argument: Tensor) -> Tensor:
     """The gradient of an argument from what kernels write: shares of what sequences share.
 
-    Of `scale_bias` and `concentration` grad is (B, *argument.shape), of `bias` (B, H, n, m) and of
-    `mixture` (B, 3); of the rest it has the argument's shape. The result has the argument's dtype.
+    Of `scale_bias`, `concentration` and `time_table` grad is (B, *argument.shape), of `bias`
+    (B, H, n, m) and of `mixture` (B, 3); of the rest it has the argument's shape. The result has
+    the argument's dtype.
     """
-    if name in ("scale_bias", "concentration"):
+    if name in ("scale_bias", "concentration", "time_table"):
         grad = grad.sum(0)
     elif name in ("bias", "mixture"):
         grad = grad.sum_to_size(argument.shape)

@@ -5,7 +5,14 @@ import math
 import torch
 from torch import Tensor
 
-from rka_fast.ops.arguments import ACTIVATIONS, DIFFERENTIABLE, MODES, TENSORS, Arguments
+from rka_fast.ops.arguments import (
+    ACTIVATIONS,
+    DIFFERENTIABLE,
+    MODES,
+    TENSORS,
+    TIME_BUCKETS,
+    Arguments,
+)
 
 # The name under which the caller knows an argument of the schema.
 _CALLER = {
@@ -23,6 +30,9 @@ _CALLER = {
     "gate": "covariance.kernels.gate",
     "cooccurrence": "covariance.kernels.cooccurrence",
     "padding": "key_padding_mask",
+    "time_table": "location.times.table",
+    "row_times": "location.times.rows",
+    "key_times": "location.times.keys",
 }
 _SAME_DTYPE = ("key", "value", "scale_query", "scale_key", "shape_query", "shape_key")
 
@@ -64,6 +74,31 @@ def options(a: Arguments, has_covariance: bool) -> None:
         raise ValueError(f"dropout_p: expected 0 <= dropout_p < 1, got {a.dropout}")
     if not 0.0 < a.jitter < math.inf:  # isfinite() is not for compiled graphs
         raise ValueError(f"jitter: expected a positive number such as 1e-4, got {a.jitter}")
+
+
+def scale(x: float | None) -> None:
+    if x is None:
+        return
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        raise TypeError(f"scale: expected a number or None, got {type(x).__name__}")
+    if not -math.inf < x < math.inf:
+        raise ValueError(f"scale: expected a finite number, got {x}")
+
+
+def row_offset(x: int) -> None:
+    if isinstance(x, bool) or not isinstance(x, (int, torch.SymInt)):
+        raise TypeError(f"row_offset: expected an int, got {type(x).__name__}")
+    if x < 0:
+        raise ValueError(f"row_offset: expected 0 or more, got {x}")
+
+
+def times(x) -> None:
+    if not (isinstance(x, tuple) and len(x) == 3):
+        raise TypeError(
+            f"location.times: expected RelativeTimes(rows, keys, table), got {type(x).__name__}"
+        )
+    for name, y in zip(("rows", "keys", "table"), x, strict=True):
+        is_tensor(f"location.times.{name}", y)
 
 
 def mixture(x: Tensor, features: Tensor) -> None:
@@ -156,10 +191,15 @@ def _shapes(a: Arguments) -> None:
             "location: expected at least one head and one channel, "
             f"got query {tuple(a.query.shape)} and key {tuple(a.key.shape)}"
         )
-    if a.causal and rows != keys:
+    if a.causal and a.row_offset == 0 and rows != keys:
         raise ValueError(
             f"is_causal: expected as many queries as keys, got {rows} and {keys}; "
-            "pass a boolean mask that says which query sees which key"
+            "pass row_offset, or a boolean mask that says which query sees which key"
+        )
+    if a.row_offset and rows + a.row_offset > keys:
+        raise ValueError(
+            f"row_offset: expected at most {keys - rows}, as {rows} queries are among {keys} "
+            f"keys, got {a.row_offset}"
         )
     _expect("key", a.key, (batch, heads, keys, width))
     if a.value.dim() != 4 or a.value.shape[:3] != (batch, heads, keys):
@@ -171,6 +211,12 @@ def _shapes(a: Arguments) -> None:
         _expect("padding", a.padding, (batch, keys))
     if a.seed is not None and a.seed.numel() != 1:
         raise ValueError(f"seed: expected one element, got shape {tuple(a.seed.shape)}")
+    if a.time_table is not None:
+        if a.time_table.dim() != 2 or a.time_table.shape[0] not in (1, heads):
+            _expect("time_table", a.time_table, (heads, TIME_BUCKETS))
+        _expect("time_table", a.time_table, (a.time_table.shape[0], TIME_BUCKETS))
+        _expect("row_times", a.row_times, (batch, rows))
+        _expect("key_times", a.key_times, (batch, keys))
     if a.features is not None:
         _spread_shapes(a, batch, heads, rows, keys)
 
@@ -196,11 +242,12 @@ def _spread_shapes(a: Arguments, batch: int, heads: int, rows: int, keys: int) -
     if a.gate is not None:
         _expect("gate", a.gate, (batch, a.features.shape[2]))
     if a.cooccurrence is not None:
-        if a.shape_query is not None and rows != keys:
+        if a.shape_query is not None and a.row_offset == 0 and rows != keys:
             raise ValueError(
                 "covariance.kernels.cooccurrence: expected queries that are the keys, "
                 f"got {rows} queries and {keys} keys; the shape's co-occurrence prior relates "
-                "position t to the keys. Leave cooccurrence out for cross-attention"
+                "position t to the keys. Leave cooccurrence out for cross-attention, or pass "
+                "row_offset where the queries are some of the keys"
             )
         _expect("cooccurrence", a.cooccurrence, (batch, keys, keys))
 
@@ -222,6 +269,10 @@ def _dtypes(a: Arguments) -> None:
         _boolean_padding(a.padding)
     if a.cooccurrence is not None and a.cooccurrence.dtype == torch.bool:
         raise TypeError(f"{_name('cooccurrence')}: expected counts, got dtype bool")
+    for name in ("row_times", "key_times"):
+        x = getattr(a, name)
+        if x is not None and x.dtype != torch.int64:
+            raise TypeError(f"{_name(name)}: expected dtype int64 (seconds), got {x.dtype}")
     if a.seed is not None and a.seed.dtype != torch.int64:
         raise TypeError(f"seed: expected an int or a tensor of dtype int64, got {a.seed.dtype}")
 

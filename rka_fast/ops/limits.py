@@ -1,6 +1,7 @@
 """What the GPU backends serve, and how they say what they do not."""
 
 import torch
+from torch import Tensor
 
 from rka_fast.ops.arguments import Arguments
 
@@ -19,8 +20,11 @@ def device_refusal(index: int) -> str | None:
     )
 
 
-def refusals(a: Arguments, device: str, place: str) -> list[str]:
-    """Why the kernels cannot serve these inputs: they compute on `device` type, called `place`."""
+def refusals(a: Arguments, device: str, place: str, unread: tuple[str, ...] = ()) -> list[str]:
+    """Why the kernels cannot serve these inputs.
+
+    They compute on the type `device`, called `place`, and read none of the arguments `unread`.
+    """
     reasons = []
     if a.query.device.type != device:
         reasons.append(f"the inputs are on {a.query.device}, it computes {place}")
@@ -29,4 +33,12 @@ def refusals(a: Arguments, device: str, place: str) -> list[str]:
         reasons.append(f"it has no {a.query.dtype}, only {names}")
     if a.key.shape[2] > MAX_KEYS:
         reasons.append(f"{a.key.shape[2]} keys, at most {MAX_KEYS} are supported")
+    given = [name for name in unread if _is_given(a, name)]
+    if given:
+        reasons.append(f"it has no {', '.join(given)}")
     return reasons
+
+
+def _is_given(a: Arguments, name: str) -> bool:
+    value, default = getattr(a, name), Arguments._field_defaults[name]
+    return value is not default and (isinstance(value, Tensor) or value != default)

@@ -100,8 +100,8 @@ def test_joint_moments_and_marginals_of_the_standard_logits():
     k = torch.corrcoef(a)
     alpha = torch.tensor([3.0, -1.0, 0.5, 2.0], dtype=torch.float64).expand(1, 1, DRAWS, 4)
     seed = torch.tensor(4)
-    noise = philox.normals(seed, 1, 1, DRAWS, 4, torch.float64)
-    skew_noise = philox.skew_normals(seed, 1, 1, DRAWS, torch.float64)
+    noise = philox.normals(seed, 1, 1, range(DRAWS), 4, torch.float64)
+    skew_noise = philox.skew_noise(seed, 1, 1, range(DRAWS), torch.float64)
     skew = skew_normal.skewness(alpha, k[None, None])
     draws = skew_normal.sample(
         alpha, skew, covariance.cholesky(k)[None, None], noise, skew_noise

@@ -120,7 +120,18 @@ def normal(seed, column, row, sequence_head, stream):
     return radius * (math.sin(angle) if column % 2 else math.cos(angle))
 
 
-def literal(inputs, allowed, present, mode, activation, seed, dropout=0.0, jitter=1e-4):
+def literal(
+    inputs,
+    allowed,
+    present,
+    mode,
+    activation,
+    seed,
+    dropout=0.0,
+    jitter=1e-4,
+    scale=None,
+    row_offset=0,
+):
     """The operator in float64 loops: allowed (B, H, n, m), present (B, m) boolean arrays."""
     x = {
         name: leaf.detach().double().numpy()
@@ -146,12 +157,18 @@ def literal(inputs, allowed, present, mode, activation, seed, dropout=0.0, jitte
                     continue
                 z = np.zeros(m)
                 for j in seen:
-                    z[j] = f(query[b, h, t] @ x["location.key"][b, h, j] / math.sqrt(width))
+                    factor_of_scores = 1 / math.sqrt(width) if scale is None else scale
+                    z[j] = f(query[b, h, t] @ x["location.key"][b, h, j] * factor_of_scores)
+                    if "location.times.table" in x:
+                        table = x["location.times.table"]
+                        z[j] += table[h % len(table), bucket(inputs["location"].times, b, t, j)]
                     if "location.bias" in x:
                         bias = np.broadcast_to(x["location.bias"], (batch, heads, rows, m))
                         z[j] += bias[b, h, t, j]
                 if mode != "location":
-                    s = _standard(x, counts, b, h, t, seen, k, factor, mode, f, seed, heads)
+                    s = _standard(
+                        x, counts, b, h, t, seen, k, factor, mode, f, seed, heads, row_offset
+                    )
                     for j in seen:
                         raw = x["covariance.query"][b, h, t] @ x["covariance.key"][b, h, j]
                         raw = raw / math.sqrt(x["covariance.query"].shape[-1])
@@ -162,7 +179,8 @@ def literal(inputs, allowed, present, mode, activation, seed, dropout=0.0, jitte
                 weights /= weights.sum()
                 for w, j in zip(weights, seen, strict=True):
                     if dropout:
-                        words = philox((seed % 2**32, seed >> 32), (j // 4, t, b * heads + h, 2))
+                        counter = (j // 4, t + row_offset, b * heads + h, 2)
+                        words = philox((seed % 2**32, seed >> 32), counter)
                         w *= (uniform(words[j % 4]) >= dropout) / (1 - dropout)
                     output[b, h, t] += w * x["value"][b, h, j]
     return output
@@ -222,7 +240,13 @@ def prior(counts, t, seen):
     return row / row.max() if row.max() > 0 else np.zeros(m)
 
 
-def _standard(x, counts, b, h, t, seen, k, factor, mode, f, seed, heads):
+def bucket(times, b, t, j):
+    """Of the seconds between a row and a key, from the logarithm itself."""
+    seconds = abs(int(times.rows[b, t]) - int(times.keys[b, j]))
+    return min(math.floor(math.log(max(1, seconds)) / 0.301), 128)
+
+
+def _standard(x, counts, b, h, t, seen, k, factor, mode, f, seed, heads, row_offset):
     m = len(k)
     alpha = np.zeros(m)
     if "shape.query" in x:
@@ -230,13 +254,14 @@ def _standard(x, counts, b, h, t, seen, k, factor, mode, f, seed, heads):
             raw = x["shape.query"][b, h, t] @ x["shape.key"][b, h, j]
             alpha[j] = f(raw / math.sqrt(x["shape.query"].shape[-1]))
         if counts is not None:
-            alpha *= prior(counts[b], t, seen)
+            alpha *= prior(counts[b], t + row_offset, seen)
     delta = k @ alpha / math.sqrt(1 + alpha @ k @ alpha)
     if mode == "mean":
         return delta * math.sqrt(2 / math.pi)
-    noise = np.array([normal(seed, j, t, b * heads + h, 0) for j in range(m)])
+    row = t + row_offset
+    noise = np.array([normal(seed, j, row, b * heads + h, 0) for j in range(m)])
     logits = factor @ noise
-    skew = normal(seed, 0, t, b * heads + h, 1)
+    skew = normal(seed, 0, row, b * heads + h, 1)
     half = (alpha @ logits + skew) / math.sqrt(1 + alpha @ k @ alpha)
     if "shape.query" not in x:
         return logits

@@ -7,6 +7,7 @@ from rka_fast import native
 from rka_fast.ops import limits
 from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments, fold
 
+UNREAD = ("time_table", "scale", "row_offset")
 # Arguments with batch, head and row strides; the rest are small and become contiguous float32.
 _STRIDED = ("query", "key", "value", "scale_query", "scale_key", "shape_query", "shape_key")
 _SMALL = ("scale_bias", "features", "concentration", "mixture", "gate", "cooccurrence")
@@ -38,7 +39,7 @@ def _device_refusals() -> tuple[str, ...]:
 
 def refusals(a: Arguments) -> list[str]:
     """Why the kernels cannot serve these inputs, on whatever device."""
-    return limits.refusals(a, "cuda", "on CUDA devices")
+    return limits.refusals(a, "cuda", "on CUDA devices", UNREAD)
 
 
 def forward(operators, a: Arguments) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
-from rka_fast.ops.reference import covariance, philox, skew_normal
+from rka_fast.ops.reference import covariance, philox, skew_normal, times
 
 _ACTIVATIONS = {
     "identity": lambda x: x,
@@ -54,8 +54,10 @@ def attention_backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Ten
 
     derivative = _DERIVATIVES[a.activation]
     d_location = dz * derivative(c.location)
-    grads["query"], grads["key"] = _scores_backward(d_location, a.query, a.key)
+    grads["query"], grads["key"] = _scores_backward(d_location, a.query, a.key, a.scale)
     grads["bias"] = None if a.bias is None else dz.sum_to_size(a.bias.shape)
+    if a.time_table is not None:
+        grads["time_table"] = times.bias_backward(dz, a.time_table, c.bucket)
     if a.mode != "location":
         _spread_backward(dz, a, c, derivative, grads)
 
@@ -65,22 +67,22 @@ def attention_backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Ten
     return [_like(grads[DIFFERENTIABLE[i]], original[i]) for i in needs]
 
 
-def scores(query: Tensor, key: Tensor) -> Tensor:
-    """q k' / sqrt(head width): (batch, heads, queries, keys)."""
-    return query @ key.mT / math.sqrt(query.shape[-1])
+def scores(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
+    """q k' scale: (batch, heads, queries, keys); scale is 1 / sqrt(head width) by default."""
+    products = query @ key.mT
+    return products / math.sqrt(query.shape[-1]) if scale is None else products * scale
 
 
-def allowed_pairs(
-    rows: int, keys: int, mask: Tensor | None, padding: Tensor | None, causal: bool, device
-) -> Tensor:
+def allowed_pairs(a: Arguments) -> Tensor:
     """M of shape (batch or 1, heads or 1, rows, keys): True where row t may see key j."""
-    allowed = torch.ones(1, 1, rows, keys, dtype=torch.bool, device=device)
-    if causal:
-        allowed = allowed.tril()
-    if mask is not None:
-        allowed = allowed & mask
-    if padding is not None:
-        allowed = allowed & ~padding[:, None, None, :]
+    rows, keys = a.query.shape[2], a.key.shape[2]
+    allowed = torch.ones(1, 1, rows, keys, dtype=torch.bool, device=a.query.device)
+    if a.causal:
+        allowed = allowed.tril(a.row_offset)
+    if a.mask is not None:
+        allowed = allowed & a.mask
+    if a.padding is not None:
+        allowed = allowed & ~a.padding[:, None, None, :]
     return allowed
 
 
@@ -112,15 +114,16 @@ def _prepare(a: Arguments) -> Arguments:
 def _forward(a: Arguments) -> SimpleNamespace:
     """The output and every intermediate that the backward pass reads."""
     c = SimpleNamespace()
-    batch, heads, rows, _ = a.query.shape
-    keys = a.key.shape[-2]
     f = _ACTIVATIONS[a.activation]
-    allowed = allowed_pairs(rows, keys, a.mask, a.padding, a.causal, a.query.device)
+    allowed = allowed_pairs(a)
 
-    c.location = scores(a.query, a.key)
+    c.location = scores(a.query, a.key, a.scale)
     z = f(c.location)
     if a.bias is not None:
         z = z + a.bias
+    if a.time_table is not None:
+        c.bucket = times.buckets(a.row_times, a.key_times)
+        z = z + times.bias(a.time_table, c.bucket)
     if a.mode != "location":
         _spread(a, c, allowed, f)
         z = z + F.softplus(c.scale) * c.standard
@@ -128,7 +131,7 @@ def _forward(a: Arguments) -> SimpleNamespace:
     c.weights = masked_softmax(z, allowed)
     c.keep = None
     if a.dropout > 0.0:
-        u = philox.dropout_uniforms(a.seed, batch, heads, rows, keys, z.dtype)
+        u = philox.dropout_uniforms(a.seed, *z.shape[:2], _positions(a), z.shape[3], z.dtype)
         c.keep = (u >= a.dropout).to(z.dtype) / (1.0 - a.dropout)
     c.output = (c.weights if c.keep is None else c.weights * c.keep) @ a.value
     return c
@@ -147,7 +150,7 @@ def _spread(a: Arguments, c: SimpleNamespace, allowed: Tensor, f) -> None:
         c.shape = scores(a.shape_query, a.shape_key)
         c.prior = allowed.to(c.shape.dtype)
         if a.cooccurrence is not None:
-            c.prior = covariance.shape_prior(a.cooccurrence, allowed)
+            c.prior = covariance.shape_prior(a.cooccurrence, allowed, a.row_offset)
         c.alpha = f(c.shape) * c.prior
         c.skew = skew_normal.skewness(c.alpha, c.correlation)
     if a.mode == "mean":
@@ -157,11 +160,12 @@ def _spread(a: Arguments, c: SimpleNamespace, allowed: Tensor, f) -> None:
             c.standard = skew_normal.mean(c.skew)
         return
     c.factor = covariance.cholesky(c.correlation)
-    c.noise = philox.normals(a.seed, *c.scale.shape, c.scale.dtype)
+    batch, heads, _, keys = c.scale.shape
+    c.noise = philox.normals(a.seed, batch, heads, _positions(a), keys, c.scale.dtype)
     if c.alpha is None:
         c.standard = c.noise @ c.factor.mT
         return
-    skew_noise = philox.skew_normals(a.seed, *c.scale.shape[:3], c.scale.dtype)
+    skew_noise = philox.skew_noise(a.seed, batch, heads, _positions(a), c.scale.dtype)
     c.draw = skew_normal.sample(c.alpha, c.skew, c.factor, c.noise, skew_noise)
     c.standard = c.draw.standard
 
@@ -207,9 +211,16 @@ def _spread_backward(dz: Tensor, a: Arguments, c: SimpleNamespace, derivative, g
     )
 
 
-def _scores_backward(grad: Tensor, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    grad = grad / math.sqrt(query.shape[-1])
+def _scores_backward(
+    grad: Tensor, query: Tensor, key: Tensor, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    grad = grad / math.sqrt(query.shape[-1]) if scale is None else grad * scale
     return grad @ key, grad.mT @ query
+
+
+def _positions(a: Arguments) -> range:
+    """The rows as the noise counts them."""
+    return range(a.row_offset, a.row_offset + a.query.shape[2])
 
 
 def _blank(x: Tensor | None, padding: Tensor) -> Tensor | None:

@@ -7,6 +7,7 @@ normalisation of k_c and the exponential form of k_i and k_u are ours.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -150,21 +151,26 @@ def cholesky_backward(grad: Tensor, factor: Tensor) -> Tensor:
     return 0.5 * (full + full.mT)
 
 
-def shape_prior(cooccurrence: Tensor, allowed: Tensor) -> Tensor:
-    """alpha-hat / max alpha-hat, the data part of the shape: (batch, heads or 1, n, n).
+def shape_prior(cooccurrence: Tensor, allowed: Tensor, row_offset: int = 0) -> Tensor:
+    """alpha-hat / max alpha-hat, the data part of the shape: (batch, heads or 1, rows, keys).
 
     alpha-hat_tj = sum over allowed k of c_jk c_kt, where c_kk is the mean of the allowed
     off-diagonal c_kl (paper). Rows whose maximum is 0 are 0 (ours). `cooccurrence` is
-    (batch, n, n), `allowed` (batch, heads or 1, n, n) bool. Data only, hence no gradient.
+    (batch, keys, keys), `allowed` (batch, heads or 1, rows, keys) bool; row t is key
+    t + row_offset. Data only, hence no gradient.
     """
+    own_key = {"offset": row_offset, "dim1": -2, "dim2": -1}
     with torch.no_grad():
         counts = without_diagonal(cooccurrence).unsqueeze(1)
         m = allowed.to(counts.dtype)
-        self_allowed = m.diagonal(dim1=-2, dim2=-1)[..., None]
+        rows, keys = m.shape[-2:]
+        of_row = counts[..., row_offset : row_offset + rows, :]
+        self_allowed = m.diagonal(**own_key)[..., None]
         # mean_tk: what stands for c_kk in row t.
         mean = (m @ counts) / (m.sum(-1, keepdim=True) - 1.0).clamp_min(1.0)
-        own = mean.diagonal(dim1=-2, dim2=-1)[..., None] * self_allowed
-        prior = (m * counts) @ counts + counts * (mean + own) + torch.diag_embed(own[..., 0] ** 2)
-        prior = prior * m
+        own = mean.diagonal(**own_key)[..., None] * self_allowed
+        on_diagonal = torch.diag_embed(own[..., 0] ** 2, **own_key)[..., :rows, :]
+        on_diagonal = F.pad(on_diagonal, (0, keys - on_diagonal.shape[-1]))
+        prior = ((m * of_row) @ counts + of_row * (mean + own) + on_diagonal) * m
         largest = prior.amax(-1, keepdim=True)
         return prior / torch.where(largest > 0, largest, 1.0)

@@ -43,13 +43,13 @@ def philox4x32(key: tuple, counter: tuple, rounds: int = 10) -> tuple[Tensor, ..
     return c0, c1, c2, c3
 
 
-def words(seed: Tensor, batch: int, heads: int, rows: int, groups: int, stream: int) -> Tensor:
+def words(seed: Tensor, batch: int, heads: int, rows: range, groups: int, stream: int) -> Tensor:
     """Philox outputs (batch, heads, rows, groups, 4) of one stream; `seed` is one int64."""
     device = seed.device
     seed = seed.reshape(())
     key = (seed & _MASK, (seed >> 32) & _MASK)
     group = torch.arange(groups, device=device)
-    row = torch.arange(rows, device=device)[:, None]
+    row = torch.arange(rows.start, rows.stop, device=device)[:, None]
     head = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1)
     counter = torch.broadcast_tensors(group, row, head, torch.full_like(group, stream))
     return torch.stack(philox4x32(key, counter), dim=-1)
@@ -69,7 +69,7 @@ def normal_pair(u1: Tensor, u2: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normals(
-    seed: Tensor, batch: int, heads: int, rows: int, columns: int, dtype: torch.dtype
+    seed: Tensor, batch: int, heads: int, rows: range, columns: int, dtype: torch.dtype
 ) -> Tensor:
     """E ~ N(0, 1) of shape (batch, heads, rows, columns), stream 0."""
     u = uniform(words(seed, batch, heads, rows, (columns + 3) // 4, NOISE), dtype)
@@ -77,14 +77,14 @@ def normals(
     return torch.stack((first, second), dim=-1).flatten(-3)[..., :columns]
 
 
-def skew_normals(seed: Tensor, batch: int, heads: int, rows: int, dtype: torch.dtype) -> Tensor:
+def skew_noise(seed: Tensor, batch: int, heads: int, rows: range, dtype: torch.dtype) -> Tensor:
     """T ~ N(0, 1) of shape (batch, heads, rows, 1), stream 1: first output of counter word 0."""
     u = uniform(words(seed, batch, heads, rows, 1, SKEW), dtype)
     return normal_pair(u[..., 0], u[..., 1])[0]
 
 
 def dropout_uniforms(
-    seed: Tensor, batch: int, heads: int, rows: int, columns: int, dtype: torch.dtype
+    seed: Tensor, batch: int, heads: int, rows: range, columns: int, dtype: torch.dtype
 ) -> Tensor:
     """Uniforms of shape (batch, heads, rows, columns), stream 2."""
     u = uniform(words(seed, batch, heads, rows, (columns + 3) // 4, DROPOUT), dtype)

@@ -1,0 +1,215 @@
+"""Row offset, scale and relative times, on every backend that has them."""
+
+import math
+from decimal import Decimal
+
+import numpy as np
+import pytest
+import torch
+from support import cases
+
+from rka_fast import RelativeTimes, kernelized_attention
+from rka_fast.ops.arguments import MODES, Arguments
+from rka_fast.ops.backends import BACKENDS
+from rka_fast.ops.reference import times
+
+N = 9
+
+
+@pytest.fixture
+def serves(backend):
+    """Skips, with its reasons, where the backend says that it has no such argument."""
+
+    def check(**arguments):
+        x = torch.zeros(1, 1, 1, 1, dtype=backend.dtype, device=backend.device)
+        if reasons := BACKENDS[backend.name].why_not(Arguments(x, x, x, **arguments)):
+            pytest.skip(f"{backend.name}: {'; '.join(reasons)}")
+
+    return check
+
+
+def rows_of(inputs, first, last, keys):
+    """The inputs of queries first .. last - 1 among the keys 0 .. keys - 1."""
+
+    def rows(x):
+        return x[:, :, first:last]
+
+    location, covariance, shape = inputs["location"], inputs["covariance"], inputs["shape"]
+    kernels = covariance.kernels
+    return {
+        "location": location._replace(query=rows(location.query), key=location.key[:, :, :keys]),
+        "value": inputs["value"][:, :, :keys],
+        "covariance": covariance._replace(
+            query=rows(covariance.query),
+            key=covariance.key[:, :, :keys],
+            kernels=kernels._replace(
+                features=kernels.features[:, :keys],
+                cooccurrence=kernels.cooccurrence[:, :keys, :keys],
+            ),
+        ),
+        "shape": shape._replace(query=rows(shape.query), key=shape.key[:, :, :keys]),
+    }
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("first, last, keys", [(0, 1, 1), (4, 5, 5), (8, 9, 9), (3, 6, 9)])
+def test_rows_of_a_sequence_draw_what_the_whole_draws(backend, serves, mode, first, last, keys):
+    """As in decoding: the last queries, and with them the keys up to the last or more."""
+    serves(row_offset=1)
+    inputs = cases.random_inputs(n=N)
+    padding = torch.zeros(2, N, dtype=torch.bool)
+    padding[1, :4] = True
+    options = {"is_causal": True, "mode": mode, "seed": 7, "dropout_p": 0.2}
+    whole = backend(**inputs, key_padding_mask=padding, **options)
+    part = backend(
+        **rows_of(inputs, first, last, keys), key_padding_mask=padding[:, :keys],
+        row_offset=first, **options,
+    )  # fmt: skip
+    torch.testing.assert_close(part, whole[:, :, first:last], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+def test_an_offset_equals_the_literal_evaluation(backend, serves, mode, causal):
+    serves(row_offset=1)
+    inputs = rows_of(cases.random_inputs(n=N), 2, 5, 7)
+    padding = torch.zeros(2, 7, dtype=torch.bool)
+    padding[0, :3] = padding[1, 6:] = True
+    allowed = np.tril(np.ones((3, 7), bool), 2) if causal else np.ones((3, 7), bool)
+    allowed = allowed & ~padding.numpy()[:, None, None, :] & np.ones((2, 2, 3, 7), bool)
+    options = {"is_causal": causal, "mode": mode, "seed": 5, "dropout_p": 0.2, "row_offset": 2}
+    output = backend(**inputs, key_padding_mask=padding, **options)
+    expected = cases.literal(
+        inputs, allowed, ~padding.numpy(), mode, "leaky_relu", 5, dropout=0.2, row_offset=2
+    )
+    np.testing.assert_allclose(output, expected, atol=1e-6 + backend.tolerance["atol"], rtol=1e-6)
+
+
+def with_times(inputs, heads, seed=3):
+    """Times from the same second to millions of years apart, and a table of its own per head."""
+    rng = torch.Generator().manual_seed(seed)
+    location = inputs["location"]
+    batch, rows, keys = location.query.shape[0], location.query.shape[2], location.key.shape[2]
+    apart = torch.logspace(0, 14, rows + keys, dtype=torch.float64).long() - 1
+    order = torch.rand(batch, rows + keys, generator=rng).argsort(-1)
+    stamps = 1_700_000_000 - apart[order]
+    stamps[:, 1] = stamps[:, rows]
+    table = torch.randn(heads, 129, generator=rng, dtype=torch.float64)
+    table.requires_grad_(location.query.requires_grad)
+    given = RelativeTimes(stamps[:, :rows], stamps[:, rows:], table)
+    return inputs | {"location": location._replace(times=given)}
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("mode", MODES)
+def test_scale_and_times_equal_the_literal_evaluation(backend, serves, mode, heads):
+    serves(scale=1.0, time_table=torch.zeros(1, 129))
+    inputs = with_times(cases.random_inputs(bias=heads == 2), heads)
+    padding = torch.zeros(2, 6, dtype=torch.bool)
+    padding[0, :2] = padding[1, 5:] = True
+    allowed = np.tril(np.ones((6, 6), bool)) & ~padding.numpy()[:, None, None, :]
+    allowed = allowed & np.ones((2, 2, 6, 6), bool)
+    options = {"is_causal": True, "mode": mode, "seed": 5, "scale": 0.2}
+    output = backend(**inputs, key_padding_mask=padding, **options)
+    present = ~padding.numpy()
+    expected = cases.literal(inputs, allowed, present, mode, "leaky_relu", 5, scale=0.2)
+    np.testing.assert_allclose(output, expected, atol=1e-6 + backend.tolerance["atol"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("mode", MODES)
+def test_their_gradients(backend, serves, mode, heads):
+    serves(scale=1.0, row_offset=1, time_table=torch.zeros(1, 129))
+    inputs = rows_of(cases.random_inputs(n=5, batch=2, requires_grad=True), 1, 4, 5)
+    inputs = with_times(inputs, heads)
+    leaves = {
+        name: x.detach().clone().requires_grad_()
+        for name, x in cases.differentiable(cases._with_grad(inputs)).items()
+        if "cooccurrence" not in name
+    }
+
+    def call(subject, *values):
+        given = cases.replace(inputs, dict(zip(leaves, values, strict=True)))
+        return subject(**given, is_causal=True, mode=mode, seed=2, scale=0.4, row_offset=1)
+
+    cases.check_gradients(backend, call, tuple(leaves.values()))
+
+
+def test_a_scale_is_that_of_scaled_dot_product_attention(backend, serves):
+    serves(scale=1.0)
+    query, key, value = torch.randn(3, 2, 2, 6, 4, dtype=torch.float64)
+    location = cases.random_inputs(spread=False)["location"]._replace(query=query, key=key)
+    options = {"mode": "location", "activation": "identity", "scale": 0.9}
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.9)
+    torch.testing.assert_close(backend(location, value, **options), expected, **backend.tolerance)
+
+
+def test_edges_are_where_the_logarithm_steps():
+    """Every edge of up to 277,000 years and the seconds beside it, against exact logarithms."""
+    edges = times.edges()
+    assert len(edges) == 129 and edges[:6] == (1, 2, 2, 3, 4, 5)
+    seconds = sorted({s for edge in edges[:100] for s in (edge - 1, edge, edge + 1)})
+    stamps = torch.tensor([seconds])
+    actual = times.buckets(torch.zeros(1, 1, dtype=torch.int64), stamps)[0, 0]
+    expected = [math.floor(Decimal(max(1, s)).ln() / Decimal("0.301")) for s in seconds]
+    assert actual.tolist() == expected
+    far = times.buckets(torch.zeros(1, 1, dtype=torch.int64), torch.tensor([[2**62]]))
+    assert far.item() == 128
+
+
+def test_the_edges_of_cpp_are_pythons():
+    """One key for each edge; every bucket has a value of its own."""
+    cpp = BACKENDS["cpp"]
+    if reasons := cpp.why_not(None):
+        pytest.skip("; ".join(reasons))
+    edges = torch.tensor(times.edges())
+    stamps = torch.cat((edges - 1, edges, edges + 1)).unique()[None]
+    keys = stamps.shape[1]
+    x = torch.zeros(1, 1, keys, 1, dtype=torch.float64)
+    table = torch.linspace(-3, 3, 129, dtype=torch.float64)[None]
+    a = Arguments(
+        x[:, :, :1], x, torch.eye(keys, dtype=torch.float64)[None, None], time_table=table,
+        row_times=torch.zeros(1, 1, dtype=torch.int64), key_times=stamps,
+    )  # fmt: skip
+    torch.testing.assert_close(cpp.forward(a), BACKENDS["reference"].forward(a), rtol=1e-12, atol=0)
+
+
+X = cases.random_inputs(n=N, dtype=torch.float32)
+GIVEN = with_times(X, 2)["location"].times
+REFUSED = {
+    "offset": ({"row_offset": 1}, ("row_offset", "at most 0", "got 1")),
+    "negative": ({"row_offset": -1}, ("row_offset", "0 or more", "-1")),
+    "offset kind": ({"row_offset": 1.0}, ("row_offset", "int", "float")),
+    "scale kind": ({"scale": "2"}, ("scale", "number", "str")),
+    "scale": ({"scale": float("inf")}, ("scale", "finite", "inf")),
+    "times": ({"times": 3}, ("location.times", "RelativeTimes", "int")),
+    "rows": (
+        {"times": GIVEN._replace(rows=GIVEN.rows[:, 1:])}, ("location.times.rows", "(2, 9)"),
+    ),
+    "keys": ({"times": GIVEN._replace(keys=GIVEN.keys[:1])}, ("location.times.keys", "(2, 9)")),
+    "seconds": ({"times": GIVEN._replace(keys=GIVEN.keys.float())}, ("times.keys", "int64")),
+    "buckets": ({"times": GIVEN._replace(table=GIVEN.table[:, 1:])}, ("times.table", "(2, 129)")),
+    "heads": ({"times": GIVEN._replace(table=torch.ones(3, 129))}, ("times.table", "(2, 129)")),
+    "no table": ({"times": GIVEN._replace(table=None)}, ("location.times.table", "tensor", "None")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_the_message(case):
+    changes, expected = REFUSED[case]
+    changes = dict(changes)
+    location = X["location"]._replace(times=changes.pop("times", None))
+    with pytest.raises((ValueError, TypeError)) as error:
+        kernelized_attention(**{**X, "location": location}, seed=1, **changes)
+    for part in expected:
+        assert part in str(error.value)
+
+
+def test_a_backend_that_lacks_an_argument_says_so():
+    from rka_fast.ops import limits
+
+    x = torch.zeros(1, 1, 2, 2)
+    (reason,) = limits.refusals(
+        Arguments(x, x, x, scale=0.5, row_offset=0), "cpu", "here", ("scale", "row_offset")
+    )
+    assert reason == "it has no scale"
