@@ -37,7 +37,13 @@ def test_the_libraries_have_the_same_list(library):
     assert declared(backward) == [("grad", "Tensor"), ("needs", "List[int]"), *in_python()]
 
 
-SHAPES = {"scale_bias": (2,), "concentration": (2,), "bias": (1, 2, 4, 1), "mixture": (1, 3)}
+SHAPES = {
+    "scale_bias": (2,),
+    "concentration": (2,),
+    "time_table": (1, 129),
+    "bias": (1, 2, 4, 1),
+    "mixture": (1, 3),
+}
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
@@ -46,8 +52,10 @@ def test_fold_is_the_gradient_of_spreading_out(name):
     argument = torch.randn(SHAPES.get(name, (3, 5)), dtype=torch.float64, requires_grad=True)
     if name == "bias":
         used = argument.expand(3, 2, 4, 6)
+    elif name == "mixture":
+        used = argument.expand(3, 3)
     elif name in SHAPES:
-        used = argument.expand(3, argument.shape[-1])
+        used = argument.expand(3, *argument.shape)
     else:
         used = argument * 1.0
     shares = torch.randn(used.shape, dtype=torch.float64)
