@@ -85,7 +85,7 @@ class KernelizedAttention(nn.MultiheadAttention):
     def reset_parameters(self) -> None:
         """Everything as the constructor starts it, after `to_empty` for example."""
         for child in self.children():
-            child.reset_parameters()
+            child.reset_parameters()  # pyright: ignore[reportCallIssue]
         super()._reset_parameters()
         self._reset_scale()
 

@@ -8,7 +8,7 @@ for the modules of one model, and a compiled model sees it too.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -24,7 +24,7 @@ class Told(NamedTuple):
     mode: str | None = None
     aligned: bool = False
 
-    def counts(self, self_attention: bool) -> Tensor:
+    def counts(self, self_attention: bool) -> Tensor | None:
         """The counts, for a call whose queries are its keys or were said to be aligned."""
         if self_attention or self.aligned:
             return self.cooccurrence
@@ -112,7 +112,7 @@ def _telling(model: nn.Module, values: dict) -> Iterator[None]:
         _told.reset(token)
 
 
-def _attentions(model: nn.Module) -> list[nn.Module]:
+def _attentions(model: nn.Module) -> list[Any]:
     """The attentions in `model`. Raises ValueError where there are none."""
     found = [module for module in model.modules() if getattr(module, "takes_relations", False)]
     if not found:

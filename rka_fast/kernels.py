@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ class RelationKernels(nn.Module):
 
     def __init__(self, width: int, user_dim: int | None = None, device=None, dtype=None):
         super().__init__()
-        new = {"device": device, "dtype": dtype}
+        new: dict[str, Any] = {"device": device, "dtype": dtype}
         self.log_concentration = nn.Parameter(torch.empty(2, **new))
         self.mixture_bias = nn.Parameter(torch.empty(3, **new))
         self.user_dim = user_dim

@@ -22,7 +22,7 @@ SUFFIXES = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 def folders() -> list[Path]:
     """Where libraries may be: here, then in installed distributions of this version."""
     installed = [
-        Path(distribution.locate_file("rka_fast")).resolve()
+        Path(str(distribution.locate_file("rka_fast"))).resolve()
         for distribution in importlib.metadata.distributions(name="rka_fast")
         if distribution.version == __version__
     ]
@@ -70,6 +70,7 @@ def info_module():
     if path is None:
         raise ImportError("rka_fast was installed without its native part (no C++ compiler)")
     spec = importlib.util.spec_from_file_location("rka_fast._info", path)
+    assert spec is not None and spec.loader is not None  # its suffix is that of an extension
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -63,6 +63,6 @@ def _nest(padded: Tensor, like: Tensor) -> Tensor:
     """The padded tensor without padding, in the layout of `like`."""
     if like.layout == torch.jagged:
         values = padded[_present(like, padded.shape[1])]
-        return torch.nested.nested_tensor_from_jagged(values, like.offsets())
+        return torch.nested.nested_tensor_from_jagged(values, like.offsets())  # pyright: ignore[reportAttributeAccessIssue]
     rows = [x[:n] for x, n in zip(padded, _lengths(like), strict=True)]
     return torch.nested.as_nested_tensor(rows)

@@ -35,6 +35,7 @@ class AttRec(Recommender):
 
     title = "AttRec"
     losses = ("hinge",)
+    signal: Tensor  # (window, width)
 
     def __init__(
         self,

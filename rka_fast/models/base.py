@@ -85,8 +85,9 @@ class Recommender(nn.Module):
         main = recommendation_loss(
             loss, self.encode(batch)[wanted], batch.targets[wanted], self.item_vectors(), negatives
         )
-        parts = {"recommendation": main, **self.extra_losses(batch)}
-        return {"loss": sum(parts.values()), **parts} if len(parts) > 1 else {"loss": main}
+        if not (extra := self.extra_losses(batch)):
+            return {"loss": main}
+        return {"loss": sum(extra.values(), start=main), "recommendation": main, **extra}
 
     def scores(self, batch: Batch) -> Tensor:
         """Score of every item as the next one, (B, num_items + 1), the padding at -inf."""

@@ -32,6 +32,8 @@ class BPRMF(Recommender):
     title = "BPR-MF"
     trains = False
     losses = ()
+    users: Tensor  # (num_users, width)
+    items: Tensor  # (num_items + 1, width), row 0 is padding
 
     def __init__(
         self,

@@ -31,6 +31,8 @@ class ItemKNN(Recommender):
     title = "Item-KNN"
     trains = False
     losses = ()
+    neighbours: Tensor  # (num_items + 1, kept) int64
+    similarities: Tensor  # (num_items + 1, kept)
 
     def __init__(self, num_items: int, *, neighbours: int = 100, regularisation: float = 20.0):
         super().__init__()
@@ -70,7 +72,7 @@ def _cooccurrence(split: Split) -> scipy.sparse.csr_matrix:
     events = scipy.sparse.csr_matrix(
         (np.ones(len(where[0])), where), shape=(sequences.num_users, sequences.num_items + 1)
     )
-    counts = (events.T @ events.sign()).tocsr()
+    counts = (events.T @ events.sign()).tocsr()  # pyright: ignore[reportAttributeAccessIssue]
     counts.setdiag(0)
     counts.eliminate_zeros()
     counts.sort_indices()

@@ -21,6 +21,7 @@ class Popularity(Recommender):
     title = "POP"
     trains = False
     losses = ()
+    counts: Tensor  # (num_items + 1,)
 
     def __init__(self, num_items: int):
         super().__init__()

@@ -86,6 +86,7 @@ class RKSA(TransformerRecommender):
     """
 
     title = "RKSA"
+    used: Tensor  # (3,) float, 1 for the kernels that are used
     uses_cooccurrence = True
 
     def __init__(
@@ -113,7 +114,7 @@ class RKSA(TransformerRecommender):
             for _ in range(blocks)
         ]
         super().__init__(num_items, attentions, max_length, width, dropout)
-        self.kernel_weight = kernel_weight
+        self.kernel_weight, self.heads, self.backend = kernel_weight, heads, backend
         self.users = nn.Embedding(num_users + 1, width, padding_idx=0)
         nn.init.normal_(self.users.weight, std=0.02)
         nn.init.zeros_(self.users.weight[0].data)
@@ -127,11 +128,9 @@ class RKSA(TransformerRecommender):
         return self.kernel_weight > 0.0
 
     def check_device(self, device: torch.device) -> None:
-        block = self.blocks[0].attention.attention
-        query = torch.zeros(
-            1, block.num_heads, self.positions.num_embeddings, block.head_dim, device=device
-        )
-        choose(block.backend, Arguments(query, query, query))
+        length, width = self.positions.weight.shape
+        query = torch.zeros(1, self.heads, length, width // self.heads, device=device)
+        choose(self.backend, Arguments(query, query, query))
 
     def attention_inputs(
         self, batch: Batch, groups: LengthGroups, items: Tensor
@@ -150,7 +149,7 @@ class RKSA(TransformerRecommender):
     def extra_losses(self, batch: Batch) -> dict[str, Tensor]:
         if not self.uses_kernel_loss:
             return {}
-        loss = kernel_loss(
-            self.items(batch.kernel_items), batch.kernel_counts, self.kernels.concentration[0]
-        )
+        assert batch.kernel_counts is not None  # as `uses_kernel_loss` asked for
+        vectors = self.items(batch.kernel_items)
+        loss = kernel_loss(vectors, batch.kernel_counts, self.kernels.concentration[0])
         return {"kernel": self.kernel_weight * loss}

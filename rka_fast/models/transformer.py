@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,7 +59,7 @@ class TransformerRecommender(Recommender):
     def __init__(
         self,
         num_items: int,
-        attentions: list[nn.Module],
+        attentions: Sequence[nn.Module],
         max_length: int,
         width: int,
         dropout: float,

@@ -5,12 +5,15 @@ multiplication with its addition, and nothing for what is done element by elemen
 """
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from rka_fast.ops.arguments import Arguments
 
+Shapes: TypeAlias = Any  # `Arguments` whose tensors are given as their shapes
 
-def forward(a: Arguments) -> int:
-    """The products of the forward pass. Tensors in `a` are given as their shapes."""
+
+def forward(a: Shapes) -> int:
+    """The products of the forward pass."""
     batch, heads, rows, width, keys = _sizes(a)
     products = width + a.value[-1]
     if a.mode == "location":
@@ -26,23 +29,23 @@ def forward(a: Arguments) -> int:
     return flops
 
 
-def backward(a: Arguments) -> int:
+def backward(a: Shapes) -> int:
     """The products of the backward pass, which computes all of the forward pass but P V again."""
     batch, heads, rows, _, keys = _sizes(a)
     again = forward(a) - 2 * batch * heads * rows * keys * a.value[-1]
     return again + 2 * forward(a)  # each product has two factors to pull back to
 
 
-def _sizes(a: Arguments) -> tuple[int, int, int, int, int]:
+def _sizes(a: Shapes) -> tuple[int, int, int, int, int]:
     return *a.query, a.key[2]
 
 
-def _spread_width(a: Arguments) -> int:
+def _spread_width(a: Shapes) -> int:
     """Of the score products of scale and shape together."""
     return sum(x[-1] for x in (a.scale_query, a.shape_query) if x is not None)
 
 
-def _kernels(a: Arguments, keys: int) -> int:
+def _kernels(a: Shapes, keys: int) -> int:
     """The Gram matrices of item and user kernel, and the prior's product of the counts."""
     grams = (a.features is not None) + (a.gate is not None)
     products = grams * a.features[-1] + (keys if a.cooccurrence is not None else 0)

@@ -11,9 +11,11 @@ the reference's formulas, which PyTorch can differentiate as often as it is aske
 
 from collections.abc import Callable, Sequence
 from itertools import compress
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import register_flop_formula
 
 from rka_fast.ops import flops
@@ -35,7 +37,7 @@ backward_op = torch.ops.rka_fast.kernelized_attention_backward.default
 
 def call(*arguments) -> Tensor:
     """The output for `Arguments` and the name of a backend, differentiable in every way."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore
         return forward_op(*arguments)
     if torch._C._are_functorch_transforms_active():
         return Functional.apply(*arguments)
@@ -55,7 +57,8 @@ def _backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
     *arguments, backend = arguments
     a = Arguments(*arguments)
     if _is_empty(a):  # a shared argument has a gradient all the same
-        return [a[i].new_zeros(a[i].shape) for i in needs]
+        given: Any = a
+        return [given[i].new_zeros(given[i].shape) for i in needs]
     with _own_precision(grad):
         return BACKENDS[backend].backward(grad, needs, a)
 
@@ -207,8 +210,8 @@ def _reference_gradients(ctx, moved: list[int]) -> tuple[Callable, tuple[Tensor,
 
 def _push(function: Callable, primals: tuple, tangents: tuple):
     """The product of the Jacobian and the tangents, by reverse mode twice: levels nest freely."""
-    output, pull = torch.func.vjp(function, *primals)
-    zeros = torch.utils._pytree.tree_map(torch.zeros_like, output)
+    output, pull, *_ = torch.func.vjp(function, *primals)
+    zeros = tree_map(torch.zeros_like, output)
     return torch.func.vjp(pull, zeros)[1](tangents)[0]
 
 

@@ -40,8 +40,8 @@ class Dataset:
         """
         for flat in (False, True):
             names = [Path(file).name if flat else file for file in self.files]
-            found = [_existing(folder / name) for name in names]
-            if found and all(found):
+            found = [file for name in names if (file := _existing(folder / name))]
+            if found and len(found) == len(names):
                 return found
         return None
 

@@ -101,7 +101,7 @@ class Outcome:
     def paper(self) -> dict[str, dict[str, float]]:
         """The paper's figures by model; none where the data or the split is another."""
         comparable = self.is_known and self.description["split"] == "leave-one-out"
-        return FIGURES.get(self.dataset.paper, {}) if comparable else {}
+        return FIGURES.get(self.dataset.paper or "", {}) if comparable else {}
 
     def baseline(self, ranking: str) -> str | None:
         """The model besides RKSA with the best mean validation NDCG@10 of this ranking."""
@@ -115,7 +115,7 @@ class Outcome:
         """RKSA against the best baseline of each ranking, where they share seeds."""
         found = {}
         for ranking in RANKINGS:
-            ours, theirs = self.scores.get(OURS), self.scores.get(self.baseline(ranking))
+            ours, theirs = self.scores.get(OURS), self.scores.get(self.baseline(ranking) or "")
             if ours and theirs and ours.ranks.keys() & theirs.ranks.keys():
                 found[ranking] = ours.compared_with(theirs, ranking)
         return found

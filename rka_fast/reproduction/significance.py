@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -52,5 +53,5 @@ def compare(first: list[np.ndarray], second: list[np.ndarray]) -> Comparison:
         batch=max(1, 2**22 // users),  # at most 32 MiB of resamples at a time
         rng=np.random.default_rng(0),
     ).confidence_interval
-    p = scipy.stats.ttest_1samp(difference, 0.0).pvalue
-    return Comparison(mean, float(interval.low), float(interval.high), float(p), users)
+    test: Any = scipy.stats.ttest_1samp(difference, 0.0)
+    return Comparison(mean, float(interval.low), float(interval.high), float(test.pvalue), users)

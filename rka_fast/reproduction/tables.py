@@ -44,7 +44,7 @@ def _section(outcome: Outcome) -> list[str]:
         f"split: {data['split']}; {outcome.finished} of {outcome.planned} cells finished.",
     ]
     if not outcome.is_known:
-        expected = "{:,} users, {:,} items, {:,} events".format(*dataset.counts)
+        expected = "{:,} users, {:,} items, {:,} events".format(*dataset.counts or ())
         lines.append(
             f"These files are not the known ones ({expected}): no figures to compare with."
         )
@@ -100,7 +100,7 @@ def _comparisons(outcome: Outcome) -> list[str]:
         "test users:"
     )
     lines = [
-        f"- {HEADINGS[ranking].lower()}, {title(outcome.baseline(ranking))}: "
+        f"- {HEADINGS[ranking].lower()}, {title(str(outcome.baseline(ranking)))}: "
         f"{found.difference:+.4f}, 95 % interval {found.low:+.4f} to {found.high:+.4f}, "
         f"p = {found.p:.2g} ({found.users:,} users)"
         for ranking, found in outcome.comparisons.items()

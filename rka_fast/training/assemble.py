@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 from rka_fast.data.batches import Batcher
@@ -33,16 +34,8 @@ def load_data(config: Config) -> tuple[Sequences, dict[str, Any], list[str]]:
             max_missing=config.max_missing,
             max_unpacked=config.max_unpacked,
         )
-    filters = Filters(
-        min_rating=config.min_rating,
-        duplicates=config.duplicates,
-        ties=config.ties,
-        repeats=config.repeats,
-        core=config.core,
-        min_user_events=config.min_user_events,
-        min_item_events=config.min_item_events,
-        seed=config.seed,
-    )
+    # Its fields are settings, under the same names.
+    filters = Filters(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Filters)})
     sequences, report = build_sequences(interactions, filters)
     description = {
         "source": config.data,

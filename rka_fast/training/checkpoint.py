@@ -73,7 +73,8 @@ class Checkpoint:
                 f"checkpoint {path} was written for a different item catalogue: its item numbers "
                 "mean something else here. Use the run folder that it was written in"
             )
-        model, state = {}, {}
+        model: dict[str, Tensor] = {}
+        state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             part, rest = name.split(".", 1)
             if part == "model":
@@ -97,5 +98,6 @@ class Checkpoint:
 def _checksum(tensors: dict[str, Tensor]) -> int:
     value = 0
     for name in sorted(tensors):
-        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), value)
+        content: Any = tensors[name].reshape(-1).view(torch.uint8).numpy()  # a buffer
+        value = zlib.crc32(content, value)
     return value

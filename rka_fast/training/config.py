@@ -267,7 +267,7 @@ class Config:
             _check(field, hints[name], getattr(self, name))
         if self.heads is not None and self.width % self.heads:
             raise ConfigError(f"width must be a multiple of heads ({self.heads}), got {self.width}")
-        if self.columns is not None and len(self.column_names) < 2:
+        if self.columns is not None and len(self.column_names or ()) < 2:
             raise ConfigError(
                 f"columns {self.columns!r} must be at least 2 names or positions: "
                 "user,item[,rating[,timestamp]]"
@@ -308,7 +308,7 @@ class Config:
                 f"loss {self.loss!r} cannot be used by model {self.model!r}; "
                 f"choose {' or '.join(losses)}"
             )
-        if self.negatives is not None and not LOSSES[self.loss].negatives:
+        if self.negatives is not None and not LOSSES[self.loss or losses[0]].negatives:
             sampled = [name for name in losses if LOSSES[name].negatives]
             raise ConfigError(
                 f"negatives has no meaning with loss {self.loss!r}, which compares with all "

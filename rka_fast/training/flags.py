@@ -56,7 +56,7 @@ def parse(
     settings: dict[str, Any] = {}
     for group in GROUPS:
         settings |= vars(getattr(flags, group))
-    settings.pop("config"), settings.pop("resume")
+    del settings["config"], settings["resume"]
     config = dataclasses.replace(defaults, **settings)
     if folder:
         config.check_resume(defaults)

@@ -4,6 +4,9 @@ All randomness of a step is a function of (seed, step, process), so that a resum
 generator state and computes what the uninterrupted one would have, bit for bit.
 """
 
+# Settings of the training are not None where a model trains.
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 import functools
@@ -232,9 +235,9 @@ class Trainer:
         report = torch.stack([part.detach().float() for part in parts.values()])
         report = torch.cat([report, report.new_tensor([float(bool(stop))])])
         if self.accelerator.num_processes > 1:  # every process must stop at the same step
-            report = self.accelerator.reduce(report, "mean")
-        *report, stopping = report.tolist()
-        values = dict(zip(parts, report, strict=True))
+            report: Any = self.accelerator.reduce(report, "mean")
+        *numbers, stopping = report.tolist()
+        values = dict(zip(parts, numbers, strict=True))
         if not math.isfinite(values["loss"]):
             self._not_finite(f"the loss is {values['loss']} at step {self.progress.step + 1}")
         self.optimizer.zero_grad()

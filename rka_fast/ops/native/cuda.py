@@ -51,7 +51,8 @@ def backward(operators, grad: Tensor, needs: list[int], a: Arguments) -> list[Te
     """Gradients of the arguments at the positions `needs`, in their dtypes."""
     grad = _unit_stride(grad.to(a.query.dtype))
     grads = operators.attention_cuda_backward(grad, needs, *_prepare(a))
-    return [fold(DIFFERENTIABLE[i], g, a[i]) for i, g in zip(needs, grads, strict=True)]
+    names = [DIFFERENTIABLE[i] for i in needs]
+    return [fold(n, g, getattr(a, n)) for n, g in zip(names, grads, strict=True)]
 
 
 def _operators():
