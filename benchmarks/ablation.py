@@ -17,7 +17,7 @@ import tyro
 
 from rka_fast import reproduce
 from rka_fast.commands import choose, exit_status, machine
-from rka_fast.data.split import SplitName
+from rka_fast.data.split_rules import SplitName
 from rka_fast.errors import DataError
 from rka_fast.files import write_atomically
 from rka_fast.reproduction.results import Scores

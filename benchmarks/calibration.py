@@ -39,14 +39,16 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
 
 
 class Chunk:
-    """Some test users of a run, their targets and the items they may be ranked among."""
+    """Some test targets of a run, their targets and the items they may be ranked among."""
 
-    def __init__(self, run: Recommendations, users: np.ndarray):
+    def __init__(self, run: Recommendations, rows: np.ndarray):
         split = run.batcher.split
-        self.model, self.batch = run.model, run.batcher.evaluation(users, "test")
-        self.target = torch.from_numpy(split.targets("test")[users].astype(np.int64))[:, None]
-        known = torch.from_numpy(split.known_items("test").mask(users))
+        self.model, self.batch = run.model, run.batcher.evaluation(rows, "test")
+        self.target = torch.from_numpy(split.target_items("test")[rows].astype(np.int64))[:, None]
+        known = torch.from_numpy(split.no_candidates("test").mask(rows))
         self.known = known.scatter(1, self.target, False)
+        missed = split.had("test")[rows] & (split.seen == "hide")  # such a target is never shown
+        self.missed, self.last = torch.from_numpy(missed), split.sequences.num_items + 1
 
     def log_probabilities(self, mode: str) -> torch.Tensor:
         """(users, items + 1), of the logits' mean or of one draw of them."""
@@ -56,7 +58,8 @@ class Chunk:
         return scores.masked_fill(self.known, -torch.inf).log_softmax(1)
 
     def ranks(self, scores: torch.Tensor) -> torch.Tensor:
-        return target_ranks(scores, self.target[:, 0], self.known)
+        ranks = target_ranks(scores, self.target[:, 0], self.known)
+        return ranks.masked_fill(self.missed, self.last)
 
     def measure(self) -> dict[str, torch.Tensor]:
         """What `summary` needs of each user."""
@@ -84,8 +87,8 @@ def summary(path: str) -> dict[str, float]:
     if run.config.model != "rksa":
         sys.exit(f"{path} is a run of {run.config.model}; only rksa draws its attention logits")
     torch.manual_seed(0)
-    users = run.batcher.split.users("test")
-    chunks = np.array_split(users, -(-len(users) // AT_ONCE))
+    rows = np.arange(len(run.batcher.split.targets("test").users))
+    chunks = np.array_split(rows, -(-len(rows) // AT_ONCE))
     found = [Chunk(run, chunk).measure() for chunk in chunks]
     x = {name: torch.cat([part[name].flatten() for part in found]).numpy() for name in found[0]}
     hit = x["rank"] <= 10

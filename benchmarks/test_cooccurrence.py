@@ -13,7 +13,7 @@ from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.filters import build_sequences
 from rka_fast.data.readers import read_interactions
-from rka_fast.data.split import leave_one_out
+from rka_fast.data.split_rules import leave_one_out
 from rka_fast.data.synthetic import synthetic
 from rka_fast.models import RKSA
 

@@ -69,7 +69,8 @@ class Recommendations:
         seed_torch(self.config.seed, "recommend")
         scores = self.model.scores(batch)[0].float().cpu()
         scores[0] = -torch.inf
-        scores[history] = -torch.inf
+        if self.config.seen == "hide":
+            scores[history] = -torch.inf
         best = scores.argsort(descending=True, stable=True)[:top].tolist()
         return [
             (self.sequences.item_id(index), scores[index].item())

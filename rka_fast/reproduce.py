@@ -20,7 +20,7 @@ import tyro
 from tqdm import tqdm
 
 from rka_fast.commands import choose, exit_status, machine
-from rka_fast.data.split import SPLITS, SplitName
+from rka_fast.data.split_rules import SPLITS, SplitName
 from rka_fast.errors import ConfigError, DataError, TrainingError
 from rka_fast.files import check_writable, to_json, write_atomically
 from rka_fast.models import MODELS

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.runs import run_command, train, write_log
 
-from rka_fast.data.split import time_split
+from rka_fast.data.split_rules import time_split
 from rka_fast.errors import ConfigError
 from rka_fast.recommend import Recommendations, main
 

@@ -14,6 +14,8 @@ from rka_fast.errors import DataError
 # What a generator is for. Each purpose has its own numbers under the same (seed, step).
 _ORDER, _NEGATIVES, _KERNEL_ITEMS, _CANDIDATES = range(4)
 
+NEGATIVES = 100  # a target is ranked against, where as many are left
+
 
 class Batch(NamedTuple):
     """One batch, on the CPU; a field that was not asked for is None.
@@ -116,15 +118,12 @@ class Batcher:
         arrays = (users, items, targets, negatives, counts, kernel_items, kernel_counts)
         return Batch(*(None if a is None else torch.from_numpy(a) for a in arrays))
 
-    def evaluation(self, users: np.ndarray, stage: str) -> Batch:
-        """The last n items before the target of these users, who must have one."""
-        users = np.asarray(users, np.int64)
-        end = self.split.target_offsets(stage)[users]
-        if (end < 0).any():
-            raise ValueError(f"users without a {stage} target: {users[end < 0][:5].tolist()}")
+    def evaluation(self, rows: np.ndarray | slice, stage: str) -> Batch:
+        """The last n items before these targets of a stage, rows of `Split.targets`."""
+        users, at = (x[rows] for x in self.split.targets(stage))
         sequences = self.split.sequences
         return self._inputs(
-            users, left_padded(sequences.items, sequences.indptr[users], end, self.max_length)
+            users, left_padded(sequences.items, sequences.indptr[users], at, self.max_length)
         )
 
     def history(self, items: list[int], user: int = -1) -> Batch:
@@ -176,32 +175,30 @@ class Batcher:
         return negatives
 
 
-def sampled_candidates(split: Split, stage: str, count: int = 100, seed: int = 0) -> np.ndarray:
-    """Uniform negatives for sampled ranking, int32 (len(split.users(stage)), count).
+def sampled_candidates(
+    split: Split, stage: str, count: int = NEGATIVES, seed: int = 0
+) -> np.ndarray:
+    """Uniform negatives for sampled ranking, int32 (targets of the stage, count).
 
-    A row holds distinct items outside the user's `split.known_items`, and does not depend on the
-    model. Raises DataError where a user has fewer than `count` such items.
+    A row holds distinct items that are candidates beside its target (`Split.no_candidates`), and
+    does not depend on the model. Where fewer are left it holds all of them, and then padding, 0.
     """
-    users, num_items = split.users(stage), split.sequences.num_items
-    seen = split.known_items(stage)
-    free = num_items - seen.distinct[users]
-    if len(users) and free.min() < count:
-        worst = split.sequences.user_ids[users[free.argmin()]]
-        raise DataError(
-            f"the catalogue is too small for {count} sampled negatives: of its {num_items} items "
-            f"user {worst!r} has never had {free.min()}; use more data or looser filters"
-        )
+    rows, num_items = len(split.targets(stage).users), split.sequences.num_items
+    taken = split.no_candidates(stage)
+    free = num_items - taken.distinct
     rng = _generator(seed, STAGES.index(stage), _CANDIDATES)
-    chosen = np.zeros((len(users), count), np.int32)
+    chosen = np.zeros((rows, count), np.int32)
     # Rejection would be slow where few items are left: there the rest is shuffled instead.
-    for row in np.flatnonzero(free < 4 * count + num_items // 10):
-        rest = np.setdiff1d(np.arange(1, num_items + 1), seen.of(users[row]))
-        chosen[row] = rng.permutation(rest)[:count]
-    row, column = np.nonzero(chosen == 0)
+    few = free < 4 * count + num_items // 10
+    for row in np.flatnonzero(few):
+        rest = np.setdiff1d(np.arange(1, num_items + 1), taken.of(row))
+        drawn = rng.permutation(rest)[:count]
+        chosen[row, : len(drawn)] = drawn
+    row, column = np.nonzero((chosen == 0) & ~few[:, None])
     while len(row):
         chosen[row, column] = rng.integers(1, num_items, len(row), endpoint=True)
         bad = np.zeros_like(chosen, dtype=bool)
-        bad[row, column] = seen.contains(users[row], chosen[row, column])
+        bad[row, column] = taken.contains(row, chosen[row, column])
         redrawn = np.unique(row)
         bad[redrawn] |= _repeats(chosen[redrawn])
         row, column = np.nonzero(bad)

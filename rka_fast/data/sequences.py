@@ -125,6 +125,8 @@ class UserItems:
         self._keys = np.unique(self._key(users, items))
         # How many distinct items each user has, int64 (num_users,).
         self.distinct = np.bincount(self._keys // self._stride, minlength=num_users)
+        # How many users each item has, int64 (num_items + 1,).
+        self.holders = np.bincount(self._keys % self._stride, minlength=self._stride)
 
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Bool array of the broadcast shape; users of index -1 have nothing."""

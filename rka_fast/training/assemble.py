@@ -10,8 +10,10 @@ from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.filters import Filters, build_sequences
 from rka_fast.data.readers import read_interactions
 from rka_fast.data.sequences import Sequences
-from rka_fast.data.split import SPLITS, Split
+from rka_fast.data.split import Split
+from rka_fast.data.split_rules import SPLITS, SplitOptions
 from rka_fast.data.synthetic import synthetic
+from rka_fast.data.targets import describe_targets
 from rka_fast.models import MODELS, Recommender
 from rka_fast.training.config import Config
 
@@ -44,8 +46,16 @@ def load_data(config: Config) -> tuple[Sequences, dict[str, Any], list[str]]:
         **report.to_json(),
     }
     lines = [f"data: {config.data}", *report.lines()]
-    facts, split_lines = SPLITS[config.split].describe(sequences)
-    return sequences, {**description, **facts}, lines + split_lines
+    rule = SPLITS[config.split]
+    facts, split_lines = rule.describe(sequences, split_options(config))
+    target_facts, target_lines = describe_targets(rule(sequences, split_options(config)))
+    lines += split_lines + target_lines
+    return sequences, {**description, **facts, **target_facts}, lines
+
+
+def split_options(config: Config) -> SplitOptions:
+    """What the config says to the rule that splits."""
+    return SplitOptions(config.seen, config.split_boundaries, config.split_targets, config.seed)
 
 
 class Parts(NamedTuple):
@@ -61,7 +71,7 @@ def assemble(config: Config, sequences: Sequences) -> Parts:
 
     Raises DataError where the data cannot be split like this.
     """
-    split = SPLITS[config.split](sequences)
+    split = SPLITS[config.split](sequences, split_options(config))
     model = MODELS[config.model].from_config(config, split)
     counts = CoOccurrence.from_split(split) if model.uses_cooccurrence else None
     batcher = Batcher(

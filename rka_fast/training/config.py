@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rka_fast.data.filters import CHOICES
 from rka_fast.data.lists import FORMS
 from rka_fast.data.readers import MAX_MISSING, MAX_UNPACKED
-from rka_fast.data.split import SPLITS
+from rka_fast.data.split import SEEN
+from rka_fast.data.split_rules import BOUNDARIES, SPLITS, TARGETS
 from rka_fast.errors import ConfigError, hint
 from rka_fast.files import stem
 from rka_fast.models import MODELS
@@ -158,6 +159,18 @@ class Config:
         "leave-one-out",
         choices=SPLITS,
     )
+    split_boundaries: str = setting(
+        "data",
+        "When validation and test begin in a split by time: two quantiles of the event times, or "
+        "two ISO dates (UTC).",
+        BOUNDARIES,
+    )
+    split_targets: str = setting(
+        "data",
+        "Which of a user's events of a period a split by time asks for.",
+        TARGETS[0],
+        choices=TARGETS,
+    )
     max_length: int = setting(
         "data",
         "The model sees this many of a user's last events.",
@@ -240,6 +253,13 @@ class Config:
     eval_every: int | None = setting(
         "evaluation", "Epochs between evaluations on the validation items.", rule=COUNT
     )
+    seen: str = setting(
+        "evaluation",
+        "Hide what a person has had, in evaluation and in recommending, or keep every item a "
+        "candidate for everybody.",
+        "hide",
+        choices=SEEN,
+    )
     eval_mode: str | None = setting(
         "evaluation",
         "Attention logits in evaluation: their mean, one draw, or the location only.",
@@ -272,6 +292,9 @@ class Config:
                 f"columns {self.columns!r} must be at least 2 names or positions: "
                 "user,item[,rating[,timestamp]]"
             )
+        for name in ("split_boundaries", "split_targets"):
+            if getattr(self, name) != fields[name].default and not SPLITS[self.split].reads_time:
+                raise ConfigError(f"{name} has no meaning with split {self.split!r}; use time")
         if self.kernels is not None:
             try:
                 parse_kernels(self.kernels)

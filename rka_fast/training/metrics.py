@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 RANKINGS = {"sampled": "100 negatives", "full": "full ranking"}
 """Title of a ranking by its name: against sampled negatives, against every unseen item."""
 
+LISTED = 10  # items of a list of recommendations
 SCORES_AT_ONCE = 2**23  # at most this many full-ranking scores are held at a time (32 MiB)
 
 
@@ -77,20 +78,32 @@ def both_metrics(ranks: np.ndarray | Tensor) -> dict[str, dict[str, float]]:
     return {name: rank_metrics(row) for name, row in zip(RANKINGS, ranks, strict=True)}
 
 
-class Evaluation:
-    """Ranks of the targets of one stage ("valid" or "test") of a split.
+class Ranked(NamedTuple):
+    """What an evaluation found, one column a target.
 
-    split: the data. batcher: makes the inputs. negatives: (users, count) int, row i for the
-    i-th evaluated user of the stage, the items that its target is ranked against.
+    ranks: int64 (2, targets) in the order of RANKINGS, 1 for the best; a target that may not be
+    shown, since its user had it before, comes after everything. lists: int64 (targets, LISTED),
+    the best items of the full ranking, 0 where there are fewer.
+    """
+
+    ranks: Tensor
+    lists: Tensor
+
+
+class Evaluation:
+    """Ranks of the targets of one stage ("valid" or "test") of a split, and the lists they are in.
+
+    split: the data. batcher: makes the inputs. negatives: (targets, count) int, row i for the
+    i-th target of the stage, the items that it is ranked against; 0 is none.
     """
 
     def __init__(self, split: Split, batcher: Batcher, stage: str, negatives: np.ndarray) -> None:
-        self.split, self.batcher, self.stage = split, batcher, stage
-        self.users = split.users(stage)
-        self.targets = split.targets(stage)[self.users].astype(np.int64)
-        self.negatives = negatives
-        self.known = split.known_items(stage)
-        self.chunk = max(1, min(256, SCORES_AT_ONCE // (split.sequences.num_items + 1)))
+        self.batcher, self.stage, self.negatives = batcher, stage, negatives
+        self.targets = split.target_items(stage).astype(np.int64)
+        self.taken = split.no_candidates(stage)
+        self.missed = split.had(stage) & (split.seen == "hide")
+        self.last = split.sequences.num_items + 1
+        self.chunk = max(1, min(256, SCORES_AT_ONCE // self.last))
 
     @torch.no_grad()
     def __call__(
@@ -102,34 +115,47 @@ class Evaluation:
         world: int = 1,
         reduce: Callable[[Tensor], Tensor] = lambda ranks: ranks,
         seed: Callable[[int], object] = lambda chunk: None,
-    ) -> Tensor:
-        """Rank of every evaluated user's target, int64 (2, users) in the order of RANKINGS.
+    ) -> Ranked:
+        """Ranks and lists of every target by a model, which is left in evaluation mode.
 
-        The model is left in evaluation mode. Users are scored in chunks, process `rank` of
-        `world` taking every world-th, and `reduce` sums a tensor over the processes: since chunks
-        do not depend on the number of processes, neither do the ranks. `seed` is called with each
-        chunk's number.
+        Targets are scored in chunks, process `rank` of `world` taking every world-th, and
+        `reduce` sums a tensor over the processes: since chunks do not depend on the number of
+        processes, neither does what is found. `seed` is called with each chunk's number.
         """
         model.eval()
-        ranks = torch.zeros(2, len(self.users), dtype=torch.int64, device=device)
-        starts = range(0, len(self.users), self.chunk)
+        shape = (2 + LISTED, len(self.targets))
+        found = torch.zeros(shape, dtype=torch.int64, device=device)
+        starts = range(0, len(self.targets), self.chunk)
         for number in range(rank, len(starts), world):
             rows = slice(starts[number], starts[number] + self.chunk)
             seed(number)
-            ranks[:, rows] = self._chunk_ranks(model, rows, device)
-        return reduce(ranks).cpu()
+            found[:, rows] = self._chunk(model, rows, device)
+        found = reduce(found).cpu()
+        return Ranked(found[:2], found[2:].T)
 
-    def _chunk_ranks(self, model: Recommender, rows: slice, device: torch.device | str) -> Tensor:
-        users = self.users[rows]
-        batch = self.batcher.evaluation(users, self.stage).to(device)
+    def _chunk(self, model: Recommender, rows: slice, device: torch.device | str) -> Tensor:
+        batch = self.batcher.evaluation(rows, self.stage).to(device)
         targets = torch.from_numpy(self.targets[rows]).to(device)
         scores = model.scores(batch).float()
         negatives = torch.from_numpy(self.negatives[rows].astype(np.int64)).to(device)
         sampled = scores.gather(1, torch.cat([targets[:, None], negatives], dim=1))
-        known = torch.from_numpy(self.known.mask(users))
-        return torch.stack(
+        taken = torch.from_numpy(self.taken.mask(np.arange(len(self.targets))[rows])).to(device)
+        ranks = torch.stack(
             [
                 target_ranks(sampled, torch.zeros_like(targets)),
-                target_ranks(scores, targets, ignored=known.to(device)),
+                target_ranks(scores, targets, ignored=taken),
             ]
         )
+        missed = torch.from_numpy(self.missed[rows]).to(device)
+        return torch.cat(
+            [ranks.masked_fill(missed, self.last), self._lists(scores, targets, taken, missed)]
+        )
+
+    def _lists(self, scores: Tensor, targets: Tensor, taken: Tensor, missed: Tensor) -> Tensor:
+        """The best candidates (LISTED, B), the target among them where it may be shown."""
+        shown = ~taken
+        shown.scatter_(1, targets[:, None], ~missed[:, None])
+        scores = scores.nan_to_num(-torch.inf).masked_fill(~shown, -torch.inf)
+        best = scores.topk(min(LISTED, scores.shape[1]), dim=1)
+        lists = best.indices.masked_fill(best.values == -torch.inf, 0)
+        return torch.nn.functional.pad(lists, (0, LISTED - lists.shape[1])).T

@@ -4,27 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
-from rka_fast.data.split import SPLITS
+from rka_fast.data.split_rules import SPLITS
+from rka_fast.training.lists import QUALITIES
 from rka_fast.training.metrics import METRICS, RANKINGS
 from rka_fast.training.run_folder import RunFolder
 
 
 def result_table(result: dict[str, Any]) -> str:
-    """The test scores of the selected epoch, with popularity beside the model."""
+    """The test scores of the selected epoch with their intervals, popularity beside the model."""
     title = f"Test scores of epoch {result['best_epoch']}, the best on validation"
-    rows = [("model", result["model"], result["test"])]
+    rows = [(result["model"], result["test"], result.get("intervals"))]
+    lists = [(result["model"], result.get("lists"))]
+    popularity = result["popularity"]
     if result["model"] == "pop":
-        title, rows = "Test scores", []
-    rows.append(("popularity", "popularity", result["popularity"]["test"]))
+        title, rows, lists = "Test scores", [], []
+    rows.append(("popularity", popularity["test"], popularity.get("intervals")))
+    lists.append(("popularity", popularity.get("lists")))
+    if evaluation := result["data"].get("evaluation"):
+        title += f", over {evaluation['target_users']['test']:,} users"
     if result["data"].get("synthetic"):
         title += " (synthetic data)"
     split = SPLITS[result["data"]["split"]].title
     lines = [title, f"{split:<26}" + "".join(f"{metric.title:>9}" for metric in METRICS.values())]
     for ranking, label in RANKINGS.items():
-        for row, (_, name, scores) in enumerate(rows):
+        for row, (name, scores, bounds) in enumerate(rows):
             numbers = "".join(f"{scores[ranking][metric]:9.4f}" for metric in METRICS)
             lines.append(f"{label if row == 0 else '':<14}{name:<12}{numbers}")
-    return "\n".join(lines)
+            if bounds:  # of the model and of popularity alike
+                half = ((high - low) / 2 for low, high in (bounds[ranking][m] for m in METRICS))
+                lines.append(f"{'':<14}{'  95 % +-':<12}" + "".join(f"{x:9.4f}" for x in half))
+    return "\n".join(lines + _qualities(lists))
+
+
+def _qualities(lists: list[tuple[str, dict[str, float] | None]]) -> list[str]:
+    """The lines about the lists of the full ranking, where the result has them."""
+    if not all(values for _, values in lists):
+        return []
+    lines = [f"{'top 10 lists':<26}" + "".join(f"{title:>13}" for title in QUALITIES.values())]
+    for name, values in lists:
+        numbers = "".join(f"{values[quality]:13.4g}" for quality in QUALITIES)
+        lines.append(f"{'':<14}{name:<12}{numbers}")
+    return lines
 
 
 def plot_curve(folder: RunFolder, synthetic: bool = False) -> None:

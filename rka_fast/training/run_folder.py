@@ -15,7 +15,7 @@ from rka_fast.data.sequences import Sequences
 from rka_fast.errors import FolderError
 from rka_fast.files import to_json, write_atomically
 from rka_fast.training.config import Config
-from rka_fast.training.metrics import RANKINGS
+from rka_fast.training.metrics import RANKINGS, Ranked
 
 
 class RunFolder:
@@ -26,7 +26,9 @@ class RunFolder:
     sequences/     the users' sequences and the id maps
     metrics.jsonl  one line per step ("loss") and per evaluation ("valid")
     best.safetensors, last.safetensors    checkpoints
-    curve.png, ranks.npz, result.json     written at the end; ranks are the test targets'
+    ranks.npz      written at the end: ranks of the test targets, int32 (targets,) by ranking
+    lists.npz      what was shown for them: users (targets,), items (targets, 10), 0 = none
+    curve.png, result.json
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -37,6 +39,7 @@ class RunFolder:
         self.last = self.path / "last.safetensors"
         self.curve = self.path / "curve.png"
         self.ranks = self.path / "ranks.npz"
+        self.lists = self.path / "lists.npz"
         self.result = self.path / "result.json"
 
     @property
@@ -109,14 +112,19 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise FolderError(f"cannot read {path}: {error}; the run folder is damaged") from None
 
-    def write_ranks(self, ranks: np.ndarray) -> None:
-        """Write the ranks of the test targets, int (2, users) in the order of RANKINGS."""
-        file = io.BytesIO()
-        np.savez_compressed(file, **dict(zip(RANKINGS, ranks.astype(np.int32), strict=True)))
-        write_atomically(self.ranks, file.getvalue())
+    def write_ranked(self, ranked: Ranked, users: np.ndarray) -> None:
+        """Write the ranks of the test targets, and the lists that `users` (targets,) were shown."""
+        ranks = dict(zip(RANKINGS, ranked.ranks.numpy().astype(np.int32), strict=True))
+        for path, arrays in (
+            (self.ranks, ranks),
+            (self.lists, {"users": users, "items": ranked.lists.numpy().astype(np.int32)}),
+        ):
+            file = io.BytesIO()
+            np.savez_compressed(file, **arrays)
+            write_atomically(path, file.getvalue())
 
     def read_ranks(self) -> dict[str, np.ndarray]:
-        """Rank of each evaluated user's test target, int32 (users,), by ranking.
+        """Rank of every test target, int32 (targets,), by ranking.
 
         Raises FolderError where that fails.
         """

@@ -25,17 +25,18 @@ from tqdm import tqdm
 
 from rka_fast.data.batches import Batch, Batcher, sampled_candidates
 from rka_fast.data.sequences import Sequences
+from rka_fast.data.split import STAGES
 from rka_fast.errors import ConfigError, Interrupted, TrainingError
 from rka_fast.models import MODELS, Recommender
 from rka_fast.training.assemble import assemble
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
 from rka_fast.training.devices import make_accelerator, seed_torch, shard, stop_signals
-from rka_fast.training.metrics import Evaluation, both_metrics
+from rka_fast.training.lists import intervals, list_qualities
+from rka_fast.training.metrics import Evaluation, Ranked, both_metrics
 from rka_fast.training.report import plot_curve
 from rka_fast.training.run_folder import RunFolder
 
-NEGATIVES = 100  # sampled negatives per user in evaluation
 SELECTION = "ndcg@10"  # sampled, on validation: decides which epoch is the best
 
 
@@ -89,8 +90,7 @@ class Trainer:
             raise ConfigError(str(error)) from None
         self.catalogue = sequences.fingerprint()
         self.negatives = {
-            stage: sampled_candidates(self.split, stage, NEGATIVES, config.seed)
-            for stage in ("valid", "test")
+            stage: sampled_candidates(self.split, stage, seed=config.seed) for stage in STAGES
         }
         begin = time.perf_counter()
         self.model.fit(self.split)
@@ -154,12 +154,12 @@ class Trainer:
 
     def evaluate(self, stage: str) -> dict[str, dict[str, float]]:
         """Metrics of the model as it is now on "valid" or "test"."""
-        return both_metrics(self.ranks(stage))
+        return both_metrics(self.ranked(stage).ranks)
 
-    def ranks(
+    def ranked(
         self, stage: str, model: Recommender | None = None, batcher: Batcher | None = None
-    ) -> Tensor:
-        """Ranks by the model (default: the run's, as it is now) on "valid" or "test"."""
+    ) -> Ranked:
+        """Ranks and lists of the model (default: the run's, as it is now) on a stage."""
         evaluation = Evaluation(self.split, batcher or self.batcher, stage, self.negatives[stage])
         with self.accelerator.autocast():
             return evaluation(
@@ -305,12 +305,11 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         Checkpoint.load(self.folder.best, self.catalogue).load_into(self.model)
         begin = time.perf_counter()
-        ranks = {stage: self.ranks(stage) for stage in ("valid", "test")}
-        scores = {stage: both_metrics(of_stage) for stage, of_stage in ranks.items()}
+        found = {stage: self.ranked(stage) for stage in STAGES}
         seconds = time.perf_counter() - begin
         if self.main:
-            self.folder.write_ranks(ranks["test"].numpy())
-        train = self.progress.train_seconds
+            self.folder.write_ranked(found["test"], self.split.targets("test").users)
+        scores, train = self._scores(found), self.progress.train_seconds
         return {
             "data": self.description,
             "model": self.config.model,
@@ -325,15 +324,23 @@ class Trainer:
             "config": self.config.to_json(),
         }
 
+    def _scores(self, found: dict[str, Ranked]) -> dict[str, Any]:
+        """Metrics of both stages; of the test, their intervals and what the lists are like."""
+        test, users = found["test"], self.split.targets("test").users
+        ranks, counts = test.ranks.numpy(), self.batcher.cooccurrence
+        return {
+            **{stage: both_metrics(ranked.ranks) for stage, ranked in found.items()},
+            "intervals": intervals(ranks, users),
+            "lists": list_qualities(test.lists.numpy(), ranks[1], self.split, counts),
+        }
+
     def _popularity(self) -> dict[str, Any]:
         """Metrics of popularity, which every result is shown beside."""
         model = MODELS["pop"].from_config(self.config, self.split)
         model.fit(self.split)
         model.to(self.accelerator.device)
         batcher = Batcher(self.split, None, self.config.max_length, self.config.seed)
-        return {
-            stage: both_metrics(self.ranks(stage, model, batcher)) for stage in ("valid", "test")
-        }
+        return self._scores({stage: self.ranked(stage, model, batcher) for stage in STAGES})
 
 
 def write_line(log: IO[str], values: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """Batches against literal loops; every random choice a function of seed and step."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from support.sequences import sequences_of
 
 from rka_fast.data.batches import Batcher, sampled_candidates
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.split import leave_one_out
+from rka_fast.data.split_rules import leave_one_out
 from rka_fast.errors import DataError
 
 
@@ -89,12 +91,13 @@ def test_counts_leave_the_user_out(split):
 @pytest.mark.parametrize("stage", ["valid", "test"])
 def test_evaluation_takes_out_only_what_was_counted(split, stage):
     made, plain = batcher(split), batcher(split, leave_self_out=False)
-    users = split.users(stage)
-    batch, raw = made.evaluation(users, stage), plain.evaluation(users, stage)
+    users = split.targets(stage).users
+    rows = np.arange(len(users))
+    batch, raw = made.evaluation(rows, stage), plain.evaluation(rows, stage)
     assert batch.targets is batch.negatives is batch.kernel_items is None
     s, uncounted = split.sequences, 0
     for row, user in enumerate(users):
-        history = split.history(user, stage)[-6:].tolist()
+        history = split.history(row, stage)[-6:].tolist()
         assert batch.items[row].tolist() == [0] * (6 - len(history)) + history
         train = set(s.items[s.indptr[user] : split.train_end[user]].tolist())
         mark = np.array([item in train for item in batch.items[row].tolist()], np.float32)
@@ -105,20 +108,14 @@ def test_evaluation_takes_out_only_what_was_counted(split, stage):
     assert (uncounted > 0) == (stage == "test")
 
 
-def test_evaluation_refuses_users_without_a_target(split):
-    short = int(np.setdiff1d(np.arange(50), split.users("test"))[0])
-    with pytest.raises(ValueError, match=rf"without a test target: \[{short}\]"):
-        batcher(split).evaluation([short], "test")
-
-
 def test_history_of_a_stranger(split):
     made = batcher(split)
     batch = made.history([4, 9, 4])
     assert batch.users.tolist() == [-1] and batch.items.tolist() == [[0, 0, 0, 4, 9, 4]]
     assert (batch.cooccurrence.numpy() == made.cooccurrence.block(batch.items.numpy())).all()
     assert made.history(list(range(1, 9))).items.tolist() == [[3, 4, 5, 6, 7, 8]]
-    user = int(split.users("test")[0])
-    known = made.history(split.history(user, "test").tolist(), user)
+    user = int(split.test.users[0])
+    known = made.history(split.history(0, "test").tolist(), user)
     assert torch.equal(known.cooccurrence, made.evaluation([user], "test").cooccurrence)
     with pytest.raises(DataError, match="the history is empty"):
         made.history([])
@@ -142,7 +139,7 @@ def test_randomness_is_a_function_of_seed_and_step(split):
 
 
 def test_parts_that_were_not_asked_for(split):
-    batch = Batcher(split, None, 6, seed=0).training([int(split.users("test")[0])], 0)
+    batch = Batcher(split, None, 6, seed=0).training([int(split.test.users[0])], 0)
     assert (
         batch.negatives is batch.cooccurrence is batch.kernel_items is batch.kernel_counts is None
     )
@@ -167,7 +164,7 @@ def test_candidates_are_distinct_and_never_had(num_items):
     )
     for stage in ("valid", "test"):
         chosen = sampled_candidates(split, stage, count=20, seed=3)
-        users = split.users(stage)
+        users = split.targets(stage).users
         assert chosen.dtype == np.int32 and chosen.shape == (len(users), 20)
         for user, row in zip(users, chosen.tolist(), strict=True):
             assert len(set(row)) == 20 and min(row) >= 1 and max(row) <= num_items
@@ -187,9 +184,18 @@ def test_candidates_are_uniform(num_items):
 
 
 def test_catalogue_smaller_than_the_negatives():
+    """As many as there are, for each user: u0 has had 4 of 102 items, u1 three."""
     split = make([[1, 2, 3, 4], [5, 6, 7]], 102)
-    message = "too small for 100 sampled negatives: of its 102 items user 'u0' has never had 98"
-    with pytest.raises(DataError, match=message):
-        sampled_candidates(split, "test", 100)
-    rows = sampled_candidates(split, "test", 98)  # exactly the rest
-    assert sorted(rows[0].tolist()) == list(range(5, 103))
+    rows = sampled_candidates(split, "test", 100)
+    assert sorted(rows[0, :98].tolist()) == list(range(5, 103)) and rows[0, 98:].tolist() == [0, 0]
+    assert sorted(rows[1].tolist())[1:] == [i for i in range(1, 103) if i not in (5, 6, 7)]
+    assert (rows[1] == 0).sum() == 1  # 99 are left
+    assert sorted(sampled_candidates(split, "test", 98)[0].tolist()) == list(range(5, 103))
+
+
+def test_candidates_where_everything_may_be_shown_again():
+    split = dataclasses.replace(make([[1, 2, 1, 2], [3, 1, 2]], 4), seen="keep")
+    assert [sorted(row) for row in sampled_candidates(split, "test", 3).tolist()] == [
+        [1, 3, 4],
+        [1, 3, 4],
+    ]

@@ -8,7 +8,7 @@ from support.sequences import sequences_of
 
 from rka_fast import native
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.split import leave_one_out
+from rka_fast.data.split_rules import leave_one_out
 
 ITEMS = 12
 needs_library = pytest.mark.skipif(

@@ -7,7 +7,7 @@ from support.sequences import sequences_of
 
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.split import leave_one_out
+from rka_fast.data.split_rules import leave_one_out
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.sequences import sequences_of
 
-from rka_fast.data.split import leave_one_out
+from rka_fast.data.split_rules import leave_one_out
 from rka_fast.models import ItemKNN
 from rka_fast.training.metrics import target_ranks
 

@@ -58,6 +58,9 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "precision": "bf16",
         "backend": "reference",
         "save_every": 14,
+        "split_boundaries": "0.5,0.6",
+        "split_targets": "last",
+        "seen": "keep",
     }
     assert set(values) == {field.name for field in dataclasses.fields(Config)}
     flags = []

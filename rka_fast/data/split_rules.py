@@ -1,0 +1,219 @@
+"""The rules that split a log: leave-one-out, or two boundaries in time."""
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from rka_fast.data.sequences import Sequences
+from rka_fast.data.split import STAGES, Split, Targets
+from rka_fast.errors import DataError
+
+BOUNDARIES = "0.8,0.9"
+TARGETS = ("first", "last", "random", "successive")
+
+
+class SplitOptions(NamedTuple):
+    """What a rule may be told.
+
+    seen: what may be recommended, see `Split`. boundaries: when validation and test begin, two
+    quantiles of the event times or two ISO dates (UTC). targets: which of a user's events of a
+    period is asked for, or all of them. seed: of the random ones.
+    """
+
+    seen: str = "hide"
+    boundaries: str = BOUNDARIES
+    targets: str = "first"
+    seed: int = 0
+
+
+DEFAULT = SplitOptions()
+
+
+def leave_one_out(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
+    """The last event of every user tests, the one before validates, the rest trains.
+
+    Users with fewer than 3 events train only. Raises DataError where no user has 3.
+    """
+    end = sequences.indptr[1:].astype(np.int64)
+    users = np.flatnonzero(sequences.lengths >= 3)
+    if not len(users):
+        raise DataError(
+            f"no user has 3 events (the longest of {sequences.num_users} has "
+            f"{sequences.lengths.max(initial=0)}): leave-one-out needs one to train, one to "
+            "validate and one to test; check which column is the user, or relax the filters"
+        )
+    return Split(
+        sequences,
+        train_end=np.where(sequences.lengths >= 3, end - 2, end),
+        valid=Targets(users, end[users] - 2),
+        test=Targets(users, end[users] - 1),
+        seen=options.seen,
+    )
+
+
+def time_boundaries(sequences: Sequences, boundaries: str = BOUNDARIES) -> tuple[float, float]:
+    """The times at which validation and test begin, in seconds since 1970.
+
+    boundaries: two quantiles of all event times, or two ISO dates in UTC, comma-separated. Raises
+    DataError where they are neither, or the data has no times.
+    """
+    if sequences.timestamps is None:
+        raise DataError(
+            "the time split needs the time of every event and this data has none; name the "
+            "column with --columns user,item,rating,timestamp, or use --split leave-one-out"
+        )
+    parts = [part.strip() for part in boundaries.split(",")]
+    for read in (_quantile, _date):
+        found = [read(part) for part in parts]
+        if len(parts) == 2 and None not in found and found[0] < found[1]:
+            break
+    else:
+        raise DataError(
+            f"split_boundaries {boundaries!r}: expected two rising quantiles between 0 and 1, such "
+            f"as {BOUNDARIES}, or two ISO dates, such as 2020-01-01,2020-07-01"
+        )
+    if read is _quantile:
+        found = np.quantile(sequences.timestamps, found, method="higher").tolist()
+    return found[0], found[1]
+
+
+def _quantile(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0.0 < value < 1.0 else None
+
+
+def _date(text: str) -> float | None:
+    try:
+        when = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def time_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
+    """Two boundaries in time, the same for all users: what came before the first one trains.
+
+    Events from the first boundary on, and before the second, validate; those from the second on
+    test. Of a user's events in a period, options.targets asks for the first (if the user had a
+    history when the period began: what the model would be asked on the day it was trained), the
+    last, a random one, or each in turn (those with any history). The history is everything that
+    the user had before the target. Leave-one-out instead trains on what other users did after a
+    user's target (Meng et al., RecSys 2020; Ji et al., ACM TOIS 2023, whose remedy is one time
+    line for all users; the choices of targets as in Gusak et al., "Time to Split", 2025).
+
+    Raises DataError where the data has no times, or one of the stages has nobody.
+    """
+    if options.targets not in TARGETS:
+        raise DataError(f"split_targets {options.targets!r}: expected one of {', '.join(TARGETS)}")
+    boundaries = time_boundaries(sequences, options.boundaries)
+    start, end = sequences.indptr[:-1].astype(np.int64), sequences.indptr[1:].astype(np.int64)
+    # Users are in time order, so what came before a boundary is a prefix of each.
+    valid, test = (
+        start
+        + np.bincount(
+            sequences.event_users[sequences.timestamps < boundary], minlength=sequences.num_users
+        )
+        for boundary in boundaries
+    )
+    split = Split(
+        sequences,
+        train_end=valid,
+        valid=_of_period(start, valid, test, options, stage=0),
+        test=_of_period(start, test, end, options, stage=1),
+        future_hidden=True,
+        seen=options.seen,
+    )
+    for stage in STAGES:
+        if len(split.targets(stage).users) == 0:
+            raise DataError(
+                f"no user has an event in the {stage} period and one before it (the periods begin "
+                f"at times {boundaries[0]:g} and {boundaries[1]:g}); check the column of the "
+                "times, use more data, or --split leave-one-out"
+            )
+    return split
+
+
+def _of_period(
+    start: np.ndarray, begin: np.ndarray, end: np.ndarray, options: SplitOptions, stage: int
+) -> Targets:
+    """The targets among the events begin..end of every user, whose events begin at start."""
+    if options.targets == "first":
+        users = np.flatnonzero((start < begin) & (begin < end))
+        return Targets(users, begin[users])
+    begin = np.maximum(begin, start + 1)  # without a history there is nothing to go by
+    users = np.flatnonzero(begin < end)
+    if options.targets == "last":
+        return Targets(users, end[users] - 1)
+    if options.targets == "random":
+        rng = np.random.Generator(np.random.Philox(key=[options.seed % 2**64, stage]))
+        return Targets(users, rng.integers(begin[users], end[users]))
+    counts = end[users] - begin[users]
+    rows = np.repeat(np.arange(len(users)), counts)
+    return Targets(users[rows], np.arange(len(rows)) + (end[users] - np.cumsum(counts))[rows])
+
+
+class SplitRule:
+    """A way to split: which events of any log train, validate and test.
+
+    name: of the setting. title: in tables. rule: the rule in a sentence. reads_time: whether the
+    boundaries and the kind of targets mean something to it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        rule: str,
+        make: Callable[[Sequences, SplitOptions], Split],
+        reads_time: bool = False,
+    ) -> None:
+        self.name, self.title, self.rule, self._make = name, title, rule, make
+        self.reads_time = reads_time
+
+    def __call__(self, sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
+        """The split of a log. Raises DataError where the rule cannot be followed."""
+        return self._make(sequences, options)
+
+    def describe(
+        self, sequences: Sequences, options: SplitOptions
+    ) -> tuple[dict[str, Any], list[str]]:
+        """What it came to on a log, as JSON-able facts and as lines for a person."""
+        if not self.reads_time:
+            return {}, []
+        valid, test = time_boundaries(sequences, options.boundaries)
+        line = f"{self.title}: validation begins at {valid:.15g}, test at {test:.15g}"
+        if options.targets != "first":
+            line += f"; targets: {options.targets}"
+        return {"boundaries": (valid, test), "targets": options.targets}, [line]
+
+
+SPLITS: dict[str, SplitRule] = {
+    rule.name: rule
+    for rule in (
+        SplitRule(
+            "leave-one-out",
+            "leave-one-out",
+            "leave-one-out: a user's last event tests, the one before validates",
+            leave_one_out,
+        ),
+        SplitRule(
+            "time",
+            "split by time",
+            "by time: events before one point train, each user's next after it and after a second "
+            "point validate and test",
+            time_split,
+            reads_time=True,
+        ),
+    )
+}
+"""The splits by the name of the setting `split`."""
+
+if TYPE_CHECKING:
+    SplitName = str
+else:
+    SplitName = Literal[tuple(SPLITS)]  # so that a command line lists them
