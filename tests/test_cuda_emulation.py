@@ -46,6 +46,7 @@ def emulation(tmp_path_factory):
 
 class Emulation:
     name = "emulation"
+    checks_calls = True
 
     def __init__(self, operators):
         self.operators = operators
@@ -281,6 +282,6 @@ def test_refusals_name_what_is_wrong():
 
 
 def test_the_schema_is_pythons(emulation):
-    expected = [(a.name, str(a.type)) for a in forward_op._opoverload._schema.arguments][:-1]
+    expected = [(a.name, str(a.type)) for a in forward_op._schema.arguments][:-1]
     actual = emulation.attention_cuda.default._schema.arguments
     assert [(a.name, str(a.type)) for a in actual] == expected

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "../binding.h"
-#include "../times.h"
+#include "../check.h"
 #include "attention.h"
 #include "cooccurrence.h"
 
@@ -61,6 +61,7 @@ Type type_of(const Tensor& t) {
 View view(const Tensor& t) {
   View v{static_cast<char*>(t.data_ptr()), type_of(t), {0, 0, 0, 0}};
   const int64_t dims = t.dim();
+  STD_TORCH_CHECK(dims <= 4, "rka_fast: a tensor has ", dims, " dimensions, expected at most 4");
   for (int64_t i = 0; i < dims; ++i) {
     const int64_t slot = i == 0 && dims > 1 ? 0 : i + 4 - dims;
     v.stride[slot] = t.size(i) == 1 ? 0 : t.stride(i);
@@ -146,7 +147,13 @@ void for_each_sequence(int64_t batch, size_t bytes, const F& f) {
   });
 }
 
+Check checked(const Inputs& in) {
+  return Check(
+      in, {ScalarType::Float, ScalarType::Double, ScalarType::Half, ScalarType::BFloat16});
+}
+
 Tensor attention(const Inputs& in) {
+  checked(in);
   Call call = call_of(in);
   Tensor output = torch::stable::new_empty(
       in.value, std::vector<int64_t>{call.batch, call.heads, call.rows, call.value_width});
@@ -201,6 +208,7 @@ struct Pending {
 
 std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int64_t>& needs,
                                        const Inputs& in) {
+  checked(in).backward(grad, needs);
   const Call call = call_of(in);
   const bool f64 = is_f64(in);
   const int64_t B = call.batch;
@@ -308,9 +316,14 @@ Tensor gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, MaybeTen
                       static_cast<const int32_t*>(indices.data_ptr()),
                       static_cast<const int32_t*>(data.data_ptr())};
   const int64_t rows = indptr.size(0) - 1;
-  for (int64_t i = 0; i < B * n; ++i)
+  for (int64_t i = 0; i < B * n; ++i) {
     STD_TORCH_CHECK(item[i] >= 0 && item[i] < rows, "items: expected 0 .. ", rows - 1, ", got ",
                     item[i]);
+    const int64_t* row = counts.indptr + item[i];
+    STD_TORCH_CHECK(0 <= row[0] && row[0] <= row[1] && row[1] <= indices.size(0),
+                    "indptr: expected ascending positions of indices, got ", row[0], " and ",
+                    row[1], " for item ", item[i]);
+  }
   Tensor out = torch::stable::new_empty(items, std::vector<int64_t>{B, n, n}, ScalarType::Float);
   float* block = static_cast<float*>(out.data_ptr());
   std::vector<int32_t> order(static_cast<size_t>(B * n));
@@ -330,7 +343,13 @@ Tensor gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, MaybeTen
 std::string cpp_instructions() { return kernels().name; }
 
 // Words (int64) and normals of row `row`, head `head`, for tests. `seed` holds one int64.
+void check_noise(const Tensor& seed, int64_t columns) {
+  STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1,
+                  "seed: expected one int64");
+  STD_TORCH_CHECK(columns >= 0, "columns: expected 0 or more, got ", columns);
+}
 Tensor words_op(Tensor seed, int64_t row, int64_t head, int64_t stream, int64_t columns) {
+  check_noise(seed, columns);
   std::vector<uint32_t> words(static_cast<size_t>(columns));
   kernels().words(uint64_t(*static_cast<const int64_t*>(seed.data_ptr())), uint32_t(row),
                   uint32_t(head), uint32_t(stream), int(columns), words.data());
@@ -339,6 +358,7 @@ Tensor words_op(Tensor seed, int64_t row, int64_t head, int64_t stream, int64_t 
   return out;
 }
 Tensor normals_op(Tensor seed, int64_t row, int64_t head, int64_t columns) {
+  check_noise(seed, columns);
   Tensor out = torch::stable::new_empty(seed, std::vector<int64_t>{columns}, ScalarType::Float);
   kernels().normals(uint64_t(*static_cast<const int64_t*>(seed.data_ptr())), uint32_t(row),
                     uint32_t(head), int(columns), static_cast<float*>(out.data_ptr()));

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "../binding.h"
+#include "../check.h"
 #include "backward.h"
 #include "forward.h"
 #include "launch.h"
@@ -64,16 +64,29 @@ Heads heads(const MaybeTensor& t) {
 }
 
 template <class T>
+constexpr ScalarType TYPE = ScalarType::Float;
+template <>
+constexpr ScalarType TYPE<uint8_t> = ScalarType::Bool;
+template <>
+constexpr ScalarType TYPE<int64_t> = ScalarType::Long;
+
+template <class T>
 Pairs<T> pairs(const MaybeTensor& t) {
   if (!t) return {};
+  STD_TORCH_CHECK(t->scalar_type() == TYPE<T>, "rka_fast: bias: expected dtype float32");
   const auto stride = [&](int i) { return t->size(i) == 1 ? 0 : t->stride(i); };
   return {static_cast<const T*>(t->data_ptr()), stride(0), stride(1), stride(2), stride(3)};
 }
 
 template <class T>
 const T* pointer(const MaybeTensor& t) {
-  STD_TORCH_CHECK(!t || t->is_contiguous(), "rka_fast: expected a contiguous tensor");
+  STD_TORCH_CHECK(!t || (t->is_contiguous() && t->scalar_type() == TYPE<T>),
+                  "rka_fast: expected contiguous tensors, those of floats in float32");
   return t ? static_cast<const T*>(t->data_ptr()) : nullptr;
+}
+
+Check checked(const Inputs& in) {
+  return Check(in, {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16});
 }
 
 Problem problem_of(const Inputs& in) {
@@ -121,6 +134,7 @@ void check(const char* error) {
 }
 
 Tensor attention(const Inputs& in) {
+  checked(in);
   const int index = int(in.query.get_device_index());
   const Guard guard(index);
   const Device device = describe_device(index);
@@ -145,6 +159,8 @@ std::vector<Tensor> attention_backward(
     const Tensor& grad, const std::vector<int64_t>& needs, const Inputs& in) {
   const int index = int(in.query.get_device_index());
   const Guard guard(index);
+  checked(in).backward(grad, needs);
+  STD_TORCH_CHECK(grad.scalar_type() == in.query.scalar_type(), "grad: expected the dtype of query");
   Problem p = problem_of(in);
   p.grad = heads(grad);
   const int64_t B = p.batch, H = p.heads;
@@ -182,6 +198,7 @@ std::vector<Tensor> attention_backward(
 
 // [bytes of shared memory of a block, rows per tile, 1 if the factor is among it].
 std::vector<int64_t> layout_op(int64_t keys, int64_t rows, bool backward, int64_t shared_limit) {
+  STD_TORCH_CHECK(keys > 0 && rows > 0, "keys, rows: expected 1 or more, got ", keys, ", ", rows);
   const Layout l = choose_layout(
       int(keys), int(rows), backward ? BACKWARD_TILES : FORWARD_TILES, shared_limit);
   return {l.shared_size() * int64_t(sizeof(float)), l.tile_rows, l.factor_in_shared};

@@ -2,7 +2,8 @@
 
 A backend is an object with `name`, `forward(arguments)`, `backward(grad, needs, arguments)` and
 `why_not(arguments)`: the list of reasons why it cannot run here (arguments None) or on these
-inputs. A further backend is one more entry in BACKENDS, in order of preference: where the inputs
+inputs. Where its own code does not check every call (`checks_calls`), the operator does. A further
+backend is one more entry in BACKENDS, in order of preference: where the inputs
 are on the CPU the interpreted Triton comes after C++.
 """
 
@@ -22,6 +23,7 @@ ENVIRONMENT = "RKA_FAST_BACKEND"
 
 class Backend(Protocol):
     name: str
+    checks_calls: bool
 
     def why_not(self, a: Arguments | None) -> list[str]: ...
     def forward(self, a: Arguments) -> Tensor: ...

@@ -152,6 +152,58 @@ def _boolean_padding(x: Tensor) -> None:
         raise TypeError(f"key_padding_mask: expected dtype bool (True = padding), got {x.dtype}")
 
 
+def call(a: Arguments) -> None:
+    """A call of the registered operator: everything that `kernelized_attention` sees to."""
+    options(a, has_covariance=a.scale_query is not None)
+    scale(a.scale)
+    row_offset(a.row_offset)
+    for name, needed in _needed(a).items():
+        for other in needed:
+            if getattr(a, other) is None:
+                raise ValueError(f"{other}: expected a tensor, as {name} needs it, got None")
+    tensors(a)
+    target = (*a.query.shape[:3], a.key.shape[2])
+    if a.mask is not None:
+        if a.mask.dtype != torch.bool:
+            raise TypeError(f"mask: expected dtype bool (True = may be seen), got {a.mask.dtype}")
+        _broadcasts("mask", a.mask, target, dimensions=4)
+    if a.bias is not None:
+        _broadcasts("bias", a.bias, target, dimensions=4)
+    if a.mixture is not None:
+        mixture(a.mixture, a.features)
+
+
+def _needed(a: Arguments) -> dict[str, tuple[str, ...]]:
+    """Arguments that go together: what is given or chosen, and what it cannot do without."""
+    kernels = ("scale_query", "scale_key", "features", "concentration", "mixture")
+    needed = {
+        "the noise": ("seed",) if a.mode == "sample" or a.dropout > 0.0 else (),
+        "the mode": kernels[:2] if a.mode != "location" else (),
+        "the covariance": kernels if a.mode == "sample" else (),
+    }
+    for name in ("scale_key", "scale_bias", *kernels[2:], "gate", "cooccurrence"):
+        if getattr(a, name) is not None:
+            needed[name] = kernels
+    if a.shape_query is not None or a.shape_key is not None:
+        needed["a shape"] = ("shape_query", "shape_key", *kernels)
+    if a.time_table is not None:
+        needed["time_table"] = ("row_times", "key_times")
+    return needed
+
+
+def gradient(grad: Tensor, needs: list[int], a: Arguments) -> None:
+    """The other arguments of the registered backward operator."""
+    expected = (*a.query.shape[:3], a.value.shape[-1])
+    if tuple(grad.shape) != expected or not grad.is_floating_point():
+        raise ValueError(f"grad: expected shape {expected}, got {grad.dtype} {tuple(grad.shape)}")
+    for i in needs:
+        if not 0 <= i < len(DIFFERENTIABLE) or a[i] is None or needs.count(i) > 1:
+            raise ValueError(
+                "needs: expected positions of given arguments that have a gradient (0 to "
+                f"{len(DIFFERENTIABLE) - 1}), each once, got {needs}"
+            )
+
+
 def tensors(a: Arguments) -> None:
     """Shapes, dtypes and devices of everything that is there."""
     for name in TENSORS:
@@ -267,8 +319,9 @@ def _dtypes(a: Arguments) -> None:
             raise TypeError(f"{_name(name)}: expected a float dtype, got {x.dtype}")
     if a.padding is not None:
         _boolean_padding(a.padding)
-    if a.cooccurrence is not None and a.cooccurrence.dtype == torch.bool:
-        raise TypeError(f"{_name('cooccurrence')}: expected counts, got dtype bool")
+    counts = a.cooccurrence
+    if counts is not None and (counts.dtype == torch.bool or counts.is_complex()):
+        raise TypeError(f"{_name('cooccurrence')}: expected counts, got {counts.dtype}")
     for name in ("row_times", "key_times"):
         x = getattr(a, name)
         if x is not None and x.dtype != torch.int64:
@@ -282,9 +335,10 @@ def _expect(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{_name(name)}: expected shape {shape}, got {tuple(x.shape)}")
 
 
-def _broadcasts(name: str, x: Tensor, target: tuple[int, ...]) -> None:
+def _broadcasts(name: str, x: Tensor, target: tuple[int, ...], dimensions: int = 0) -> None:
     shape = (1,) * (4 - x.dim()) + tuple(x.shape)
-    if len(shape) != 4 or any(s not in (1, t) for s, t in zip(shape, target, strict=True)):
+    fits = len(shape) == 4 and x.dim() >= dimensions
+    if not fits or any(s not in (1, t) for s, t in zip(shape, target, strict=True)):
         raise ValueError(
             f"{name}: expected a shape broadcastable to {target}, got {tuple(x.shape)}"
         )

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import register_flop_formula
 
-from rka_fast.ops import flops
+from rka_fast.ops import check, flops
 from rka_fast.ops.arguments import DIFFERENTIABLE, SCHEMA, TENSORS, Arguments
-from rka_fast.ops.backends import BACKENDS
+from rka_fast.ops.backends import BACKENDS, Backend
 from rka_fast.ops.reference.attention import attention
 
 _ARGUMENTS = f"{SCHEMA}, str backend"
@@ -45,26 +45,37 @@ def call(*arguments) -> Tensor:
 
 
 def _forward(*arguments) -> Tensor:
-    *arguments, backend = arguments
-    a = Arguments(*arguments)
+    a, backend = _checked(arguments)
     if _is_empty(a):
         return a.value.new_zeros((*a.query.shape[:3], a.value.shape[-1]))
     with _own_precision(a.query):
-        return BACKENDS[backend].forward(a)
+        return backend.forward(a)
 
 
 def _backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
-    *arguments, backend = arguments
-    a = Arguments(*arguments)
+    a, backend = _checked(arguments)
+    if not backend.checks_calls:
+        check.gradient(grad, needs, a)
     if _is_empty(a):  # a shared argument has a gradient all the same
         given: Any = a
         return [given[i].new_zeros(given[i].shape) for i in needs]
     with _own_precision(grad):
-        return BACKENDS[backend].backward(grad, needs, a)
+        return backend.backward(grad, needs, a)
+
+
+def _checked(arguments: tuple) -> tuple[Arguments, Backend]:
+    """What `kernelized_attention` has checked, for those who call the operator themselves."""
+    *arguments, name = arguments
+    a = Arguments(*arguments)
+    if name not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
+    if not BACKENDS[name].checks_calls:
+        check.call(a)
+    return a, BACKENDS[name]
 
 
 def _is_empty(a: Arguments) -> bool:
-    return 0 in (a.query.shape[0], a.query.shape[2], a.key.shape[2])
+    return 0 in a.query.shape[:3] or 0 in a.key.shape[2:3]
 
 
 def _own_precision(x: Tensor) -> torch.autocast:

@@ -11,6 +11,7 @@ class Cpp:
     """float32, float64 and, computed in float32, bfloat16 and float16; any mask and shape."""
 
     name = "cpp"
+    checks_calls = True  # csrc/check.h
 
     def why_not(self, a: Arguments | None) -> list[str]:
         reasons = list(native.why_not("_cpp"))
@@ -36,7 +37,8 @@ def _operators():
 
 
 def _with_float_counts(a: Arguments) -> Arguments:
-    if a.cooccurrence is not None and not a.cooccurrence.is_floating_point():
+    counts = a.cooccurrence
+    if counts is not None and not (counts.is_floating_point() or counts.is_complex()):
         dtype = torch.promote_types(a.query.dtype, torch.float32)
-        a = a._replace(cooccurrence=a.cooccurrence.to(dtype))
+        a = a._replace(cooccurrence=counts.to(dtype))
     return a

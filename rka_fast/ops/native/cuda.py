@@ -17,6 +17,7 @@ class Cuda:
     """float32, float16 and bfloat16, computed in float32; any mask; at most 1,024 keys."""
 
     name = "cuda"
+    checks_calls = True  # csrc/check.h
 
     def why_not(self, a: Arguments | None) -> list[str]:
         reasons = [*native.why_not("_cuda"), *_device_refusals()]

@@ -25,6 +25,7 @@ class Triton:
     """float32, float16 and bfloat16, computed in float32; any mask; at most 1,024 keys."""
 
     name = "triton"
+    checks_calls = False
 
     def why_not(self, a: Arguments | None) -> list[str]:
         reasons = list(_machine_refusals(interpreted()))
