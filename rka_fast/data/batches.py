@@ -1,6 +1,6 @@
 """From a split to the tensors a model takes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
-        return Batch(*(x if x is None else x.to(device, non_blocking=True) for x in self))
+        moved: Any = (x if x is None else x.to(device, non_blocking=True) for x in self)
+        return Batch(*moved)
 
 
 class Batcher:
@@ -116,7 +117,8 @@ class Batcher:
             kernel_counts = self.cooccurrence.submatrix(kernel_items)
         counts = self._counts(users, items)
         arrays = (users, items, targets, negatives, counts, kernel_items, kernel_counts)
-        return Batch(*(None if a is None else torch.from_numpy(a) for a in arrays))
+        tensors: Any = (None if a is None else torch.from_numpy(a) for a in arrays)
+        return Batch(*tensors)
 
     def evaluation(self, rows: np.ndarray | slice, stage: str) -> Batch:
         """The last n items before these targets of a stage, rows of `Split.targets`."""

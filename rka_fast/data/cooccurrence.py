@@ -57,9 +57,11 @@ class CoOccurrence:
     @cached_property
     def _compressed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         matrix = self.matrix
-        kinds = (np.int64, np.int32, np.int32)
-        parts = (matrix.indptr, matrix.indices, matrix.data)
-        return tuple(x.astype(kind, copy=False) for x, kind in zip(parts, kinds, strict=True))
+        return (
+            matrix.indptr.astype(np.int64, copy=False),
+            matrix.indices.astype(np.int32, copy=False),
+            matrix.data.astype(np.int32, copy=False),
+        )
 
     def _block(self, items: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """`block` in numpy, where the native library was not built."""

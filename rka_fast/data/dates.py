@@ -1,5 +1,8 @@
 """How dates and times of day are written, and what point in time each value is."""
 
+# What polars returns may be any literal or None; here it is what the column holds.
+# pyright: reportOperatorIssue=false
+
 import re
 
 import numpy as np
@@ -78,8 +81,8 @@ def date_of(text: pl.Series, name: str, day_first: bool | None = None) -> pl.Ser
         # As POSIX has it: 69 to 99 are of the last century.
         year = year + 1900 + 100 * (year < 69).cast(pl.Int64)
     if "b" in fields.columns:
-        name = fields["b"].str.to_lowercase().str.slice(0, 3)
-        month = name.replace_strict(_MONTHS, range(1, 13), default=None, return_dtype=pl.Int64)
+        short = fields["b"].str.to_lowercase().str.slice(0, 3)
+        month = short.replace_strict(_MONTHS, range(1, 13), default=None, return_dtype=pl.Int64)
     else:
         month = _integer(fields, "m")
     days = _days(year, month, _integer(fields, "d"))

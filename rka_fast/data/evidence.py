@@ -1,5 +1,8 @@
 """What the values of columns say about each other: groups, order in time, counting up."""
 
+# What polars returns may be any literal or None; here it is what the column holds.
+# pyright: reportArgumentType=false, reportReturnType=false
+
 from functools import cached_property
 
 import numpy as np

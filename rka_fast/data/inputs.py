@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rka_fast.errors import DataError
 
@@ -194,7 +195,7 @@ def _by_library(content: bytes, path: str, max_unpacked: float) -> bytes:
         raise DataError(f"{path} is a damaged packed file: {error}") from error
 
 
-def _limited(file: io.RawIOBase, path: str, max_unpacked: float) -> bytes:
+def _limited(file: Any, path: str, max_unpacked: float) -> bytes:
     pieces, size = [], 0
     while piece := file.read(_PIECE):
         pieces.append(piece)

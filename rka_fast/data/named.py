@@ -1,5 +1,8 @@
 """Which column holds what, where the columns have names."""
 
+# The columns have names here: `Judge.names` is not None.
+# pyright: reportArgumentType=false
+
 from rka_fast.data import columns as cols
 from rka_fast.data import evidence
 from rka_fast.data.evidence import Column

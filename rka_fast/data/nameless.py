@@ -14,7 +14,7 @@ def roles_by_values(judge: Judge) -> dict[str, int]:
     times = _times_by_values(judge, free)
     if len(times) > 1:
         ids = [c for c in free if c not in times][:2]
-        roles = dict(zip(("user", "item"), (c.position for c in ids), strict=False))
+        roles: dict[str, int] = dict(zip(("user", "item"), (c.position for c in ids), strict=False))
         if len(roles) == 2:
             judge.refuse_several(times, roles)
     clocks = [c for c in free if c.kind is not None and c.kind.name == "clock"]
@@ -55,7 +55,7 @@ def _times_by_values(judge: Judge, free: list[Column]) -> list[Column]:
     """The columns that surely hold times; where a few rows say little, their place helps."""
     faulty = [c for c in free if c.fault is not None]
     if faulty:
-        roles = dict(
+        roles: dict[str, int] = dict(
             zip(("user", "item"), (c.position for c in free if c not in faulty), strict=False)
         )
         raise judge.faulty(faulty[0], roles)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ class Sequences:
         """Write sequences.npz and ids.json into `folder`, each complete or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"indptr": self.indptr, "items": self.items}
+        arrays: dict[str, Any] = {"indptr": self.indptr, "items": self.items}
         if self.timestamps is not None:
             arrays["timestamps"] = self.timestamps
         ids = json.dumps({"users": self.user_ids, "items": self.item_ids})

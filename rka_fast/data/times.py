@@ -1,5 +1,8 @@
 """Values that are times: told by all of a column's values, read as int64 nanoseconds since 1970."""
 
+# What polars returns may be any literal or None; here it is what the column holds.
+# pyright: reportOperatorIssue=false
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,8 +197,8 @@ def _day_first(values: pl.Series, shape: str) -> bool:
     if shape == "dates with dots":  # only written with the day in front
         return True
     example = text[0]
-    formats = tuple(dates.format_of(example, dates.SHAPES[shape], names) for names in ("dm", "md"))
-    raise AmbiguousDates(formats, example)
+    day, month = (dates.format_of(example, dates.SHAPES[shape], names) for names in ("dm", "md"))
+    raise AmbiguousDates((day, month), example)
 
 
 def _count(values: pl.Series, unit: str) -> pl.Series:

@@ -1,5 +1,8 @@
 """From raw columns to events: what is missing left out, ids as text, times as numbers."""
 
+# What polars returns may be any literal or None; here it is what the column holds.
+# pyright: reportArgumentType=false
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

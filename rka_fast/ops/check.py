@@ -1,5 +1,8 @@
 """Validation of the operator's arguments: each error names argument, expected and given."""
 
+# Tensors that belong to a given one are there: they come in the groups of api.py.
+# pyright: reportArgumentType=false
+
 import math
 
 import torch

@@ -5,6 +5,9 @@ gradients out, as every backend computes them. Half precisions are computed in f
 and float64 stay as they are.
 """
 
+# The tensors that a mode needs are there: ops/check.py has seen to it.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 import math
 from types import SimpleNamespace
 
