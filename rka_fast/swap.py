@@ -52,8 +52,8 @@ def swap_attention(
     if isinstance(model, nn.MultiheadAttention) and not isinstance(model, KernelizedAttention):
         raise ValueError(
             "model: expected a module with attentions in it, got a MultiheadAttention, which "
-            "cannot be replaced in place: build KernelizedAttention of its sizes and load_state_dict("
-            "mha.state_dict(), strict=False)"
+            "cannot be replaced in place: build KernelizedAttention of its sizes and "
+            "load_state_dict(mha.state_dict(), strict=False)"
         )
     options = {**start_options(start, activation, initial_scale), "backend": backend}
     options["user_dim"] = user_dim

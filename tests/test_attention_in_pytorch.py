@@ -159,7 +159,7 @@ SEED = torch.tensor(3)
 """
 
 
-@pytest.mark.parametrize("kind", PROGRAMS)
+@pytest.mark.parametrize("kind", ["export", "jit", pytest.param("aoti", marks=pytest.mark.slow)])
 def test_a_saved_program_runs_in_a_fresh_process(kind, tmp_path):
     """In which nothing but `import rka_fast` came before it."""
     path, kept = tmp_path / ("program.pt2" if kind != "jit" else "program.pt"), tmp_path / "kept.pt"

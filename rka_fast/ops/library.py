@@ -9,7 +9,9 @@ the same rules registered: Dynamo takes no autograd.Function with a jvp, TorchSc
 the reference's formulas, which PyTorch can differentiate as often as it is asked.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import compress
 from typing import Any
 
@@ -38,10 +40,36 @@ backward_op = torch.ops.rka_fast.kernelized_attention_backward.default
 def call(*arguments) -> Tensor:
     """The output for `Arguments` and the name of a backend, differentiable in every way."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore
+        if torch.onnx.is_in_onnx_export() or _plain.get():
+            return _in_plain_operators(Arguments(*arguments[:-1]))
         return forward_op(*arguments)
     if torch._C._are_functorch_transforms_active():
         return Functional.apply(*arguments)
     return Eager.apply(*arguments)
+
+
+_plain: ContextVar[bool] = ContextVar("rka_fast_plain", default=False)
+
+
+@contextmanager
+def plain_operators() -> Iterator[None]:
+    """Programs that are exported in this block hold PyTorch's operators in the place of ours."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def _in_plain_operators(a: Arguments) -> Tensor:
+    if a.mode == "sample" or a.dropout > 0.0:
+        raise ValueError(
+            f"mode {a.mode!r} with dropout_p {a.dropout:g} cannot be exported: a file draws "
+            "nothing. Put the model into evaluation, model.eval(), or export inside "
+            "rka_fast.use_draws(model, 'mean')"
+        )
+    with _own_precision(a.query):
+        return attention(a)
 
 
 def _forward(*arguments) -> Tensor:

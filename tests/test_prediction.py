@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rka_fast.context import use_draws, use_relations
-from rka_fast.predict import predict
+from rka_fast.prediction import predict
 from rka_fast.swap import swap_attention
 
 B, N, D, H = 3, 7, 16, 4

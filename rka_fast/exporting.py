@@ -1,0 +1,130 @@
+"""`export`: a model with our attention as a file that runs without this package."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils._pytree import tree_map
+
+from rka_fast.attention import KernelizedAttention
+from rka_fast.context import use_draws
+from rka_fast.ops.library import plain_operators
+
+KINDS = {".onnx": "ONNX", ".pt2": "a package of AOTInductor"}
+_LARGEST_FILE = 2**31 - 2**20  # what protocol buffers hold
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    args: Sequence | None = None,
+    keywords: Mapping | None = None,
+    *,
+    mode: str = "mean",
+    dynamic_shapes=None,
+) -> Path:
+    """Writes `model` to `path`: ".onnx" for ONNX, ".pt2" for `torch._inductor.aoti_load_package`.
+
+    The file holds PyTorch's own operators only, so that it runs in a process without rka_fast.
+
+    Args:
+        model: a `KernelizedAttention` or a model with some in it, in evaluation.
+        path: its suffix says what to write.
+        args, keywords: example inputs. A single `KernelizedAttention` needs none: it is exported as
+            self-attention of one input (batch, length, embed_dim).
+        mode: of every attention, "mean" or "location": a file draws nothing.
+        dynamic_shapes: as in `torch.export.export`. By default every dimension of the inputs may
+            change, unless the model fixes it, as it does widths.
+
+    Raises:
+        ValueError: for another suffix or mode, a model in training, missing example inputs.
+        ImportError: where ONNX's packages are missing.
+    """
+    path = Path(path)
+    if path.suffix not in KINDS:
+        kinds = " or ".join(f"{suffix} ({kind})" for suffix, kind in KINDS.items())
+        raise ValueError(f"path: expected a name that ends in {kinds}, got {str(path)!r}")
+    if mode not in ("mean", "location"):
+        raise ValueError(f"mode: expected mean or location, got {mode!r}: a file draws nothing")
+    if model.training:
+        raise ValueError("model: expected one in evaluation, got one in training: model.eval()")
+    if args is None:
+        model, args = _alone(model)
+    args, keywords = tuple(args), dict(keywords or {})
+    if dynamic_shapes is None:
+        dynamic_shapes = tree_map(_every_dimension, (*args, *keywords.values()))
+        if keywords:
+            dynamic_shapes = tuple(dynamic_shapes)
+            given, named = dynamic_shapes[: len(args)], dynamic_shapes[len(args) :]
+            dynamic_shapes = _by_name(model, given, dict(zip(keywords, named, strict=True)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad(), use_draws(model, mode), plain_operators(), _without_nested_tensors():
+        write = _write_onnx if path.suffix == ".onnx" else _write_package
+        write(model, path, args, keywords, dynamic_shapes)
+    return path
+
+
+def _write_onnx(model: nn.Module, path: Path, args: tuple, keywords: dict, dynamic_shapes) -> None:
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        raise ImportError(f"ONNX needs {' and '.join(missing)}: pip install onnx onnxscript")
+    size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
+    torch.onnx.export(
+        model, args, path, kwargs=keywords, dynamic_shapes=dynamic_shapes, dynamo=True,
+        external_data=size > _LARGEST_FILE, verbose=False,
+    )  # fmt: skip
+
+
+def _write_package(
+    model: nn.Module, path: Path, args: tuple, keywords: dict, dynamic_shapes
+) -> None:
+    program = torch.export.export(model, args, keywords, dynamic_shapes=dynamic_shapes)
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, attention: KernelizedAttention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+def _alone(model: nn.Module) -> tuple[nn.Module, tuple[Tensor]]:
+    """A single self-attention and an example of its input."""
+    if not isinstance(model, KernelizedAttention) or not model._qkv_same_embed_dim:
+        raise ValueError(
+            f"args: expected example inputs of {type(model).__name__}, got None; only a "
+            "KernelizedAttention whose keys and values are as wide as its queries needs none"
+        )
+    weight = model.out_proj.weight
+    shape = (2, 8) if model.batch_first else (8, 2)
+    x = torch.zeros(*shape, model.embed_dim, dtype=weight.dtype, device=weight.device)
+    return _SelfAttention(model).eval(), (x,)
+
+
+def _every_dimension(x):
+    """What may change of one example input."""
+    return dict.fromkeys(range(x.dim()), Dim.AUTO) if isinstance(x, Tensor) else None
+
+
+def _by_name(model: nn.Module, given: tuple, named: dict) -> dict:
+    """Shapes of positional and keyword inputs by the names of `model.forward`."""
+    names = signature(model.forward).parameters
+    return dict(zip(names, given, strict=False)) | named
+
+
+@contextmanager
+def _without_nested_tensors():
+    """Encoders turn padding into nested tensors in evaluation; a file has none."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
