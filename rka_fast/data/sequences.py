@@ -28,6 +28,8 @@ class Sequences:
     items: int32 (events,), item indices.
     user_ids, item_ids: the ids of the input; item_ids[0] belongs to item index 1.
     timestamps: float64 (events,), seconds since 1970, or None where the input has no times.
+    parts: int8 (events,), 0 for training, 1 validation, 2 test, rising for each user; None where
+        the input has no split of its own.
     """
 
     indptr: np.ndarray
@@ -35,6 +37,7 @@ class Sequences:
     user_ids: list[str]
     item_ids: list[str]
     timestamps: np.ndarray | None = None
+    parts: np.ndarray | None = None
 
     @property
     def num_users(self) -> int:
@@ -91,6 +94,8 @@ class Sequences:
         arrays: dict[str, Any] = {"indptr": self.indptr, "items": self.items}
         if self.timestamps is not None:
             arrays["timestamps"] = self.timestamps
+        if self.parts is not None:
+            arrays["parts"] = self.parts
         ids = json.dumps({"users": self.user_ids, "items": self.item_ids})
         compressed = io.BytesIO()
         np.savez_compressed(compressed, **arrays)
@@ -110,6 +115,7 @@ class Sequences:
                     ids["users"],
                     ids["items"],
                     arrays.get("timestamps"),
+                    arrays.get("parts"),
                 )
         except Exception as error:  # zip, json and numpy each raise their own kinds
             raise DataError(f"cannot load the sequences in {folder}: {error}") from error

@@ -1,4 +1,4 @@
-"""The rules that split a log: leave-one-out, or two boundaries in time."""
+"""The rules that split a log: leave-one-out, two boundaries in time, files, or not at all."""
 
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from rka_fast.data.sequences import Sequences
-from rka_fast.data.split import STAGES, Split, Targets
+from rka_fast.data.split import NOBODY, STAGES, Split, Targets
 from rka_fast.errors import DataError
 
 BOUNDARIES = "0.8,0.9"
@@ -138,6 +138,44 @@ def time_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
     return split
 
 
+def file_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
+    """A split of one's own: what stands in the files of validation and test is asked for.
+
+    Of a user's events in a file, options.targets asks for the first, the last, a random one or
+    each; the history is everything before it, the files in the order train, valid, test. Raises
+    DataError where a stage has nobody with a history.
+    """
+    if sequences.parts is None:
+        raise DataError("the data has no split of its own; give --valid FILE and --test FILE")
+    start, end = sequences.indptr[:-1].astype(np.int64), sequences.indptr[1:].astype(np.int64)
+    valid, test = (
+        start
+        + np.bincount(sequences.event_users[sequences.parts < part], minlength=sequences.num_users)
+        for part in (1, 2)
+    )
+    split = Split(
+        sequences,
+        train_end=valid,
+        valid=_of_period(start, valid, test, options, stage=0),
+        test=_of_period(start, test, end, options, stage=1),
+        future_hidden=True,
+        seen=options.seen,
+    )
+    for stage in STAGES:
+        if len(split.targets(stage).users) == 0:
+            raise DataError(
+                f"no user of the {stage} file has events in the files before it, so nothing can "
+                "be predicted; check that the files have the same users"
+            )
+    return split
+
+
+def no_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
+    """Everything trains and nothing is asked: for serving, when the settings are known."""
+    end = sequences.indptr[1:].astype(np.int64)
+    return Split(sequences, end, NOBODY, NOBODY, seen=options.seen)
+
+
 def _of_period(
     start: np.ndarray, begin: np.ndarray, end: np.ndarray, options: SplitOptions, stage: int
 ) -> Targets:
@@ -157,39 +195,35 @@ def _of_period(
     return Targets(users[rows], np.arange(len(rows)) + (end[users] - np.cumsum(counts))[rows])
 
 
-class SplitRule:
+class SplitRule(NamedTuple):
     """A way to split: which events of any log train, validate and test.
 
-    name: of the setting. title: in tables. rule: the rule in a sentence. reads_time: whether the
-    boundaries and the kind of targets mean something to it.
+    name: of the setting. title: in tables. rule: the rule in a sentence. make: of sequences and
+    options. reads: the options beside `seen` and `seed` that mean something to it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        title: str,
-        rule: str,
-        make: Callable[[Sequences, SplitOptions], Split],
-        reads_time: bool = False,
-    ) -> None:
-        self.name, self.title, self.rule, self._make = name, title, rule, make
-        self.reads_time = reads_time
+    name: str
+    title: str
+    rule: str
+    make: Callable[[Sequences, SplitOptions], Split]
+    reads: tuple[str, ...] = ()
 
     def __call__(self, sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
         """The split of a log. Raises DataError where the rule cannot be followed."""
-        return self._make(sequences, options)
+        return self.make(sequences, options)
 
     def describe(
         self, sequences: Sequences, options: SplitOptions
     ) -> tuple[dict[str, Any], list[str]]:
         """What it came to on a log, as JSON-able facts and as lines for a person."""
-        if not self.reads_time:
-            return {}, []
-        valid, test = time_boundaries(sequences, options.boundaries)
-        line = f"{self.title}: validation begins at {valid:.15g}, test at {test:.15g}"
-        if options.targets != "first":
-            line += f"; targets: {options.targets}"
-        return {"boundaries": (valid, test), "targets": options.targets}, [line]
+        facts, lines = {}, []
+        if "targets" in self.reads and options.targets != "first":
+            facts["split_targets"] = options.targets
+            lines.append(f"{self.title}: of a user's events of a period, {options.targets}")
+        if "boundaries" in self.reads:
+            facts["boundaries"] = valid, test = time_boundaries(sequences, options.boundaries)
+            lines.append(f"{self.title}: validation begins at {valid:.15g}, test at {test:.15g}")
+        return facts, lines
 
 
 SPLITS: dict[str, SplitRule] = {
@@ -207,7 +241,20 @@ SPLITS: dict[str, SplitRule] = {
             "by time: events before one point train, each user's next after it and after a second "
             "point validate and test",
             time_split,
-            reads_time=True,
+            ("boundaries", "targets"),
+        ),
+        SplitRule(
+            "files",
+            "split by files",
+            "by files: what stands in the files of validation and test is asked for",
+            file_split,
+            ("targets",),
+        ),
+        SplitRule(
+            "none",
+            "nothing held out",
+            "none: everything trains, for serving with known settings",
+            no_split,
         ),
     )
 }
@@ -215,5 +262,5 @@ SPLITS: dict[str, SplitRule] = {
 
 if TYPE_CHECKING:
     SplitName = str
-else:
-    SplitName = Literal[tuple(SPLITS)]  # so that a command line lists them
+else:  # those that compare models; so that a command line lists them
+    SplitName = Literal[tuple(name for name in SPLITS if name not in ("files", "none"))]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.filters import Filters, build_sequences
-from rka_fast.data.readers import read_interactions
+from rka_fast.data.readers import Interactions, read_interactions
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import Split
 from rka_fast.data.split_rules import SPLITS, SplitOptions
 from rka_fast.data.synthetic import synthetic
 from rka_fast.data.targets import describe_targets
+from rka_fast.errors import DataError
 from rka_fast.models import MODELS, Recommender
 from rka_fast.training.config import Config
 
@@ -27,15 +30,10 @@ def load_data(config: Config) -> tuple[Sequences, dict[str, Any], list[str]]:
     if is_synthetic := config.data == "synthetic":
         interactions = synthetic()
     else:
-        interactions = read_interactions(
-            config.data,
-            config.column_names,
-            form=config.form,
-            time_format=config.time_format,
-            where=config.where,
-            max_missing=config.max_missing,
-            max_unpacked=config.max_unpacked,
-        )
+        interactions = _read(config, config.data)
+    if config.valid is not None and config.test is not None:
+        others = [_read(config, path) for path in (config.valid, config.test)]
+        interactions = pooled([interactions, *others])
     # Its fields are settings, under the same names.
     filters = Filters(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Filters)})
     sequences, report = build_sequences(interactions, filters)
@@ -53,9 +51,48 @@ def load_data(config: Config) -> tuple[Sequences, dict[str, Any], list[str]]:
     return sequences, {**description, **facts, **target_facts}, lines
 
 
+def _read(config: Config, path: str) -> Interactions:
+    return read_interactions(
+        path,
+        config.column_names,
+        form=config.form,
+        time_format=config.time_format,
+        where=config.where,
+        max_missing=config.max_missing,
+        max_unpacked=config.max_unpacked,
+    )
+
+
+def pooled(parts: list[Interactions]) -> Interactions:
+    """Logs of training, validation and test as one, with the column `part`: 0, 1 and 2.
+
+    Raises DataError where some have times and others not, or times of another kind.
+    """
+    timed = {("timestamp" in of.frame.columns, of.dated) for of in parts}
+    if len(timed) > 1:
+        raise DataError(
+            "the files of training, validation and test differ in their times: "
+            + "; ".join(of.form for of in parts)
+            + "; name the columns with --columns, or leave the time out with '-'"
+        )
+    shared = [c for c in parts[0].frame.columns if all(c in of.frame.columns for of in parts)]
+    frames = [of.frame.select(shared).with_columns(part=i) for i, of in enumerate(parts)]
+    stages = ", ".join(f"{len(of.frame):,} to {to}" for of, to in zip(parts, ROLES, strict=True))
+    return dataclasses.replace(
+        parts[0],
+        frame=pl.concat(frames),
+        ordered=all(of.ordered for of in parts),
+        notes=[*dict.fromkeys(note for of in parts for note in of.notes), f"events: {stages}"],
+        warnings=list(dict.fromkeys(warning for of in parts for warning in of.warnings)),
+    )
+
+
 def split_options(config: Config) -> SplitOptions:
     """What the config says to the rule that splits."""
     return SplitOptions(config.seen, config.split_boundaries, config.split_targets, config.seed)
+
+
+ROLES = ("train on", "validate on", "test on")
 
 
 class Parts(NamedTuple):

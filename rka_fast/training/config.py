@@ -153,9 +153,14 @@ class Config:
         "keep",
         choices=("keep", "drop"),
     )
+    valid: str | None = setting(
+        "data", "Log of the events to validate on, where --data holds only those to train on."
+    )
+    test: str | None = setting("data", "Log of the events to test on, beside --valid.")
     split: str = setting(
         "data",
-        "Hold out every user's last two events, or what came after two points in time.",
+        "Hold out every user's last two events, what came after two points in time, what --valid "
+        "and --test hold, or nothing (for serving).",
         "leave-one-out",
         choices=SPLITS,
     )
@@ -282,6 +287,8 @@ class Config:
         hints = typing.get_type_hints(type(self))
         fields = {field.name: field for field in dataclasses.fields(self)}
         _check(fields["model"], hints["model"], self.model)
+        if self.valid is not None and self.split == fields["split"].default:
+            object.__setattr__(self, "split", "files")
         self._fill_defaults()
         for name, field in fields.items():
             _check(field, hints[name], getattr(self, name))
@@ -292,9 +299,7 @@ class Config:
                 f"columns {self.columns!r} must be at least 2 names or positions: "
                 "user,item[,rating[,timestamp]]"
             )
-        for name in ("split_boundaries", "split_targets"):
-            if getattr(self, name) != fields[name].default and not SPLITS[self.split].reads_time:
-                raise ConfigError(f"{name} has no meaning with split {self.split!r}; use time")
+        self._check_split()
         if self.kernels is not None:
             try:
                 parse_kernels(self.kernels)
@@ -318,11 +323,34 @@ class Config:
             if getattr(self, name) is not None:
                 raise ConfigError(f"{name} is not used by model {self.model!r}; leave it out")
         defaults = dict(_read_by(MODELS[self.model]))
+        if self.split == "none" and "epochs" in defaults and self.epochs is None:
+            raise ConfigError(
+                "epochs: with split 'none' nothing tells when to stop; give --epochs, or --refit "
+                "RUN for those of an earlier run"
+            )
         if self.data == "synthetic" and "epochs" in defaults:
             defaults["epochs"] = min(SYNTHETIC_EPOCHS, defaults["epochs"])
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+
+    def _check_split(self) -> None:
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        for option in ("boundaries", "targets"):
+            name = f"split_{option}"
+            given = getattr(self, name) != fields[name].default
+            if given and option not in SPLITS[self.split].reads:
+                able = [rule.name for rule in SPLITS.values() if option in rule.reads]
+                raise ConfigError(
+                    f"{name} has no meaning with split {self.split!r}; use {' or '.join(able)}"
+                )
+        if (self.valid is None) != (self.test is None):
+            raise ConfigError("valid and test: expected both files or neither, got one")
+        if (self.split == "files") != (self.valid is not None):
+            raise ConfigError(
+                f"split {self.split!r} does not fit: it is files exactly where valid and test are "
+                "given"
+            )
 
     def _check_loss(self) -> None:
         losses = MODELS[self.model].losses

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
@@ -14,6 +15,9 @@ from rka_fast.errors import ConfigError
 from rka_fast.models import MODELS
 from rka_fast.training.config import GROUPS, Config
 from rka_fast.training.run_folder import RunFolder
+
+AHEAD = ("--model", "--data", "--split", "--epochs", "--valid", "--test")
+"""The flags that the defaults of others follow from."""
 
 
 class Given(NamedTuple):
@@ -34,17 +38,23 @@ def parse(
     FolderError.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--config", "--resume", "--model", "--data"):
+    for flag in ("--config", "--resume", "--refit", *AHEAD):
         first.add_argument(flag)
     given, _ = first.parse_known_args(argv)
-    if given.config and given.resume:
-        raise ConfigError("--config and --resume exclude each other: a run has its own settings")
+    if sum(map(bool, (given.config, given.resume, given.refit))) > 1:
+        raise ConfigError(
+            "--config, --resume and --refit exclude each other: a run has its own settings"
+        )
     notes = []
     folder = RunFolder.open(given.resume) if given.resume else None
-    values = {"model": given.model, "data": given.data}
+    values: dict[str, Any] = {flag[2:]: vars(given)[flag[2:]] for flag in AHEAD}
     values = {name: value for name, value in values.items() if value is not None}
+    if "epochs" in values:  # what is no number is refused below, with the other flags
+        values["epochs"] = int(values["epochs"]) if values["epochs"].isdigit() else 1
     if folder:
         defaults = folder.read_config()
+    elif given.refit:
+        defaults = _refitted(given.refit, values)
     elif given.config:
         defaults, left_out = Config.read(given.config, **values)
         if left_out:
@@ -56,11 +66,25 @@ def parse(
     settings: dict[str, Any] = {}
     for group in GROUPS:
         settings |= vars(getattr(flags, group))
-    del settings["config"], settings["resume"]
+    del settings["config"], settings["resume"], settings["refit"]
     config = dataclasses.replace(defaults, **settings)
     if folder:
         config.check_resume(defaults)
     return Given(config, folder, notes)
+
+
+def _refitted(run: str, values: dict[str, Any]) -> Config:
+    """The settings of a finished run, for its best number of epochs and on all its data."""
+    folder = RunFolder.open(run)
+    config = folder.read_config()
+    epochs = folder.read_json("result.json")["best_epoch"] if config.epochs else None
+    files = (path for path in (config.data, config.valid, config.test) if path is not None)
+    whole = {"data": ",".join(files), "split": "none", "valid": None, "test": None, "json": None}
+    new = {**whole, **values}
+    fields = {f.name: f.default for f in dataclasses.fields(Config) if f.name.startswith("split_")}
+    name = f"{Path(run).name}-refit"
+    out = str(Path(run).with_name(name))
+    return dataclasses.replace(config, **{**fields, "epochs": epochs, "out": out, **new})
 
 
 def _refuse_unread(argv: Sequence[str], model: str) -> None:
@@ -82,6 +106,8 @@ def _flags(defaults: Config) -> type:
     groups["run"] += [
         _flag("config", str | None, "JSON file of settings (such as a run's config.json); flags "
               "override it.", None),
+        _flag("refit", str | None, "Run folder whose settings and best epoch to train anew, on "
+              "everything.", None),
         _flag("resume", str | None, "Run folder to go on with, exactly; a finished run is "
               "evaluated again.", None),
     ]  # fmt: skip
@@ -93,7 +119,7 @@ def _flags(defaults: Config) -> type:
         if field.name == "loss":
             choices = MODELS[defaults.model].losses
         if choices:
-            kind = Literal[choices]
+            kind = Literal[choices] if value is not None else Literal[choices] | None
         elif kind == bool | None:
             kind = bool
         groups[field.metadata["group"]].append(

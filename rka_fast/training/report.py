@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from rka_fast.data.split_rules import SPLITS
-from rka_fast.training.lists import QUALITIES
+from rka_fast.training.list_quality import QUALITIES
 from rka_fast.training.metrics import METRICS, RANKINGS
 from rka_fast.training.run_folder import RunFolder
 
 
 def result_table(result: dict[str, Any]) -> str:
     """The test scores of the selected epoch with their intervals, popularity beside the model."""
+    if "test" not in result:
+        last = f" for {result['best_epoch']} epochs" if result["best_epoch"] else ""
+        return f"{result['model']} trained on everything{last}: nothing was held out to test on"
     title = f"Test scores of epoch {result['best_epoch']}, the best on validation"
     rows = [(result["model"], result["test"], result.get("intervals"))]
     lists = [(result["model"], result.get("lists"))]

@@ -32,7 +32,7 @@ from rka_fast.training.assemble import assemble
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
 from rka_fast.training.devices import make_accelerator, seed_torch, shard, stop_signals
-from rka_fast.training.lists import intervals, list_qualities
+from rka_fast.training.list_quality import intervals, list_qualities
 from rka_fast.training.metrics import Evaluation, Ranked, both_metrics
 from rka_fast.training.report import plot_curve
 from rka_fast.training.run_folder import RunFolder
@@ -247,6 +247,8 @@ class Trainer:
 
     def _validate(self, log: IO[str], loss: float) -> None:
         progress, begin = self.progress, time.perf_counter()
+        if not len(self.split.valid.users):
+            return self._keep_last(log, loss)
         metrics = self.evaluate("valid")
         seconds = time.perf_counter() - begin
         progress.eval_seconds += seconds
@@ -266,6 +268,15 @@ class Trainer:
             )
             with tqdm.external_write_mode():
                 print(line, flush=True)
+
+    def _keep_last(self, log: IO[str], loss: float) -> None:
+        """Where nothing is held out the last epoch is the one to keep."""
+        self.progress.best_epoch = self.epoch
+        if self.finished:
+            self._save(self.folder.best, log, with_optimizer=False)
+        if not self.quiet:
+            with tqdm.external_write_mode():
+                print(f"epoch {self.epoch:>3}  loss {loss:.4f}", flush=True)
 
     def _save(self, path: Path, log: IO[str] | None = None, with_optimizer: bool = True) -> None:
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
@@ -304,21 +315,29 @@ class Trainer:
         """Metrics of the selected epoch and of popularity, in the form of result.json."""
         self.accelerator.wait_for_everyone()
         Checkpoint.load(self.folder.best, self.catalogue).load_into(self.model)
+        if not len(self.split.test.users):
+            return self._facts({})
         begin = time.perf_counter()
         found = {stage: self.ranked(stage) for stage in STAGES}
         seconds = time.perf_counter() - begin
         if self.main:
             self.folder.write_ranked(found["test"], self.split.targets("test").users)
-        scores, train = self._scores(found), self.progress.train_seconds
+        self.progress.eval_seconds += seconds
+        scores = self._scores(found)
+        of_popularity = scores if self.config.model == "pop" else self._popularity()
+        return self._facts({**scores, "popularity": of_popularity})
+
+    def _facts(self, scores: dict[str, Any]) -> dict[str, Any]:
+        """The scores with what the run was, in the form of result.json."""
+        train = self.progress.train_seconds
         return {
             "data": self.description,
             "model": self.config.model,
             "best_epoch": self.progress.best_epoch,
             **scores,
-            "popularity": scores if self.config.model == "pop" else self._popularity(),
             "seconds": {
                 "train": train,
-                "eval": self.progress.eval_seconds + seconds,
+                "eval": self.progress.eval_seconds,
                 "per_epoch": train / self.epoch if self.epoch else 0.0,
             },
             "config": self.config.to_json(),

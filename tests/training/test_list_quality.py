@@ -9,7 +9,7 @@ import scipy.stats
 from support.sequences import sequences_of
 
 from rka_fast.data.split_rules import leave_one_out
-from rka_fast.training import lists
+from rka_fast.training import list_quality as quality
 from rka_fast.training.metrics import LISTED, METRICS, gains
 
 
@@ -56,8 +56,8 @@ def test_qualities_equal_the_definitions():
     expected = literal(
         shown.tolist(), list(zip(targets, ranks, strict=True)), [h[:-2] for h in histories], 20
     )
-    found = lists.list_qualities(shown, ranks, split)
-    assert found.keys() == lists.QUALITIES.keys()
+    found = quality.list_qualities(shown, ranks, split)
+    assert found.keys() == quality.QUALITIES.keys()
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-6), name  # counts are float32
     by_item = [
@@ -71,7 +71,7 @@ def test_intervals_agree_with_scipy():
     """One target a user: scipy's percentile bootstrap, up to the noise of both's resamples."""
     rng = np.random.default_rng(1)
     ranks = rng.geometric(0.08, (2, 500))
-    found = lists.intervals(ranks, np.arange(500))
+    found = quality.intervals(ranks, np.arange(500))
     assert [list(of) for of in found.values()] == [list(METRICS)] * 2
     for row, bounds in zip(ranks, found.values(), strict=True):
         for name, (low, high) in bounds.items():
@@ -89,13 +89,13 @@ def test_intervals_agree_with_scipy():
 @pytest.mark.parametrize("many", [10**9, 0])  # resampled, and by the normal law
 def test_users_bring_all_their_targets(monkeypatch, many):
     """A user's targets are all alike here: the interval is that of users, not of targets."""
-    monkeypatch.setattr(lists, "MANY", many)
+    monkeypatch.setattr(quality, "MANY", many)
     rng = np.random.default_rng(2)
     of_user = np.where(rng.random(200) < 0.4, 1, 99)
     counts = rng.integers(1, 30, 200)
     ranks = np.repeat(of_user, counts)[None].repeat(2, 0)
     users = np.repeat(np.arange(200), counts)
-    low, high = lists.intervals(ranks, users)["full"]["hit@10"]
+    low, high = quality.intervals(ranks, users)["full"]["hit@10"]
     means = []
     for _ in range(4000):
         drawn = rng.integers(0, 200, 200)
@@ -110,5 +110,5 @@ def test_users_bring_all_their_targets(monkeypatch, many):
 def test_nothing_shown():
     split = leave_one_out(sequences_of([[1, 2, 3], [3, 2, 1]], 3))
     none = np.zeros((2, LISTED), np.int64)
-    found = lists.list_qualities(none, np.array([99, 99]), split)
+    found = quality.list_qualities(none, np.array([99, 99]), split)
     assert set(found.values()) == {0.0}
