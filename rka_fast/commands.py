@@ -42,6 +42,9 @@ def exit_status(run: Callable[[], int], stopped: str | None = None) -> int:
 
     stopped: what is said then, in place of the interruption's own message.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # ids may have letters that a console has not
+            stream.reconfigure(errors="backslashreplace")
     try:
         return run()
     except (UserError, OSError) as error:

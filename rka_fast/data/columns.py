@@ -10,6 +10,9 @@ ROLES = ("user", "item", "rating", "timestamp")
 CLOCK = "clock"
 """The role of a second column of times: the time of day."""
 
+NEXT = "next"
+"""The role of a single item that comes after a list of items."""
+
 # Names as they are after `_plain`; earlier ones win where a header has several.
 _NAMES = {
     "user": "user userid uid username reviewerid visitorid customerid memberid session sessionid",

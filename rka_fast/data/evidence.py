@@ -170,9 +170,18 @@ def is_amazon(item: Column, user: Column) -> bool:
     )
 
 
-def list_separator(column: Column) -> str | None:
-    """What separates the entries of lists written as text, None where values are single."""
-    if column.is_nested or column.values.dtype != pl.String:
+def lists_in(column: Column, name: str, users: Column) -> str | None:
+    """How lists are written as text, for `values.split_lists`; None where values are single.
+
+    Without brackets (or RecBole's word for it) they are lists only if every user has one row.
+    """
+    if column.is_nested or column.values.dtype != pl.String or len(column.values) == 0:
+        return None
+    if name.endswith((":token_seq", ":float_seq")):
+        return " "
+    if column.looks_like(r"\[.*\]"):
+        return "[]"
+    if users.distinct < len(users.values):
         return None
     for separator in (" ", ",", "|", ";"):
         parts = column.values.str.split(separator)

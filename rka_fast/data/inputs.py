@@ -230,10 +230,11 @@ def decode(content: bytes, path: str) -> bytes:
             f"{path} is neither text nor Parquet (plain or packed with gzip, zip or zstd); "
             "convert it to CSV"
         )
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        content = content.decode("latin-1").encode()
+    if not content.isascii():
+        try:
+            content.decode()
+        except UnicodeDecodeError:
+            content = content.decode("latin-1").encode()
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return content

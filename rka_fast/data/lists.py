@@ -31,12 +31,16 @@ def list_form(lines: Sequence[str], path: str) -> str | None:
     first = [row[0] for row in rows]
     if len(set(first)) == len(first) and (_number_lines(first) or _differ(rows)):
         return "user-items"
-    repeated = "" if len(set(first)) == len(first) else ", though some stand before several lines"
+    if len(set(first)) < len(first):
+        raise DataError(
+            f"{path}: one history a line, or a table with broken rows: first words such as "
+            f"{printable(Counter(first).most_common(1)[0][0])} come again. If the lines are "
+            "histories without a user: --form items; if they are rows of a table: --form table"
+        )
     raise DataError(
         f"{path}: one history a line, and nothing tells whether the first word of a line, such as "
-        f"{printable(first[0])}, is the user or the first item{repeated}. If it is the user: "
-        "--form user-items; if it is an item and users have no names: --form items; if these are "
-        "rows of a table: --form table"
+        f"{printable(first[0])}, is the user or the first item. If it is the user: --form "
+        "user-items; if it is an item and users have no names: --form items"
     )
 
 
@@ -92,7 +96,7 @@ def read_lists(content: bytes, path: str, form: str) -> Source:
         FORMS[form],
         ["user", "item"],
         frame.head(SAMPLE),
-        lambda positions: frame.select(str(position) for position in positions),
+        lambda positions, types: frame.select(str(position) for position in positions),
         lambda row: f"{path}, line {events['line'][row]}",
         notes,
         {"user": 0, "item": 1},
@@ -106,11 +110,10 @@ def _is_table(lines: list[str]) -> bool:
     rows = [words(line) for line in lines]
     lengths = Counter(map(len, rows))
     if separator is None:
-        # Few broken lines, or users with several lines, are a table; the lines will be named.
-        loose = separator_of(lines, 0.7) or separator_of(lines, 0.01)
+        # A table of which some lines are broken is one; the lines will be named.
         repeats = len({row[0] for row in rows}) < len(rows)
-        broken = loose not in (None, " ") and (repeats or separator_of(lines, 0.7) == loose)
-        return max(lengths) < 2 or broken
+        loose = separator_of(lines, 0.5 if repeats else 0.7)
+        return max(lengths) < 2 or loose not in (None, " ")
     # Blanks and (nearly) one length: histories were all cut to it, or some are longer while every
     # line has a first word of its own, which the users of a table have not.
     if len(lengths) == 1:

@@ -15,6 +15,7 @@ def roles_by_names(judge: Judge) -> dict[str, int]:
     for role in ("user", "item"):
         if role in found:
             roles[role] = _least_missing(judge, role)
+    _list_and_next(judge, roles)
     if "user" in roles and "item" in roles and roles["user"] == roles["item"]:
         roles.pop("item")
     _lists_of_items(judge, roles)
@@ -40,8 +41,24 @@ def _least_missing(judge: Judge, role: str) -> int:
     return first
 
 
-def _lists_of_items(judge: Judge, roles: dict[str, int]) -> None:
+def _list_and_next(judge: Judge, roles: dict[str, int]) -> None:
     """A list of items beside a single one: the one comes after the list."""
+    items = [p for p in cols.named(judge.names, "item") if p != roles.get("user")]
+    lists = [p for p in items if _is_list(judge, p)]
+    if lists:
+        roles["item"] = lists[0]
+        single = [p for p in items if p not in lists]
+        if single:
+            roles[cols.NEXT] = single[0]
+            judge.notes.append(f"{judge.title(single[0])} comes after {judge.title(lists[0])}")
+
+
+def _is_list(judge: Judge, position: int) -> bool:
+    return judge.columns[position].is_nested or judge.names[position].endswith(":token_seq")
+
+
+def _lists_of_items(judge: Judge, roles: dict[str, int]) -> None:
+    """The only lists that there are hold the items."""
     if "item" not in roles:
         lists = [
             c.position for c in judge.columns if c.is_nested and c.position not in roles.values()

@@ -53,7 +53,7 @@ def read_interactions(
     path: str | os.PathLike | Iterable[str | os.PathLike],
     columns: Sequence[str] | None = None,
     *,
-    form: str | None = None,
+    form: str = "auto",
     time_format: str | None = None,
     where: str | None = None,
     max_missing: float = MAX_MISSING,
@@ -68,7 +68,7 @@ def read_interactions(
         from 0, of user, item, rating and timestamp (the last two may be left out, "-" skips one,
         "date+time" makes a time of two); or, for a file without such names, the words user, item,
         rating, timestamp and "-" in the file's own order.
-    form: "table", or one of `lists.FORMS`, for text that could be either.
+    form: "auto", "table", or one of `lists.FORMS`: what a line of text is.
     time_format: how times are written: as in strptime, or s, ms, us, ns since 1970, or number.
     where: conditions on columns, see `where.conditions`; the other rows are left out.
     max_missing: the share of rows that may lack a user, an item or a time; they are left out.
@@ -85,7 +85,14 @@ def read_interactions(
     wanted, tally = conditions(where), Tally()
     decision = decide(sources[0], columns, time_format, max_missing)
     frames = [
-        events(source, _roles_in(source, sources[0], decision), decision.kind, wanted, tally)
+        events(
+            source,
+            _roles_in(source, sources[0], decision),
+            decision.kind,
+            decision.lists,
+            wanted,
+            tally,
+        )
         for source in sources
     ]
     titles = {role: printable(sources[0].title(p)) for role, p in decision.roles.items()}
@@ -113,7 +120,7 @@ def read_interactions(
 
 
 def _open(
-    file: inputs.File, columns: Sequence[str] | None, form: str | None, pooled: bool
+    file: inputs.File, columns: Sequence[str] | None, form: str, pooled: bool
 ) -> Source | None:
     """One file with its form told by its content; None for an empty one among several."""
     content = file.content()
@@ -125,16 +132,17 @@ def _open(
             raise DataError(f"{file.path} has columns but no interactions")
         return source
     text = inputs.decode(content, file.path)
-    if not text.strip():
+    first = re.search(rb"\S", text)
+    if first is None:
         if pooled:
             return None
         raise DataError(f"{file.path} is empty")
-    start = text.lstrip()[:1]
-    if start == b"{" or (start == b"[" and form is None):
+    start = first[0]
+    if start == b"{" or (start == b"[" and form == "auto"):
         return read_json(text, file.path)
     lines = _first_lines(text)
-    if form is None and columns is None:
-        form = list_form(lines, file.path)
+    if form == "auto" and columns is None:
+        form = list_form(lines, file.path) or "table"
     if form in FORMS:
         return read_lists(text, file.path, form)
     return read_table(text, lines, file.path, columns)
@@ -145,8 +153,8 @@ def _first_lines(text: bytes) -> list[str]:
     lines: list[str] = []
     start = 0
     while start < len(text) and len(lines) < LINES:
-        piece = text[start : start + (1 << 20)]
-        if len(piece) == 1 << 20:
+        piece = text[start : start + (1 << 16)]
+        if len(piece) == 1 << 16:
             end = text.find(b"\n", start + len(piece) - 1)
             piece = text[start : len(text) if end < 0 else end + 1]
         start += len(piece)

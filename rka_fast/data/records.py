@@ -6,7 +6,8 @@ from io import BytesIO
 
 import polars as pl
 
-from rka_fast.data.sources import SAMPLE, Source, by_place
+from rka_fast.data.columns import recognise
+from rka_fast.data.sources import SAMPLE, Source, Types, by_place
 from rka_fast.errors import DataError, printable
 
 
@@ -29,7 +30,7 @@ def read_parquet(content: bytes, path: str) -> Source:
         "Parquet",
         names,
         by_place(sample),
-        lambda positions: attempt(
+        lambda positions, types: attempt(
             lambda: pl.read_parquet(
                 BytesIO(content), columns=[names[position] for position in positions]
             ).select(pl.col(names[p]).alias(str(p)) for p in positions)
@@ -40,7 +41,8 @@ def read_parquet(content: bytes, path: str) -> Source:
 
 def read_json(content: bytes, path: str) -> Source:
     """JSON lines, an array of objects, or one object of users and their items."""
-    if content.lstrip()[:1] == b"[" or not _is_object(content.lstrip().split(b"\n", 1)[0]):
+    first, _, rest = content.strip().partition(b"\n")
+    if first[:1] == b"[" or not rest.strip() or not _is_object(first):
         return _read_document(content, path)
     numbers, lines = [], []
     for number, line in enumerate(content.split(b"\n"), start=1):
@@ -66,10 +68,14 @@ def _read_document(content: bytes, path: str) -> Source:
     except ValueError as error:
         raise DataError(f"{path}: not JSON: {error}") from None
     if isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list)]
-        if len(value) > 1 and len(lists) == len(value):
+        # pandas writes columns as objects of their rows.
+        columns = {k: list(v.values()) if isinstance(v, dict) else v for k, v in value.items()}
+        lists = [v for v in columns.values() if isinstance(v, list)]
+        if len(lists) == len(value) and {"user", "item"} <= recognise(list(value)).keys():
+            value = [dict(zip(columns, row, strict=False)) for row in zip(*lists, strict=False)]
+        elif len(value) > 1 and len(lists) == len(value):
             value = [{"user": user, "item": items} for user, items in value.items()]
-        elif len(lists) == 1:
+        elif len(lists) == 1 and not recognise(list(value)):
             value = lists[0]
         else:
             value = [value]
@@ -103,7 +109,7 @@ def _frame(lines: bytes, path: str, kind: str, where: Callable[[int], str]) -> S
         raise DataError(f"{path}: {printable(str(error), 200)}") from None
     frame = by_place(frame)
 
-    def read(positions: Sequence[int]) -> pl.DataFrame:
+    def read(positions: Sequence[int], types: Types) -> pl.DataFrame:
         return frame.select(str(position) for position in positions)
 
     return Source(

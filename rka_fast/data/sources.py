@@ -1,11 +1,16 @@
 """What every kind of file becomes before its columns are known."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
 
 SAMPLE = 10_000  # rows that are looked at to tell what the columns hold
+
+Types = Mapping[int, type[pl.DataType]]
+
+AROUND = (" ", "\t", "\xa0", '"')
+"""Blanks and quotes that may stand around a value and are no part of it."""
 
 
 @dataclass(eq=False)
@@ -16,20 +21,23 @@ class Source:
     kind: how it is written, such as "CSV with header".
     names: the columns' names, None without a header.
     sample: the first rows; strings where the file has no types.
-    read: all rows of the columns at some positions, in that order.
+    read: all rows of the columns at some positions; what is numbers in the sample may be read as
+        such where a type is given for its position.
     place: where a row stands, for messages.
     notes: what a person should know about how it was read.
     roles: which column holds what, where the form itself says so.
+    around: which of AROUND there are in the file.
     """
 
     path: str
     kind: str
     names: list[str] | None
     sample: pl.DataFrame
-    read: Callable[[Sequence[int]], pl.DataFrame]
+    read: Callable[[Sequence[int], Types], pl.DataFrame]
     place: Callable[[int], str]
     notes: list[str] = field(default_factory=list)
     roles: dict[str, int] | None = None
+    around: tuple[str, ...] = AROUND
 
     @property
     def width(self) -> int:

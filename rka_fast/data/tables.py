@@ -5,13 +5,12 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 import polars as pl
 
 from rka_fast.data import columns as cols
-from rka_fast.data.sources import SAMPLE, Source
+from rka_fast.data.sources import AROUND, SAMPLE, Source, Types
 from rka_fast.errors import DataError, printable
 
 LINES = 500  # lines that are looked at to tell the form
@@ -29,20 +28,28 @@ _MOST_COLUMNS = 10_000
 
 
 def separator_of(lines: Sequence[str], least: float = 0.9) -> str | None:
-    """What separates the columns: what gives nearly every line the same number, the largest.
+    """What separates the columns: what gives nearly every line the same number of fields.
 
-    Blanks only where nothing else does, as they are inside of names and dates.
+    Of several what gives the most columns that differ from row to row, then the most columns:
+    ids may have a separator in them. Blanks only where nothing else does, as they are inside of
+    names and dates.
     """
-    widths = {}
+    found = {}
     for separator in SEPARATORS:
-        counts = Counter(len(fields(line, separator)) for line in lines)
-        width, share = counts.most_common(1)[0]
+        rows = [fields(line, separator) for line in lines]
+        width, share = Counter(map(len, rows)).most_common(1)[0]
         if width > 1 and share >= least * len(lines):
-            widths[separator] = width
-    blanks = widths.pop(" ", None)
-    if widths:
-        return max(widths, key=lambda separator: widths[separator])
-    return " " if blanks else None
+            found[separator] = [row for row in rows if len(row) == width]
+    blanks = found.pop(" ", None)
+    if len(found) < 2:
+        return next(iter(found), " " if blanks else None)
+    return max(found, key=lambda separator: _worth(found[separator]))
+
+
+def _worth(rows: list[list[str]]) -> tuple[int, int]:
+    """How many columns differ from row to row, and how many there are."""
+    columns = list(zip(*(rows[1:] or rows), strict=True))  # the first may be the header
+    return sum(len(set(column)) > 1 for column in columns), len(columns)
 
 
 def fields(line: str, separator: str) -> list[str]:
@@ -58,6 +65,23 @@ def fields(line: str, separator: str) -> list[str]:
     return line.split(separator)
 
 
+def _long_quotes(lines: Sequence[str]) -> tuple[str, list[list[str]]] | None:
+    """The separator and the rows where quoted fields go over several lines, else None."""
+    if sum(line.count('"') % 2 for line in lines) < 2:
+        return None
+    for separator in (s for s in SEPARATORS if len(s) == 1 and s != " "):
+        try:
+            text = io.StringIO("\n".join(lines), newline="")
+            rows = [row for row in csv.reader(text, delimiter=separator) if row][:-1]
+        except csv.Error:
+            continue
+        width, count = Counter(map(len, rows)).most_common(1)[0] if rows else (0, 0)
+        long = any("\n" in cell for row in rows for cell in row)
+        if long and width > 1 and count >= 0.9 * len(rows) and len(rows) > 0.2 * len(lines):
+            return separator, rows
+    return None
+
+
 def without_comments(lines: list[str]) -> tuple[list[str], str | None]:
     """The lines, and with what the comments begin that stood in front of them, if any did."""
     prefix = next((p for p in _COMMENTS if lines[0].startswith(p)), None)
@@ -71,8 +95,11 @@ def read_table(
 ) -> Source:
     """A table in UTF-8 text; `lines` are its first ones, none of them blank."""
     lines, comment = without_comments(lines)
-    separator = separator_of(lines) or separator_of(lines, 0.5) or ","
-    rows = [fields(line, separator) for line in lines]
+    separator, rows = _long_quotes(lines) or (None, [])
+    long_quotes = separator is not None
+    if separator is None:
+        separator = separator_of(lines) or separator_of(lines, 0.5) or ","
+        rows = [fields(line, separator) for line in lines]
     width = Counter(map(len, rows)).most_common(1)[0][0]
     if max(width, len(rows[0])) > _MOST_COLUMNS:
         raise DataError(
@@ -80,14 +107,14 @@ def read_table(
             f"{_MOST_COLUMNS:,} are read. Is there one event a line?"
         )
     names = _header(rows, width, columns)
-    text = _Text(content, path, separator, width, comment, skip=names is not None)
+    width = len(names) if names else width
+    text = _Text(content, path, separator, width, comment, names is not None, long_quotes)
     sample = text.sample()
     if len(sample) == 0:
         raise DataError(f"{path} has a header but no interactions")
-    notes = (
-        [f"skipped {text.count_comments():,} lines that begin with {comment}"] if comment else []
-    )
-    return Source(path, _kind(separator, names), names, sample, text.read, text.place, notes)
+    notes = [f"skipped {text.comments:,} lines that begin with {comment}"] if comment else []
+    kind = _kind(separator, names)
+    return Source(path, kind, names, sample, text.read, text.place, notes, around=text.around())
 
 
 def form_of(kind: str, names: Sequence[str] | None) -> str:
@@ -157,74 +184,90 @@ def _has_digit(text: str) -> bool:
 # --- all rows ---
 
 
-@dataclass
 class _Text:
-    """The rows of a table. skip: whether the first record is the header."""
+    """The rows of a table, without its header."""
 
-    content: bytes
-    path: str
-    separator: str
-    width: int
-    comment: str | None
-    skip: bool
+    def __init__(
+        self,
+        content: bytes,
+        path: str,
+        separator: str,
+        width: int,
+        comment: str | None,
+        has_header: bool,
+        long_quotes: bool = False,
+    ) -> None:
+        self.long_quotes = long_quotes
+        self.path, self.separator, self.width, self.comment = path, separator, width, comment
+        self.comments = 0
+        if comment:
+            prefix = comment.encode()
+            self.comments = content.count(b"\n" + prefix) + content.startswith(prefix)
+        end = self.before = 0  # lines in front of the body
+        if has_header:
+            self.body = content
+            self.before = next(self._records())[0]
+            for _ in range(self.before):
+                end = content.find(b"\n", end) + 1 or len(content)
+        self.body = content[end:]
 
     def sample(self) -> pl.DataFrame:
-        rows = [r for _, r in islice(self._records(), SAMPLE + self.skip) if len(r) == self.width]
-        if self.skip and rows:
-            rows = rows[1:] if len(rows[0]) == self.width else rows
-        frame = pl.DataFrame(
-            rows, schema={str(k): pl.String for k in range(self.width)}, orient="row"
-        )
-        return frame
+        every = range(self.width)
+        head = self._head(SAMPLE)
+        frame = None if self.long_quotes else self._parse(head, every, {})
+        if frame is not None and self._is_complete(frame, head):
+            return frame
+        rows = [r for _, r in islice(self._records(), SAMPLE) if len(r) == self.width]
+        return pl.DataFrame(rows, schema={str(k): pl.String for k in every}, orient="row")
 
-    def read(self, positions: Sequence[int]) -> pl.DataFrame:
-        body = self._body()
-        last = self.width - 1
-        wanted = sorted({*positions, last})
-        frame = self._parse(body, wanted)
+    def read(self, positions: Sequence[int], types: Types) -> pl.DataFrame:
+        wanted = sorted({*positions, self.width - 1})
+        if self.long_quotes:
+            return self._by_records(wanted).select(str(position) for position in positions)
+        frame = self._parse(self.body, wanted, types)
         # Every line has all its separators if none lacks its last field and the sum is right.
-        if frame is None or not self._is_complete(frame, body):
+        if frame is None or not self._is_complete(frame, self.body):
             frame = self._careful(wanted)
         return frame.select(str(position) for position in positions)
 
+    def around(self) -> tuple[str, ...]:
+        """Which blanks and quotes may stand around fields."""
+        others = (c for c in AROUND if c != self.separator)
+        return tuple(c for c in others if c.encode()[-1:] in self.body)
+
     def place(self, row: int) -> str:
-        line = next(islice(self._records(), row + self.skip, None), (0, []))[0]
+        line = next(islice(self._records(), row, None), (0, []))[0]
         return f"{self.path}, line {line}"
 
-    def count_comments(self) -> int:
-        prefix = self.comment.encode()
-        return self.content.count(b"\n" + prefix) + self.content.startswith(prefix)
-
-    def _body(self) -> bytes:
-        if not self.skip:
-            return self.content
-        line = next(self._records())[0]
-        end = -1
-        for _ in range(line):
-            end = self.content.find(b"\n", end + 1)
-            if end < 0:
-                return b""
-        return self.content[end + 1 :]
+    def _head(self, lines: int) -> bytes:
+        end = 0
+        for _ in range(lines):
+            end = self.body.find(b"\n", end) + 1
+            if end == 0:
+                return self.body
+        return self.body[:end]
 
     def _single(self) -> str:
         # A separator is one byte to polars, so "::" becomes the ASCII unit separator.
         return self.separator if len(self.separator) == 1 else "\x1f"
 
-    def _parse(self, body: bytes, positions: Sequence[int]) -> pl.DataFrame | None:
+    def _parse(self, body: bytes, positions: Sequence[int], types: Types) -> pl.DataFrame | None:
         """What polars reads if there is nothing unusual; None where it fails."""
-        if b'"' in body or not body.strip():
+        if b'"' in body or not re.search(rb"\S", body):
             return None
         if self.separator != self._single():
             body = body.replace(self.separator.encode(), b"\x1f")
-        return self._polars(body, positions, quotes=False)
+        return self._polars(body, positions, types, quotes=False)
 
-    def _polars(self, body: bytes, positions: Sequence[int], quotes: bool) -> pl.DataFrame | None:
+    def _polars(
+        self, body: bytes, positions: Sequence[int], types: Types, quotes: bool
+    ) -> pl.DataFrame | None:
         every = [f"column_{k + 1}" for k in range(self.width)]
         try:
             frame = pl.read_csv(
                 body,
                 has_header=False,
-                schema=dict.fromkeys(every, pl.String),
+                schema={name: types.get(k, pl.String) for k, name in enumerate(every)},
                 columns=[every[position] for position in positions],
                 separator=self._single(),
                 quote_char='"' if quotes else None,
@@ -237,6 +280,8 @@ class _Text:
     def _is_complete(self, frame: pl.DataFrame, body: bytes) -> bool:
         if frame[:, -1].null_count() and self.width > 1:
             return False
+        if frame.width == self.width and not self.comment:
+            return True  # polars has refused lines with more
         found = body.count(self.separator.encode())
         if self.comment:
             found -= sum(
@@ -248,8 +293,8 @@ class _Text:
 
     def _careful(self, positions: Sequence[int]) -> pl.DataFrame:
         """Rows where there are quotes, blank lines, runs of blanks or empty last fields."""
-        lines = pl.DataFrame({"line": pl.Series(self.content.decode().split("\n"))})
-        lines = lines.with_row_index("number", offset=1)
+        lines = pl.DataFrame({"line": pl.Series(self.body.decode().split("\n"))})
+        lines = lines.with_row_index("number", offset=self.before + 1)
         if self.separator == " ":
             lines = lines.with_columns(
                 pl.col("line").str.strip_chars().str.replace_all(r"[ \t]+", " ")
@@ -262,8 +307,9 @@ class _Text:
             & ~pl.col("line").str.contains(_well_formed(self.separator))
         )
         if len(odd) and self._has_long_quotes(odd):
+            self.long_quotes = True
             return self._by_records(positions)
-        lines = lines.slice(int(self.skip)).with_columns(
+        lines = lines.with_columns(
             odd=pl.col("number").is_in(odd["number"].implode()),
             separators=pl.col("line").str.count_matches(re.escape(self.separator)),
         )
@@ -289,7 +335,7 @@ class _Text:
             text = some["line"].str.replace_all(self.separator, self._single(), literal=True)
             body = "\n".join(text.to_list()).encode()
             comment, self.comment = self.comment, None
-            frame = self._polars(body, positions, quotes=not odd_lines)
+            frame = self._polars(body, positions, {}, quotes=not odd_lines)
             self.comment = comment
             if frame is None or len(frame) != len(some):
                 return self._by_records(positions)
@@ -301,7 +347,7 @@ class _Text:
     def _has_long_quotes(self, odd: pl.DataFrame) -> bool:
         """Whether quotes go over several lines; raises DataError where one is never closed."""
         try:
-            text = io.StringIO(self.content.decode(), newline="")
+            text = io.StringIO(self.body.decode(), newline="")
             reader = csv.reader(text, delimiter=self._single(), strict=True)
             if all(len(row) in (0, self.width) for row in reader):
                 return True
@@ -318,7 +364,7 @@ class _Text:
 
     def _by_records(self, positions: Sequence[int]) -> pl.DataFrame:
         rows = []
-        for number, row in islice(self._records(True), int(self.skip), None):
+        for number, row in self._records():
             if len(row) != self.width:
                 raise self._wrong_width(number, len(row))
             rows.append([row[position] for position in positions])
@@ -331,14 +377,14 @@ class _Text:
             f"{SEPARATORS[self.separator]}, got {found}"
         )
 
-    def _records(self, long_quotes: bool | None = None) -> Iterator[tuple[int, list[str]]]:
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Line number and fields of every record, one after the other, in plain Python."""
-        stream = io.TextIOWrapper(io.BytesIO(self.content), encoding="utf-8", newline="\n")
-        if long_quotes:
+        stream = io.TextIOWrapper(io.BytesIO(self.body), encoding="utf-8", newline="\n")
+        if self.long_quotes:
             reader = csv.reader(stream, delimiter=self._single())
-            yield from ((reader.line_num, row) for row in reader if row)
+            yield from ((self.before + reader.line_num, row) for row in reader if row)
             return
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(stream, start=self.before + 1):
             line = line.rstrip("\n")
             if line.strip() and not (self.comment and line.startswith(self.comment)):
                 yield number, fields(line, self.separator)

@@ -88,7 +88,7 @@ def recognise(values: pl.Series, named: bool) -> TimeKind | None:
     if len(values) == 0:
         return None
     if values.dtype.is_temporal():
-        return TimeKind("clock" if values.dtype == pl.Time else "ns")
+        return TimeKind("clock" if values.dtype == pl.Time else "dates")
     if values.dtype == pl.String:
         numbers = values.cast(pl.Float64, strict=False)
     elif values.dtype.is_numeric():
@@ -121,7 +121,7 @@ def recognise(values: pl.Series, named: bool) -> TimeKind | None:
 def parse(values: pl.Series, kind: TimeKind) -> pl.Series:
     """int64 nanoseconds since 1970; for "number" the numbers (int64 where all are whole).
 
-    Null where a value is null or is not of the kind.
+    Values have no blanks around them. Null where a value is null or is not of the kind.
     """
     if values.dtype.is_temporal():
         if values.dtype == pl.Time:
@@ -131,7 +131,7 @@ def parse(values: pl.Series, kind: TimeKind) -> pl.Series:
         return _whole(values)
     if kind.name in NANOSECONDS:
         return _count(values, kind.name)
-    text = values.cast(pl.String).str.strip_chars()
+    text = values.cast(pl.String)
     if kind.name == "clock":
         return dates.clock_of(text)
     if kind.name in dates.COMPACT.values():

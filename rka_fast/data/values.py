@@ -3,13 +3,13 @@
 # What polars returns may be any literal or None; here it is what the column holds.
 # pyright: reportArgumentType=false
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
 
 from rka_fast.data import columns as cols
-from rka_fast.data.sources import Source
+from rka_fast.data.sources import AROUND, Source, Types
 from rka_fast.data.times import TimeKind, parse
 from rka_fast.data.where import Condition
 from rka_fast.errors import DataError, printable
@@ -75,12 +75,11 @@ def is_missing(values: pl.Series) -> pl.Series:
     return values.is_null() | values.is_in(MISSING)
 
 
-def trimmed(values: pl.Series) -> pl.Series:
-    """Text without blanks or quotes around it."""
+def trimmed(values: pl.Series, around: Sequence[str] = AROUND) -> pl.Series:
+    """Text without blanks or quotes around it; `around` has those that there are."""
     if values.dtype != pl.String:
         return values
-    ends = values.str.contains(r"^\s|\s$|^\"").any()
-    if not ends:
+    if not any(values.str.starts_with(c).any() or values.str.ends_with(c).any() for c in around):
         return values
     text = values.str.strip_chars()
     quoted = text.str.contains(r'^"[^"]*"$').fill_null(False)
@@ -89,10 +88,26 @@ def trimmed(values: pl.Series) -> pl.Series:
     )
 
 
-def as_text(values: pl.Series, title: str, path: str) -> pl.Series:
+def _types(
+    source: Source, roles: dict[str, int], where: Sequence[int], kind: TimeKind | None
+) -> Types:
+    """Numbers are read as such at once, where the sample has nothing else."""
+    found = {}
+    for role, kind_of_number in (("rating", pl.Float64), ("timestamp", pl.Int64)):
+        if role in roles and roles[role] not in where and (role == "rating" or kind.is_count):
+            sample = source.sample[str(roles[role])]
+            if (
+                sample.dtype == pl.String
+                and not sample.cast(kind_of_number, strict=False).has_nulls()
+            ):
+                found[roles[role]] = kind_of_number
+    return found
+
+
+def as_text(values: pl.Series, source: Source, position: int) -> pl.Series:
     """Ids as text; whole floats (which missing values make of integers) lose their ".0"."""
     if values.dtype == pl.String:
-        return trimmed(values)
+        return trimmed(values, source.around)
     try:
         if values.dtype.is_float():
             finite = values.set(~values.is_finite().fill_null(False), None)
@@ -107,19 +122,21 @@ def as_text(values: pl.Series, title: str, path: str) -> pl.Series:
             return values.cast(pl.String)
     except pl.exceptions.PolarsError:
         pass
-    raise DataError(f"{path}: column {printable(title)} of type {values.dtype} cannot be ids")
+    title = printable(source.title(position))
+    raise DataError(f"{source.path}: column {title} of type {values.dtype} cannot be ids")
 
 
 def events(
     source: Source,
     roles: dict[str, int],
     kind: TimeKind | None,
+    lists: str | None,
     conditions: Sequence[Condition],
     tally: Tally,
 ) -> pl.DataFrame:
     """The events of one file: a column a role. Raises DataError, with the place, for bad values."""
     where = [condition.position(source.names, source.width) for condition in conditions]
-    raw = source.read(sorted({*roles.values(), *where}))
+    raw = source.read(sorted({*roles.values(), *where}), _types(source, roles, where, kind))
     row = None  # the row of every event in the file, where it is not its own number
     tally.rows += len(raw)
     if conditions:
@@ -129,14 +146,14 @@ def events(
         row = holds.arg_true()
         raw = raw.filter(holds)
     columns = {role: raw[str(position)] for role, position in roles.items()}
-    columns, row = _exploded(columns, row, source, roles)
+    columns, row = _exploded(columns, row, lists, source.place)
     tally.kept += len(columns["user"])
     for role in ("user", "item"):
-        columns[role] = as_text(columns[role], source.title(roles[role]), source.path)
+        columns[role] = as_text(columns[role], source, roles[role])
     present = None
     for role in (r for r in ("user", "item", "timestamp", cols.CLOCK) if r in columns):
-        if columns[role].dtype == pl.String and role not in ("user", "item"):
-            columns[role] = trimmed(columns[role])
+        if role not in ("user", "item"):
+            columns[role] = trimmed(columns[role], source.around)
         missing = is_missing(columns[role])
         named = "timestamp" if role == cols.CLOCK else role
         count = int(missing.sum())
@@ -158,46 +175,51 @@ def events(
     return pl.DataFrame(frame)
 
 
+def split_lists(values: pl.Series, how: str | None) -> pl.Series:
+    """Lists that are written as text, as lists; others stay as they are.
+
+    how: what is between the entries, or "[]" for brackets around them.
+    """
+    if how is None or values.dtype != pl.String:
+        return values
+    text = values.str.strip_chars()
+    if how == "[]":
+        text = text.str.strip_chars("[]()").str.replace_all(r"['\"]", "")
+        text, how = text.str.replace_all(r"\s*[,;\s]\s*", " ").str.strip_chars(), " "
+    return text.str.split(how)
+
+
 def _exploded(
-    columns: dict[str, pl.Series], row: pl.Series | None, source: Source, roles: dict[str, int]
+    columns: dict[str, pl.Series],
+    row: pl.Series | None,
+    how: str | None,
+    place: Callable[[int], str],
 ) -> tuple[dict[str, pl.Series], pl.Series | None]:
     """One event for every entry of a list."""
-    columns = dict(columns)
-    columns["item"] = _lists(columns["item"], source, roles["item"])
+    columns = {role: values.rename(role) for role, values in columns.items()}
+    for role in columns.keys() & {"item", "rating", "timestamp"}:
+        columns[role] = split_lists(columns[role], how)
     if not isinstance(columns["item"].dtype, pl.List):
         return columns, row
     row = pl.Series(range(len(columns["item"]))) if row is None else row
-    frame = pl.DataFrame({**{role: c.rename(role) for role, c in columns.items()}, "row": row})
-    lists = ["item"]
+    frame = pl.DataFrame([*columns.values(), row.rename("row")])
+    if cols.NEXT in columns:
+        after = pl.concat_list(pl.col("item").fill_null([]), pl.col(cols.NEXT))
+        frame = frame.with_columns(item=after).drop(cols.NEXT)
+        # Where a history has several rows, they are its beginnings.
+        longest = pl.col("item").list.len().arg_max().over("user")
+        frame = frame.filter(pl.int_range(pl.len()).over("user") == longest)
+    exploded = ["item"]
     for role in ("rating", "timestamp"):
-        if role not in frame.columns:
+        if role not in columns or not isinstance(frame.schema[role], pl.List):
             continue
-        if not isinstance(frame.schema[role], pl.List):
-            frame = frame.with_columns(_lists(frame[role], source, roles[role]).alias(role))
-        if isinstance(frame.schema[role], pl.List):
-            lists.append(role)
-            unequal = frame[role].list.len() != frame["item"].list.len()
-            if unequal.fill_null(True).any():
-                at = source.place(int(frame["row"][int(unequal.fill_null(True).arg_max())]))
-                raise DataError(f"{at}: the lists of items and of the {role} differ in length")
-    frame = frame.explode(lists)
-    frame = frame.filter(pl.col("item").is_not_null())
-    return {role: frame[role] for role in columns}, frame["row"]
-
-
-def _lists(values: pl.Series, source: Source, position: int) -> pl.Series:
-    """Lists that are written as text, such as [1, 2, 3] or a RecBole token_seq, as lists."""
-    if values.dtype != pl.String:
-        return values
-    name = source.names[position] if source.names else ""
-    sample = values.drop_nulls().head(1000).str.strip_chars()
-    if name.endswith((":token_seq", ":float_seq")):
-        return values.str.strip_chars().str.split(" ")
-    if len(sample) and sample.str.contains(r"^[\[(].*[\])]$").all():
-        text = values.str.strip_chars().str.strip_chars("[]()").str.replace_all(r"['\"]", "")
-        text = text.str.replace_all(r"\s*[,;\s]\s*", " ").str.strip_chars()
-        return text.str.split(" ")
-    return values
+        exploded.append(role)
+        unequal = (frame[role].list.len() != frame["item"].list.len()).fill_null(True)
+        if unequal.any():
+            at = place(int(frame["row"][int(unequal.arg_max())]))
+            raise DataError(f"{at}: the lists of items and of the {role} differ in length")
+    frame = frame.explode(exploded).filter(pl.col("item").is_not_null())
+    return {role: frame[role] for role in columns if role in frame.columns}, frame["row"]
 
 
 def _ratings(values: pl.Series, place, tally: Tally) -> pl.Series:

@@ -98,10 +98,11 @@ class Config:
         "Columns of the file by name or 0-based position: user,item[,rating[,timestamp]]; "
         '"-" skips.',
     )
-    form: str | None = setting(
+    form: str = setting(
         "data",
-        "What a line of text is, where it could be more than one thing.",
-        choices=("table", *FORMS),
+        "What a line of text is: a row of a table, or one user's items in one of three ways.",
+        "auto",
+        choices=("auto", "table", *FORMS),
     )
     time_format: str | None = setting(
         "data", "How times are written: as in strptime, or s, ms, us, ns since 1970, or number."

@@ -212,9 +212,7 @@ FAULTS = {
     "line 2: rating 'x' is not": (
         b'{"user":1,"item":2,"rating":1}\n{"user":1,"item":2,"rating":"x"}\n'
     ),
-    "read as JSON lines: cannot tell .*are who, item.: --columns who,item": (
-        b'{"who": 1, "item": 2}\n'
-    ),
+    "read as JSON: cannot tell .*are who, item.: --columns who,item": (b'{"who": 1, "item": 2}\n'),
     r"'\|' without header: cannot .*5 columns without header, such as a, 1, 5, 10, 3.: --columns": (
         b"a|1|5|10|3\nb|1|5|10|3\n"
     ),
