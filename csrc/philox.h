@@ -39,7 +39,7 @@ RKA_HD Words philox4x32(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, ui
 
 // Uniform in [0, 1), as triton.language.uint_to_uniform_float.
 RKA_HD float uniform(uint32_t word) {
-  const int32_t folded = int32_t(word > 0x7FFFFFFFu ? ~word : word);
+  const int32_t folded = int32_t(word) ^ (int32_t(word) >> 31);  // ~word where it is negative
   return float(folded) * UNIFORM_SCALE;
 }
 

@@ -21,12 +21,14 @@ struct SkewRow {
   T p_weight;
 
   static RKA_HD SkewRow sample(T q, T projection) {
-    const T inverse = T(1) / std::sqrt(T(1) + q);
+    return sample_of(T(1) / std::sqrt(T(1) + q), projection);
+  }
+  static RKA_HD SkewRow sample_of(T inverse, T projection) {
     const T h = projection * inverse;
     return {projection, inverse, h, h > T(0) ? T(0) : T(-2) * inverse * h};
   }
-  static RKA_HD SkewRow mean(T q) {
-    const T inverse = T(1) / std::sqrt(T(1) + q);
+  static RKA_HD SkewRow mean(T q) { return mean_of(T(1) / std::sqrt(T(1) + q)); }
+  static RKA_HD SkewRow mean_of(T inverse) {
     return {T(0), inverse, T(0), inverse * T(MEAN_OF_HALF_NORMAL)};
   }
 };

@@ -8,10 +8,11 @@
 namespace rka::cuda {
 
 Device describe_device(int index) {
-  int shared = 0, multiprocessors = 0;
+  int shared = 0, multiprocessors = 0, capability = 0;
   cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
   cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index);
-  return {shared, multiprocessors};
+  cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, index);
+  return {shared, multiprocessors, capability >= 8};
 }
 
 namespace {

@@ -18,6 +18,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "launch.h"
+#include "strip_plan.h"
 
 #if !defined(RKA_EMULATION)
 #define RKA_LIBRARY rka_fast_native
@@ -143,6 +144,11 @@ Tensor attention(const Inputs& in) {
       in.value, std::vector<int64_t>{p.batch, p.heads, p.rows, p.value.width});
   if (p.batch == 0 || p.heads == 0) return output;
   p.output = output.data_ptr();
+  if (const int tiles = device.tensor_cores ? strip_tiles(p) : 0) {  // few sequences: several blocks share the heads of one
+    const int parts = std::clamp(2 * device.multiprocessors / p.batch, 1, p.heads);
+    check(launch_strip_forward(p, tiles, parts, current_stream(index)));
+    return output;
+  }
   // Few sequences: several blocks share one, each with a factorisation of its own.
   const Layout layout = choose_layout(p.keys, p.rows, FORWARD_TILES, device.shared_limit);
   const int tile_rows = std::max(layout.tile_rows, 1);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../philox.h"
-#include "block.h"
+#include "scalar.h"
 
 namespace rka::cuda {
 
@@ -26,7 +26,9 @@ RKA_DEVICE void sine_cosine(float x, float& sine, float& cosine) {
 }
 
 RKA_DEVICE void box_muller(float u1, float u2, float& first, float& second) {
-  const float radius = sqrtf(-2.0f * logf(u1 > SMALLEST_UNIFORM ? u1 : SMALLEST_UNIFORM));
+  // u1 < 1, so that the logarithm is not 0.
+  const float square = -2.0f * logf(u1 > SMALLEST_UNIFORM ? u1 : SMALLEST_UNIFORM);
+  const float radius = square * inverse_sqrt(square);
   float sine, cosine;
   sine_cosine(6.283185307179586f * u2, sine, cosine);
   first = radius * cosine;

@@ -53,8 +53,6 @@ RKA_DEVICE void scores(
       [&](int j, int c) { return f.exists(j) ? k(j, c) : 0.0f; }, out);
 }
 
-RKA_DEVICE float inverse_root(int width) { return 1.0f / sqrtf(float(width)); }
-
 // emit(r, c, sum_j weights[j][r] y[j][c]) over the keys that exist; y (m, width) in memory.
 template <class T, class F, class E>
 RKA_DEVICE void weighted_rows_of(

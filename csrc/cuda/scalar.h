@@ -73,6 +73,37 @@ RKA_DEVICE void narrow(float x, Half* p) {
 #endif
 }
 
+// Hardware approximations, to two units in the last place; of log2 near 1 to 2^-22.
+#if defined(__CUDACC__)
+RKA_DEVICE float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+RKA_DEVICE float log2_fast(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+RKA_DEVICE float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+RKA_DEVICE float inverse_sqrt(float x) {
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+#else
+inline float exp2_fast(float x) { return exp2f(x); }
+inline float log2_fast(float x) { return log2f(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
+inline float inverse_sqrt(float x) { return 1.0f / sqrtf(x); }
+#endif
+
+RKA_DEVICE float inverse_root(int width) { return 1.0f / sqrtf(float(width)); }
+
 // f(T{}) with the type that `scalar` names. All threads of a launch take the same branch.
 template <class F>
 RKA_DEVICE void with_type(Scalar scalar, F f) {

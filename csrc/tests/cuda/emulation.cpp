@@ -1,8 +1,9 @@
-// The CUDA program on the host: blocks one after the other, the threads of a block phase by phase.
+// The CUDA program on the host: blocks one after the other, the threads of a block phase by phase,
+// those of the kernels for short sequences as coroutines (threads.h).
 //
 // Linked with ../../cuda/library.cpp in place of kernels.cu. Shared memory and scratch start as
-// NaN. `set_order` chooses the order of the threads within a phase: a phase whose result depends
-// on it has a race.
+// NaN. `set_order` chooses the order of the threads within a phase, and between two meetings of
+// a warp or of the block: what depends on it has a race.
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
@@ -13,11 +14,16 @@
 #include "../../cuda/backward.h"
 #include "../../cuda/forward.h"
 #include "../../cuda/launch.h"
+#include "../../cuda/strip_forward.h"
+#include "../../cuda/strip_plan.h"
+#include "threads.h"
 
 namespace rka::cuda {
 namespace {
 
-int64_t order = 0, shared_limit = LARGE_SHARED, multiprocessors = 132, launches = 0;
+int64_t order = 0, shared_limit = LARGE_SHARED, multiprocessors = 132, launches = 0,
+        strip_launches = 0;
+bool tensor_cores = true;
 
 template <bool IN_SHARED>
 struct HostBlock {
@@ -44,8 +50,7 @@ constexpr float POISON = std::numeric_limits<float>::quiet_NaN();
 
 // Runs f(shared) for a block with fresh shared memory; what lies behind it must stay untouched.
 template <class F>
-const char* with_shared(const Problem& p, F f) {
-  const size_t size = size_t(p.layout.shared_size());
+const char* with_shared(size_t size, F f) {
   std::vector<Four> memory(size / 4 + 16, Four{{POISON, POISON, POISON, POISON}});
   float* shared = memory.data()->v;
   for (size_t i = size; i < 4 * memory.size(); ++i) shared[i] = 12345.0f;
@@ -65,7 +70,7 @@ const char* forward(const Problem& p, int parts) {
   poison_scratch(p, int64_t(p.batch) * parts);
   for (int b = 0; b < p.batch; ++b) {
     for (int part = 0; part < parts; ++part) {
-      const char* error = with_shared(p, [&](float* shared) {
+      const char* error = with_shared(p.layout.shared_size(), [&](float* shared) {
         forward_block(HostBlock<IN_SHARED>{}, p, b, part, parts, shared);
       });
       if (error) return error;
@@ -79,15 +84,29 @@ const char* backward(const Problem& p) {
   poison_scratch(p, p.batch);
   for (int b = 0; b < p.batch; ++b) {
     const char* error = with_shared(
-        p, [&](float* shared) { backward_block(HostBlock<IN_SHARED>{}, p, b, shared); });
+        p.layout.shared_size(), [&](float* shared) { backward_block(HostBlock<IN_SHARED>{}, p, b, shared); });
     if (error) return error;
+  }
+  return nullptr;
+}
+
+template <int TILES>
+const char* strip_forward_blocks(const Problem& p, int parts) {
+  for (int i = 0; i < p.batch * parts; ++i) {
+    const char* failed = nullptr;
+    const char* error = with_shared(Sequence<Shape<TILES>>::FLOATS, [&](float* shared) {
+      failed = host::run_block(WARPS * LANES, order, [&] {
+        strip_forward<Shape<TILES>>(p, i / parts, i % parts, parts, shared);
+      });
+    });
+    if (failed || error) return failed ? failed : error;
   }
   return nullptr;
 }
 
 }  // namespace
 
-Device describe_device(int) { return {shared_limit, int(multiprocessors)}; }
+Device describe_device(int) { return {shared_limit, int(multiprocessors), tensor_cores}; }
 
 const char* launch_forward(const Problem& p, int parts, void*) {
   ++launches;
@@ -99,19 +118,30 @@ const char* launch_backward(const Problem& p, void*) {
   return p.layout.factor_in_shared ? backward<true>(p) : backward<false>(p);
 }
 
-void set_device(int64_t limit, int64_t count) { shared_limit = limit, multiprocessors = count; }
+const char* launch_strip_forward(const Problem& p, int tiles, int parts, void*) {
+  ++launches, ++strip_launches;
+  return tiles == FEWEST_TILES ? strip_forward_blocks<FEWEST_TILES>(p, parts)
+                               : strip_forward_blocks<MOST_TILES>(p, parts);
+}
+
+void set_device(int64_t limit, int64_t count, bool tensors) {
+  shared_limit = limit, multiprocessors = count, tensor_cores = tensors;
+}
 void set_order(int64_t seed) { order = seed; }
 int64_t launch_count() { return launches; }
+int64_t strip_launch_count() { return strip_launches; }
 
 }  // namespace rka::cuda
 
 STABLE_TORCH_LIBRARY_FRAGMENT(rka_fast_emulation, m) {
-  m.def("set_device(int shared_limit, int multiprocessors) -> ()");
+  m.def("set_device(int shared_limit, int multiprocessors, bool tensor_cores) -> ()");
   m.def("set_order(int seed) -> ()");
   m.def("launch_count() -> int");
+  m.def("strip_launch_count() -> int");
 }
 STABLE_TORCH_LIBRARY_IMPL(rka_fast_emulation, CompositeExplicitAutograd, m) {
   m.impl("set_device", TORCH_BOX(&rka::cuda::set_device));
   m.impl("set_order", TORCH_BOX(&rka::cuda::set_order));
   m.impl("launch_count", TORCH_BOX(&rka::cuda::launch_count));
+  m.impl("strip_launch_count", TORCH_BOX(&rka::cuda::strip_launch_count));
 }

@@ -1,0 +1,167 @@
+// K of one sequence in shared memory, from features, gate and counts: the strip's rows of it.
+#pragma once
+
+#include "../covariance.h"
+#include "strip_sequence.h"
+
+namespace rka::cuda {
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
+RKA_DEVICE float inverse_norm_fast(float square) {
+  return square > 0.0f ? inverse_sqrt(square) : square <= 0.0f ? 0.0f : square;  // NaN stays
+}
+
+// Gram matrices of the features and of the gated features: they share their right operand, the
+// gate's square is on the left one. One chunk of feature columns is in `x`.
+template <class S>
+RKA_DEVICE void add_gram(
+    const Sequence<S>& s, const float* x, int depth, int pairs, Strip<S::TILES>& item,
+    Strip<S::TILES>& user) {
+  const Lane& l = s.lane;
+  const float *top = x + s.row_in_square(0) * S::PITCH + 2 * l.t,
+              *bottom = x + s.row_in_square(1) * S::PITCH + 2 * l.t,
+              *right = x + kept(l.g * S::PITCH + 2 * l.t), *gate = s.gate_squared + 2 * l.t;
+#pragma unroll 1
+  for (int k = 0; k < depth; ++k) {
+    const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k),
+               g = load_pair(gate + 8 * k);
+    const Left a = left_operand(u.x, v.x, u.y, v.y),
+               gated = left_operand(u.x * g.x, v.x * g.x, u.y * g.y, v.y * g.y);
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      if (j / 2 >= pairs) continue;
+      const Pair b = load_pair(right + 8 * j * S::PITCH + 8 * k);
+      const Pair low = {low_part(b.x), low_part(b.y)};
+      multiply_tile(item[j], a.low, b.x, b.y);
+      multiply_tile(user[j], gated.low, b.x, b.y);
+      multiply_tile(item[j], a.high, low.x, low.y);
+      multiply_tile(user[j], gated.high, low.x, low.y);
+      multiply_tile(item[j], a.high, b.x, b.y);
+      multiply_tile(user[j], gated.high, b.x, b.y);
+    }
+  }
+}
+
+// Starts the copy of the counts into the second buffer; 1 / sqrt of every item's support. Zeros
+// where there are none.
+template <class S>
+RKA_DEVICE void fetch_counts(const Sequence<S>& s) {
+  const int i = thread_index(), keys = s.p.keys;
+  const bool some = s.p.cooccurrence && i < keys;
+  if (i < S::SIZE) s.support[i] = some ? inverse_norm_fast(s.counts()[int64_t(i) * (keys + 1)]) : 0.0f;
+  if (s.p.cooccurrence) {
+    s.fetch_counts();
+    return;
+  }
+#pragma unroll 1
+  for (int at = i; at < S::SQUARE; at += WARPS * LANES) s.buffer(1)[at] = 0.0f;
+  end_of_copies();
+}
+
+// Both Gram matrices of the warp's rows, up to the diagonal; 1 / norm of every key into shared
+// memory. Uses the first buffer; the counts come into the second meanwhile.
+template <class S>
+RKA_DEVICE void gram(
+    const Sequence<S>& s, int pairs, Strip<S::TILES>& item, Strip<S::TILES>& user) {
+  const Problem& p = s.p;
+  const int width = p.feature_width, i = thread_index();
+  const float* features = p.features + int64_t(s.b) * p.keys * width;
+  const float* gate = p.gate ? p.gate + int64_t(s.b) * width : nullptr;
+  item.clear(), user.clear();
+#pragma unroll 1
+  for (int c0 = 0; c0 < width; c0 += S::SIZE) {
+    const int columns = width - c0 < S::SIZE ? width - c0 : S::SIZE;
+    if (c0 > 0) sync_block();  // the last chunk is done with
+    s.fetch(s.buffer(0), features + c0, width, columns);
+    if (i < S::SIZE) {
+      const float g = gate && i < columns ? gate[c0 + i] : 0.0f;
+      s.gate_squared[i] = g * g;
+    }
+    if (c0 == 0) {
+      fetch_counts(s);
+      wait_for_copies<1>();
+    } else {
+      wait_for_copies<0>();
+    }
+    sync_block();
+    add_gram(s, s.buffer(0), (columns + 7) / 8, pairs, item, user);
+  }
+  // Norms from the diagonal of the one Gram matrix: a cosine beyond 1 is rounding only.
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float a = diagonal<S>(s.lane, item, half), b = diagonal<S>(s.lane, user, half);
+    const int row = s.lane.row(half);
+    if (s.lane.has_diagonal() && row < S::SIZE) {
+      s.item_norm[row] = inverse_norm_fast(a);
+      s.user_norm[row] = inverse_norm_fast(b);
+    }
+  }
+}
+
+// The lower triangle of the square over its upper one.
+template <class S>
+RKA_CALLED void mirror(const Sequence<S>& s) {
+  sync_block();
+  for (int i = thread_index(); i < S::SIZE * S::SIZE; i += WARPS * LANES) {
+    const int row = i / S::SIZE, column = i % S::SIZE;
+    if (column > row) s.square[row * S::PITCH + column] = s.square[column * S::PITCH + row];
+  }
+}
+
+// K's lower triangle into the square, for the mean the upper one too. The counts stay in the
+// second buffer, their diagonal zero. Ends before the barrier that makes the square visible.
+template <class S>
+RKA_DEVICE void build_correlation(const Sequence<S>& s) {
+  const Problem& p = s.p;
+  const Lane& l = s.lane;
+  const int pairs = l.first_row < p.keys ? l.warp + 1 : 0;
+  Strip<S::TILES> item, user;
+  gram(s, pairs, item, user);
+  wait_for_copies<0>();
+  if (p.cooccurrence) s.clear_diagonal();
+  sync_block();
+  const float* mixture = p.mixture + s.b * p.mixture_batch;
+  const float scale = 1.0f / (1.0f + p.jitter);
+  const float counting = p.cooccurrence ? mixture[0] * scale : 0.0f, by_item = mixture[1] * scale,
+              by_user = p.gate ? mixture[2] * scale : 0.0f;
+  const float item_slope = 2.0f * LOG2_E * p.concentration[0],
+              user_slope = 2.0f * LOG2_E * p.concentration[1];
+  const uint64_t columns = s.exists >> 2 * l.t;
+  const uint64_t both[2] = {s.has(l.row(0)) ? columns : 0, s.has(l.row(1)) ? columns : 0};
+  uint32_t bits = 0;
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    if (j / 2 >= pairs) continue;
+    const int column = l.column(j);
+    const Pair in = load_pair(s.item_norm + column), un = load_pair(s.user_norm + column),
+               sn = load_pair(s.support + column);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = l.row(half);
+      if (row >= S::SIZE) continue;
+      const float ir = s.item_norm[row] * item_slope, ur = s.user_norm[row] * user_slope,
+                  sr = s.support[row] * counting;
+      const Pair counts = load_pair(s.buffer(1) + row * S::PITCH + column);
+      bits |= float_to_bits(counts.x) | float_to_bits(counts.y);
+      float k[2];
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const float by_cosine = fmaf(item[j][2 * half + c] * ir, c ? in.y : in.x, -item_slope),
+                    gated = fmaf(user[j][2 * half + c] * ur, c ? un.y : un.x, -user_slope);
+        k[c] = sr * (c ? sn.y : sn.x) * (c ? counts.y : counts.x);
+        k[c] = fmaf(by_item, exp2_fast(by_cosine), k[c]);
+        k[c] = fmaf(by_user, exp2_fast(gated), k[c]);
+        if (!(both[half] >> (8 * j + c) & 1)) k[c] = 0.0f;
+      }
+      store_pair(s.square + row * S::PITCH + column, k[0], k[1]);
+    }
+  }
+  const bool rounded = ballot((bits & 0x1FFF) != 0) != 0;
+  if (l.lane == 0) s.rounded[l.warp] = rounded ? 1.0f : 0.0f;  // the ballot also ends the stores
+  const int row = l.first_row + l.lane;
+  if (l.lane < STRIP && row < S::SIZE) s.square[row * (S::PITCH + 1)] = 1.0f;
+  if (p.mode == Mode::mean) mirror(s);
+}
+
+}  // namespace rka::cuda

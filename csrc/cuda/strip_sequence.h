@@ -1,0 +1,206 @@
+// One block's view of its sequence in the kernels for short sequences: shared memory, who exists,
+// who is seen, and rows on their way between global memory, shared memory and strips.
+#pragma once
+
+#include "problem.h"
+#include "strip.h"
+
+namespace rka::cuda {
+
+// Which keys the warp's rows may see. Bit 8 j + c of `seen` is column 8 j + 2 t + c, of row g and
+// of row g + 8; `pairs` of tiles hold all of them.
+struct Rows {
+  uint64_t seen[2];
+  int count[2];  // of keys seen by the row
+  int pairs;
+
+  RKA_DEVICE bool allowed(int tile, int c) const {
+    return seen[c >> 1] >> (8 * tile + (c & 1)) & 1;
+  }
+  // In the lane that has the diagonal element.
+  RKA_DEVICE bool sees_itself(const Lane& l, int half) const {
+    return seen[half] >> (l.row(half) - 2 * l.t) & 1;
+  }
+};
+
+// Whether rows `stride` apart can be read and written two floats at a time.
+RKA_DEVICE bool in_pairs(const float* x, int64_t stride, int width) {
+  return (reinterpret_cast<uintptr_t>(x) / sizeof(float) & 1) == 0 && ((stride | width) & 1) == 0;
+}
+// This thread's part of `width` columns of a matrix into a square, with zeros to the next multiple
+// of 16: rows warp, warp + 4, ... of those whose bit is set, zeros for the others.
+template <class S>
+RKA_DEVICE void fetch_rows(
+    float* to, const float* from, int64_t stride, int width, int rows, uint64_t exists) {
+  const int warp = thread_index() / LANES, c = 2 * (thread_index() % LANES);
+  if (c < (width + STRIP - 1) / STRIP * STRIP && c < S::SIZE) {
+    to += warp * S::PITCH + c;
+    from += warp * stride + (c < width ? c : 0);
+    uint64_t left = c < width ? exists >> warp : 0;
+    if (in_pairs(from, stride, width)) {
+#pragma unroll 1
+      for (int r = 0; r < rows; r += 2 * WARPS) {
+        copy_pair(to, from, uint32_t(left) & 1);
+        copy_pair(to + WARPS * S::PITCH, from + WARPS * stride, uint32_t(left) & 1 << WARPS);
+        to += 2 * WARPS * S::PITCH, from += 2 * WARPS * stride, left >>= 2 * WARPS;
+      }
+    } else {
+      const bool second = c + 1 < width;
+#pragma unroll 1
+      for (int r = 0; r < rows; r += WARPS) {
+        copy_one(to, from, left & 1);
+        copy_one(to + 1, from + second, second && left & 1);
+        to += WARPS * S::PITCH, from += WARPS * stride, left >>= WARPS;
+      }
+    }
+  }
+  end_of_copies();
+}
+
+template <class S>
+struct Sequence {
+  static constexpr int FLOATS = 3 * S::SQUARE + 4 * S::SIZE + WARPS;  // of shared memory
+
+  const Problem& p;
+  const int b;
+  const Lane lane;
+  float *square;  // K, then L with L' above the diagonal
+  float *item_norm, *user_norm, *support, *gate_squared;
+  float *rounded;  // of each warp: not zero if some count is not exact in TF32
+  uint64_t exists;  // bit j: key j exists
+
+  RKA_DEVICE Sequence(const Problem& p, int b, float* shared) : p(p), b(b) {
+    square = shared;
+    item_norm = square + 3 * S::SQUARE, user_norm = item_norm + S::SIZE;
+    support = user_norm + S::SIZE, gate_squared = support + S::SIZE;
+    rounded = gate_squared + S::SIZE;
+    if (p.padding) {
+      const uint8_t* padding = p.padding + int64_t(b) * p.keys;
+      const int j = lane.lane, k = j + LANES;
+      const uint32_t low = ballot(j < p.keys && !padding[j < p.keys ? j : 0]);
+      const uint32_t high = ballot(k < p.keys && !padding[k < p.keys ? k : 0]);
+      exists = uint64_t(high) << 32 | low;
+    } else {
+      exists = all_keys();
+    }
+  }
+
+  // Two squares for right operands, fetched ahead. (Arithmetic, not an array of pointers: the
+  // compiler has to see that this is shared memory.)
+  RKA_DEVICE float* buffer(int i) const { return square + (1 + i) * S::SQUARE; }
+  RKA_DEVICE uint64_t all_keys() const { return ~uint64_t(0) >> (64 - p.keys); }
+  RKA_DEVICE bool has(int key) const { return exists >> key & 1; }
+  // Rows beyond the square repeat its last one; they see nothing and are stored nowhere.
+  RKA_DEVICE int row_in_square(int half) const {
+    const int row = lane.row(half);
+    return row < S::SIZE ? row : S::SIZE - 1;
+  }
+  RKA_DEVICE const float* counts() const {
+    return p.cooccurrence + int64_t(b) * p.keys * p.keys;
+  }
+  RKA_DEVICE int64_t noise_head(int head) const { return int64_t(b) * p.heads + head; }
+
+  // Starts the copy of the rows of keys that exist, zeros for the others.
+  RKA_DEVICE void fetch(
+      float* to, const float* from, int64_t stride, int width, uint64_t some) const {
+    const int strips = (p.keys + STRIP - 1) / STRIP * STRIP;
+    fetch_rows<S>(to, from, stride, width, strips < S::SIZE ? strips : S::SIZE, some);
+  }
+  RKA_DEVICE void fetch(float* to, const float* from, int64_t stride, int width) const {
+    fetch(to, from, stride, width, exists);
+  }
+  // The counts of every key: one that does not exist may still ask, and then its own count.
+  RKA_DEVICE void fetch_counts() const {
+    fetch(buffer(1), counts(), p.keys, p.keys, all_keys());
+  }
+  RKA_DEVICE void fetch_heads(float* to, const Heads& x, int head) const {
+    const float* from = static_cast<const float*>(x.data) + b * x.batch + head * x.head;
+    fetch(to, from, x.row, x.width);
+  }
+  // This thread's part of the counts' diagonal becomes zero. To be called when its copies are
+  // complete, before the barrier.
+  RKA_DEVICE void clear_diagonal() const {
+    const int r = 2 * lane.lane + ((2 * lane.lane) % WARPS != lane.warp);
+    if (r % WARPS == lane.warp && r < S::SIZE) buffer(1)[r * (S::PITCH + 1)] = 0.0f;
+  }
+
+  // The warp's rows of a (B, H, n, width) tensor, zeros beyond.
+  RKA_DEVICE Strip<S::TILES> load(const Heads& x, int head) const {
+    const float* from = static_cast<const float*>(x.data) + b * x.batch + head * x.head;
+    const bool pairs = in_pairs(from, x.row, x.width);
+    Strip<S::TILES> strip;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane.row(half), left = row < p.rows ? x.width - 2 * lane.t : 0;
+      const float* at = from + (row < p.rows ? row : 0) * x.row + 2 * lane.t;
+      if (pairs) {
+#pragma unroll
+        for (int j = 0; j < S::TILES; ++j) {
+          const Pair u = load_constant_pair(at + 8 * j, 8 * j < left);
+          strip[j][2 * half] = u.x, strip[j][2 * half + 1] = u.y;
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < S::TILES; ++j) {
+          for (int c = 0; c < 2; ++c) {
+            strip[j][2 * half + c] = 8 * j + c < left ? at[8 * j + c] : 0.0f;
+          }
+        }
+      }
+    }
+    return strip;
+  }
+
+  // The warp's rows into a contiguous (rows, width) matrix, each row times its weight.
+  RKA_DEVICE void store(
+      const Strip<S::TILES>& x, float* to, int rows, int width, const float (&weight)[2]) const {
+    const bool pairs = in_pairs(to, width, width);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane.row(half), left = row < rows ? width - 2 * lane.t : 0;
+      float* at = to + row * width + 2 * lane.t;
+#pragma unroll
+      for (int j = 0; j < S::TILES; ++j) {
+        const float u = x[j][2 * half] * weight[half], v = x[j][2 * half + 1] * weight[half];
+        if (pairs) {
+          if (8 * j < left) store_pair(at + 8 * j, u, v);
+        } else {
+          if (8 * j < left) at[8 * j] = u;
+          if (8 * j + 1 < left) at[8 * j + 1] = v;
+        }
+      }
+    }
+  }
+
+  RKA_DEVICE Rows rows_of(int head) const {
+    Rows r;
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane.row(half);
+      const uint64_t before = p.causal ? (uint64_t(2) << row) - 1 : ~uint64_t(0);
+      r.seen[half] = row < p.rows ? exists & before : 0;
+    }
+    if (p.mask.data) {
+#pragma unroll 1
+      for (int i = 0; i < STRIP; ++i) {
+        const int row = lane.first_row + i, j = lane.lane, k = j + LANES;
+        const bool inside = row < p.rows;
+        const uint32_t low =
+            ballot(inside && j < p.keys && p.mask.at(b, head, row, j));
+        const uint32_t high =
+            ballot(inside && k < p.keys && p.mask.at(b, head, row, k));
+        const uint64_t bits = uint64_t(high) << 32 | low;
+        if (lane.g == i) r.seen[0] &= bits;
+        if (lane.g + 8 == i) r.seen[1] &= bits;
+      }
+    }
+    for (int half = 0; half < 2; ++half) {
+      r.count[half] = bits_of(r.seen[half]);
+      r.seen[half] >>= 2 * lane.t;
+    }
+    const int all = (p.keys + STRIP - 1) / STRIP, seen = p.causal ? lane.warp + 1 : all;
+    r.pairs = lane.first_row >= p.rows ? 0 : seen < all ? seen : all;
+    return r;
+  }
+};
+
+}  // namespace rka::cuda
