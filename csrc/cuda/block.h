@@ -10,13 +10,10 @@
 
 #include "../common.h"
 
-// RKA_CALLED: one copy for all callers, so that the hot code fits the instruction cache.
 #if defined(__CUDACC__)
 #define RKA_DEVICE __device__ __forceinline__
-#define RKA_CALLED __device__ __noinline__
 #else
 #define RKA_DEVICE inline
-#define RKA_CALLED inline
 #endif
 
 namespace rka::cuda {

@@ -101,7 +101,7 @@ RKA_DEVICE void gram(
 
 // The lower triangle of the square over its upper one.
 template <class S>
-RKA_CALLED void mirror(const Sequence<S>& s) {
+RKA_DEVICE void mirror(const Sequence<S>& s) {
   sync_block();
   for (int i = thread_index(); i < S::SIZE * S::SIZE; i += WARPS * LANES) {
     const int row = i / S::SIZE, column = i % S::SIZE;

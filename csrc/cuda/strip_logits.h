@@ -15,7 +15,7 @@ template <bool EXACT, class S>
 RKA_DEVICE void multiply_counts(
     const Sequence<S>& s, const Rows& rows, Strip<S::TILES>& products, Strip<S::TILES>& means) {
   const Lane& l = s.lane;
-  const float *counts = s.buffer(1), *right = counts + l.g * S::PITCH + 2 * l.t,
+  const float *counts = s.buffer(1), *right = counts + kept(l.g * S::PITCH + 2 * l.t),
               *top = counts + s.row_in_square(0) * S::PITCH + 2 * l.t,
               *bottom = counts + s.row_in_square(1) * S::PITCH + 2 * l.t;
   products.clear(), means.clear();
@@ -72,19 +72,25 @@ RKA_DEVICE void shape_prior(const Sequence<S>& s, const Rows& rows, Strip<S::TIL
     own[half] = sum_of_row(itself ? mean : 0.0f);
   }
   float largest[2] = {};
+  const float* counts[2];
+  int beyond[2];  // columns from the lane's first to the diagonal
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    counts[half] = s.buffer(1) + kept(s.row_in_square(half) * S::PITCH + l.column(0));
+    beyond[half] = kept(l.row(half) - l.column(0));
+  }
 #pragma unroll
   for (int j = 0; j < S::TILES; ++j) {
     if (j / 2 >= rows.pairs) continue;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const Pair count =
-          load_pair(s.buffer(1) + s.row_in_square(half) * S::PITCH + l.column(j));
+      const Pair count = load_pair(counts[half] + 8 * j);
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int e = 2 * half + c;
         float x = prior_entry(prior[j][e], c ? count.y : count.x, means[j][e] * inverse[half],
                               own[half]);
-        if (l.row(half) == l.column(j) + c) x = fmaf(own[half], own[half], x);
+        if (beyond[half] == 8 * j + c) x = fmaf(own[half], own[half], x);
         prior[j][e] = rows.allowed(j, e) ? x : 0.0f;
         largest[half] = fmaxf(largest[half], prior[j][e]);
       }
@@ -256,11 +262,12 @@ RKA_DEVICE void apply_scale(
 template <class S>
 RKA_DEVICE void add_bias(
     const Sequence<S>& s, const Rows& rows, int head, Strip<S::TILES>& x) {
+  const int column = kept(s.lane.column(0)), row = kept(s.lane.row(0));
 #pragma unroll
   for (int j = 0; j < S::TILES; ++j) {
     for (int c = 0; c < 4; ++c) {
       if (!rows.allowed(j, c)) continue;
-      x[j][c] += s.p.bias.at(s.b, head, s.lane.row(c / 2), s.lane.column(j) + c % 2);
+      x[j][c] += s.p.bias.at(s.b, head, row + c / 2 * 8, column + 8 * j + c % 2);
     }
   }
 }

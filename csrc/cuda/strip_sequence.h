@@ -32,7 +32,7 @@ RKA_DEVICE bool in_pairs(const float* x, int64_t stride, int width) {
 template <class S>
 RKA_DEVICE void fetch_rows(
     float* to, const float* from, int64_t stride, int width, int rows, uint64_t exists) {
-  const int warp = thread_index() / LANES, c = 2 * (thread_index() % LANES);
+  const int thread = kept(thread_index()), warp = thread / LANES, c = 2 * (thread % LANES);
   if (c < (width + STRIP - 1) / STRIP * STRIP && c < S::SIZE) {
     to += warp * S::PITCH + c;
     from += warp * stride + (c < width ? c : 0);
