@@ -15,6 +15,8 @@ def test_the_report_is_read_as_cuobjdump_writes_it(tmp_path):
         "arch = sm_80\n"
         " Function _ZN3rka15backward_kernelILb1EEEvNS0_7ProblemE:\n"
         "  REG:128 STACK:0 SHARED:0 LOCAL:24 CONSTANT[0]:1032 TEXTURE:0\n"
+        " Function _ZN3rka4cuda20strip_forward_kernelILi7EEEvNS0_7ProblemE:\n"
+        "  REG:126 STACK:64 SHARED:0 LOCAL:0 CONSTANT[0]:1032 TEXTURE:0\n"
         "END\n"
     )
     tool.chmod(0o755)
@@ -31,7 +33,7 @@ def test_no_local_memory():
     wanted = native.build_info()["architectures"]  # such as 8.0 8.6+PTX; by name or of the GPU else
     architectures = {u.architecture for u in usages}
     named = {f"sm_{major}{minor}" for major, minor in re.findall(r"(\d+)\.(\d)", wanted)}
-    assert named <= architectures and len(usages) == 4 * len(architectures) > 0
+    assert named <= architectures and len(usages) == 6 * len(architectures) > 0
     for u in usages:
-        assert (u.stack, u.local) == (0, 0), u
-        assert u.registers <= 128, u  # two blocks on a multiprocessor
+        assert not u.too_much, u
+        assert u.registers <= 128, u  # two blocks of 256 threads or four of 128
