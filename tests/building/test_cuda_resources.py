@@ -20,11 +20,16 @@ def test_the_report_is_read_as_cuobjdump_writes_it(tmp_path):
         "END\n"
     )
     tool.chmod(0o755)
-    expected = ("sm_80", "backward, L in shared memory", 128, 0, 24)
-    assert cuda_report.usages(str(tool), tmp_path) == [expected]
+    expected = [
+        ("sm_80", "backward, L in shared memory", 128, 0, 24),
+        ("sm_80", "forward, at most 56 rows", 126, 64, 0),
+    ]
+    found = cuda_report.usages(str(tool), tmp_path)
+    assert found == expected
+    assert [u.too_much for u in found] == [True, False]
 
 
-def test_no_local_memory():
+def test_registers_suffice():
     library, tool = native.find("_cuda"), cuda_report.cuobjdump()
     if library is None or tool is None:
         why = native.build_info().get("no_cuda") or "there is no cuobjdump"
