@@ -79,6 +79,11 @@ def _kind(judge: Judge, roles: dict[str, int], lists: str | None) -> TimeKind | 
         raise judge.faulty(column, roles)
     values = split_lists(column.values, lists)
     if isinstance(values.dtype, pl.List):
+        if not (lists or judge.columns[roles["item"]].is_nested):
+            without = {role: p for role, p in roles.items() if role != "timestamp"}
+            raise judge.refusal(
+                f"{judge.title(column.position)} holds lists, but the items are none", [without]
+            )
         return _kind_of_lists(judge, values, column.position, roles)
     if column.kind is None:
         without = {role: p for role, p in roles.items() if role not in ("timestamp", cols.CLOCK)}

@@ -59,7 +59,8 @@ class Column:
     @cached_property
     def numbers(self) -> np.ndarray | None:
         """The values as numbers, None where some are none."""
-        if self.is_nested or len(self.values) == 0:
+        dtype = self.values.dtype
+        if len(self.values) == 0 or not (dtype.is_numeric() or dtype == pl.String):
             return None
         numbers = self.values.cast(pl.Float64, strict=False)
         return None if numbers.null_count() else numbers.to_numpy()
