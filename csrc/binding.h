@@ -16,6 +16,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
+// clang-format off
 // X(C++ type, schema type, name), with SEPARATOR() between; names and order are those of
 // rka_fast/ops/arguments.py.
 #define RKA_ARGUMENTS(X, SEPARATOR)                         \
@@ -46,6 +47,7 @@ using MaybeTensor = std::optional<Tensor>;
   X(double, "float", jitter) SEPARATOR()                    \
   X(std::optional<double>, "float?", scale) SEPARATOR()     \
   X(int64_t, "int", row_offset)
+// clang-format on
 
 #define RKA_COMMA() ,
 #define RKA_NOTHING()

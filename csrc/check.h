@@ -40,8 +40,7 @@ class Check {
     device("grad", grad);
     std::vector<const char*> names;
     std::vector<bool> given;
-#define RKA_GIVEN(type, schema, name) \
-  names.push_back(#name), given.push_back(present(in_.name));
+#define RKA_GIVEN(type, schema, name) names.push_back(#name), given.push_back(present(in_.name));
     RKA_ARGUMENTS(RKA_GIVEN, RKA_NOTHING)
 #undef RKA_GIVEN
     std::vector<bool> seen(names.size());
@@ -68,9 +67,9 @@ class Check {
   }
 
   void device(const char* name, const Tensor& t) const {
-    STD_TORCH_CHECK(t.is_cpu() == in_.query.is_cpu() &&
-                        t.get_device_index() == in_.query.get_device_index(),
-                    name, ": expected the device of query");
+    STD_TORCH_CHECK(
+        t.is_cpu() == in_.query.is_cpu() && t.get_device_index() == in_.query.get_device_index(),
+        name, ": expected the device of query");
   }
   void device(const char* name, const MaybeTensor& t) const {
     if (t) device(name, *t);
@@ -95,8 +94,8 @@ class Check {
                     text(sizes_of(t)));
   }
   static void sizes(const char* name, const Tensor& t, const Sizes& expected) {
-    STD_TORCH_CHECK(sizes_of(t) == expected, name, ": expected shape ", text(expected),
-                    ", got ", text(sizes_of(t)));
+    STD_TORCH_CHECK(sizes_of(t) == expected, name, ": expected shape ", text(expected), ", got ",
+                    text(sizes_of(t)));
   }
   // Every dimension is the expected one or 1.
   static void broadcasts(const char* name, const Tensor& t, const Sizes& expected) {
@@ -142,10 +141,9 @@ class Check {
   void options() const {
     STD_TORCH_CHECK(in_.mode == "sample" || in_.mode == "mean" || in_.mode == "location",
                     "mode: expected sample, mean or location, got ", in_.mode);
-    STD_TORCH_CHECK(in_.activation == "identity" || activation_of(in_.activation) !=
-                                                        Activation::identity,
-                    "activation: expected identity, leaky_relu, relu or tanh, got ",
-                    in_.activation);
+    STD_TORCH_CHECK(
+        in_.activation == "identity" || activation_of(in_.activation) != Activation::identity,
+        "activation: expected identity, leaky_relu, relu or tanh, got ", in_.activation);
     STD_TORCH_CHECK(in_.dropout >= 0 && in_.dropout < 1, "dropout: expected 0 <= dropout < 1, got ",
                     in_.dropout);
     STD_TORCH_CHECK(in_.jitter > 0 && std::isfinite(in_.jitter),

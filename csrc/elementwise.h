@@ -25,14 +25,10 @@ RKA_HD double log1p_unit(double x) { return log1p(x); }
 template <class V>
 RKA_HD V activate(Activation f, V x) {
   switch (f) {
-    case Activation::leaky_relu:
-      return select(x > constant<V>(0), x, x * constant<V>(0.01));
-    case Activation::relu:
-      return select(x < constant<V>(0), constant<V>(0), x);  // a NaN stays one
-    case Activation::tanh:
-      return tanh_(x);
-    default:
-      return x;
+    case Activation::leaky_relu: return select(x > constant<V>(0), x, x * constant<V>(0.01));
+    case Activation::relu: return select(x < constant<V>(0), constant<V>(0), x);  // a NaN stays one
+    case Activation::tanh: return tanh_(x);
+    default: return x;
   }
 }
 
@@ -41,16 +37,13 @@ template <class V>
 RKA_HD V activation_slope(Activation f, V x) {
   const V one = constant<V>(1);
   switch (f) {
-    case Activation::leaky_relu:
-      return select(x > constant<V>(0), one, constant<V>(0.01));
-    case Activation::relu:
-      return select(x > constant<V>(0), one, constant<V>(0));
+    case Activation::leaky_relu: return select(x > constant<V>(0), one, constant<V>(0.01));
+    case Activation::relu: return select(x > constant<V>(0), one, constant<V>(0));
     case Activation::tanh: {
       const V y = tanh_(x);
       return one - y * y;
     }
-    default:
-      return one;
+    default: return one;
   }
 }
 

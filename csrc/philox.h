@@ -56,7 +56,7 @@ RKA_HD void normal_pair(float u1, float u2, T& first, T& second) {
 
 // T of one row (stream 1).
 template <class T>
-RKA_HD T skew_normal_noise(uint64_t seed, uint32_t row, uint32_t head) {
+RKA_HD T skew_noise(uint64_t seed, uint32_t row, uint32_t head) {
   const Words words = philox4x32(seed, 0, row, head, SKEW);
   T first, second;
   normal_pair<T>(uniform(words.w[0]), uniform(words.w[1]), first, second);

@@ -1,76 +1,139 @@
-// The call as the CPU kernels see it: raw pointers, element strides, no torch.
+// softmax(Z) V of one sequence, a tile of rows at a time.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <optional>
+#include <cfloat>
 
-#include "../common.h"
+#include "skew_normal.h"
 
 namespace rka {
+inline namespace RKA_ISA {
 
-enum class Type : int { f32, f64, f16, bf16, u8, i64 };
+// What is the same for all heads: K, its factor and, unless the mask differs by head, the prior.
+template <class T>
+void prepare(Sequence<T>& s) {
+  if (s.problem.time_table) s.find_buckets();
+  if (!s.skewed && !s.sampled) return;
+  correlation(s);
+  if (s.sampled) cholesky(s.m, s.k, s.u, s.ld);
+  if (s.prior_from_counts && !s.problem.mask_per_head) shape_prior(s, 0);
+  // Keys that no row of a tile sees get no noise; what stands there must be finite.
+  if (s.sampled) clear(s.noise, int64_t(TILE) * s.ld);
+}
 
-// A strided array of four dimensions; absent when data is null. Broadcast dimensions have stride 0.
-// One with fewer dimensions keeps its first as the first (sequence) and its last ones as the last:
-// features (B, 1, m, df), gate and mixture (B, 1, 1, .), padding and times (B, 1, 1, m),
-// scale_bias and concentration (1, 1, 1, .); time_table is (1, 1, H or 1, TIME_BUCKETS).
-struct View {
-  char* data = nullptr;
-  Type type = Type::f32;
-  int64_t stride[4] = {0, 0, 0, 0};
+template <class T>
+void prepare_head(Sequence<T>& s, int64_t head) {
+  s.pack_keys(s.location, head);
+  s.pack_value(head);
+  if (s.problem.time_table)
+    read_row(s.problem.time_table, 0, 0, head, 0, TIME_BUCKETS, T(1), s.time_table);
+  if (!s.spread) return;
+  s.pack_keys(s.scale, head);
+  if (!s.skewed) return;
+  s.pack_keys(s.shape, head);
+  if (s.prior_from_counts && s.problem.mask_per_head) shape_prior(s, head);
+}
 
-  explicit operator bool() const { return data != nullptr; }
-};
+// Adds a row's entries of the table of relative times (or sets them, without a bias).
+template <class T>
+void add_time_bias(const Sequence<T>& s, const Tile<T>& t, int r, T* row) {
+  const uint8_t* bucket = s.bucket + int64_t(t.first + r) * s.ld;
+  for (int j = 0; j < t.columns; ++j)
+    row[j] = s.time_table[bucket[j]] + (s.problem.bias ? row[j] : T(0));
+}
 
-// Sizes, inputs and options of one call. The meaning of each is in rka_fast/ops/arguments.py.
-struct Call {
-  int64_t batch, heads, rows, keys;
-  int64_t ahead;  // the thread that works on sequence b is likely to work on b + ahead next
-  int64_t width, scale_width, shape_width, value_width, feature_width;
-  View query, key, value, bias, scale_query, scale_key, scale_bias, shape_query, shape_key;
-  View features, concentration, mixture, gate, time_table, cooccurrence, mask, padding;
-  View row_times, key_times;
-  bool mask_per_head;
-  uint64_t seed;
-  bool causal;
-  Mode mode;
-  Activation activation;
-  double dropout, jitter;
-  std::optional<double> scale;  // of the location; 1 / sqrt(width) if absent
-  int64_t row_offset;           // row t is position t + row_offset of the keys
-  View output;
-};
+// Z of one row into `z`; returns the maximum over its allowed keys.
+template <class T>
+T logits_row(Sequence<T>& s, const Tile<T>& t, int r, int64_t head, T scale_bias, T* z) {
+  typedef Vec<T> V;
+  const Problem& problem = s.problem;
+  if (problem.bias)
+    read_row(problem.bias, s.b, head, s.row0 + t.first + r, s.col0, t.limit, T(1), s.row_buffer);
+  if (problem.time_table) add_time_bias(s, t, r, s.row_buffer);
+  // As if masked keys had the lowest finite logit: a row with allowed keys at -inf only is zero.
+  const T lowest = sizeof(T) == 4 ? T(-FLT_MAX) : T(-DBL_MAX);
+  V most = broadcast(s.allowed_count[r] < T(problem.keys) ? lowest : T(-INFINITY));
+  for (int j = 0; j < t.columns; j += LANES<T>) {
+    const int at = r * s.ld + j;
+    V value = activate(problem.activation, load(s.location.tile + at));
+    if (problem.bias || problem.time_table) value += load(s.row_buffer + j);
+    if (s.spread) value += softplus(load(s.scale.tile + at) + scale_bias).value * deviates(s, r, j);
+    store(z + j, value);
+    const auto visible = load(s.allowed + at) != V{};
+    most = select(visible & (value > most), value, most);
+  }
+  return maximum<T>(most);
+}
 
-// Where gradients go; absent ones are not wanted, and what the mode leaves without effect must be
-// absent. Those that several sequences share have one partial sum for each sequence, zero to begin
-// with and in the precision of the computation; the caller adds them in order.
-struct Gradients {
-  View output;  // dL/d output
-  View query, key, value, scale_query, scale_key, shape_query, shape_key, features, gate;
-  View bias;           // partial (B, H or 1, n or 1, m or 1)
-  View scale_bias;     // partial (B, 1, 1, H)
-  View concentration;  // partial (B, 1, 1, 2)
-  View mixture;        // partial (B, 1, 1, 3)
-  View time_table;     // partial (B, 1, H or 1, TIME_BUCKETS)
-};
+// Softmax weights of one row, zero where nothing may be seen. `z` in place.
+template <class T>
+void softmax_row(const Sequence<T>& s, const Tile<T>& t, int r, T most, T* z) {
+  typedef Vec<T> V;
+  V total = {};
+  for (int j = 0; j < t.columns; j += LANES<T>) {
+    const auto visible = load(s.allowed + r * s.ld + j) != V{};
+    const V e = select(visible, exp_(load(z + j) - most), V{});
+    total += e;
+    store(z + j, e);
+  }
+  const T denominator = sum<T>(total);
+  const T inverse = denominator == T(0) ? T(0) : T(1) / denominator;
+  for (int j = 0; j < t.columns; j += LANES<T>) store(z + j, load(z + j) * inverse);
+}
 
-// One instruction set's build. `scratch` holds `bytes(call, backward)`, aligned to 64 bytes, and
-// belongs to the calling thread. Each function serves one sequence and writes nothing that another
-// sequence owns.
-struct Kernels {
-  const char* name;
-  size_t (*bytes)(const Call&, const Gradients*, bool f64);
-  void (*forward)(const Call&, int64_t sequence, bool f64, void* scratch);
-  void (*backward)(const Call&, const Gradients&, int64_t sequence, bool f64, void* scratch);
-  // Noise as the kernels make it, for tests: `columns` words of a stream, and normals, of one row.
-  void (*words)(uint64_t seed, uint32_t row, uint32_t head, uint32_t stream, int columns, uint32_t*);
-  void (*normals)(uint64_t seed, uint32_t row, uint32_t head, int columns, float*);
-};
+// Everything up to the softmax weights of a tile (and the dropout factors in s.keep).
+template <class T>
+void weights_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
+  const Problem& problem = s.problem;
+  const T scale_bias = problem.scale_bias ? read<T>(problem.scale_bias, 0, 0, 0, head) : T(0);
+  s.fetch_next(problem.value, t, head, problem.value_width);
+  s.allow(t, head);
+  s.score_tile(s.location, t, head);
+  if (s.spread) s.score_tile(s.scale, t, head);
+  if (s.skewed || s.sampled) skew_normal_tile(s, t, head);
+  for (int r = 0; r < t.rows; ++r) {
+    T* z = s.weights + r * s.ld;
+    softmax_row(s, t, r, logits_row(s, t, r, head, scale_bias, z), z);
+    if (problem.dropout > 0)
+      dropout_row(problem.seed, uint32_t(s.col0 / 4), s.position(t.first + r),
+                  uint32_t(s.b * problem.heads + head), t.columns, T(problem.dropout),
+                  s.keep + r * s.ld);
+  }
+}
 
-extern const Kernels kernels_plain, kernels_avx2, kernels_avx512;
+// Zeros into rows [from, to) of the last two dimensions.
+template <class T>
+void write_zeros(Sequence<T>& s, const View& v, int64_t head, int64_t from, int64_t to, int width) {
+  if (!v || from >= to) return;
+  for (int c = 0; c < width; ++c) s.width_tile[c] = T(0);
+  for (int64_t i = from; i < to; ++i) write_row(v, s.b, head, i, 0, width, T(1), s.width_tile);
+}
 
-// The best build that this processor runs.
-const Kernels& kernels();
+template <class T>
+void forward(const Problem& problem, int64_t b, void* scratch) {
+  Sequence<T> s(problem, b);
+  Arena arena{static_cast<char*>(scratch)};
+  s.allocate(arena, false);
+  const bool open = s.open();
+  const int width = int(problem.value_width);
+  if (open) prepare(s);
+  for (int64_t head = 0; head < problem.heads; ++head) {
+    write_zeros(s, problem.output, head, 0, open ? s.row0 : problem.rows, width);
+    if (!open) continue;
+    prepare_head(s, head);
+    for (int first = 0; first < s.n; first += TILE) {
+      const Tile<T> t = s.tile(first);
+      s.fetch_own(problem.output, t, head, width);
+      weights_tile(s, t, head);
+      if (problem.dropout > 0)
+        for (int i = 0; i < t.rows * s.ld; ++i) s.weights[i] *= s.keep[i];
+      gemm<T, false, Op::set>(t.rows, width, t.limit, s.weights, s.ld, s.value, s.value_padded,
+                              s.output_tile, s.value_padded);
+      for (int r = 0; r < t.rows; ++r)
+        write_row(problem.output, b, head, s.row0 + first + r, 0, width, T(1),
+                  s.output_tile + r * s.value_padded);
+    }
+  }
+}
 
+}  // namespace RKA_ISA
 }  // namespace rka

@@ -1,6 +1,6 @@
 // Upper Cholesky factor K = U'U (U = L') of one sequence in cache, and its reverse.
 //
-// Rows of U are worked off in blocks. Everything runs along rows: products by gemm.h, the
+// Rows of U are processed in blocks. Everything runs along rows: products by gemm.h, the
 // triangular solves with one vector of columns in registers.
 #pragma once
 

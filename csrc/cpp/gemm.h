@@ -121,8 +121,8 @@ void gemm(int rows, int columns, int depth, const T* a, int64_t lda, const T* b,
   while (left > 0) {
     // Of 4 vectors with tiles of 3, 2 + 2 keeps the units busier than 3 + 1.
     const int take = left >= TILE_VECTORS && left != TILE_VECTORS + 1 ? TILE_VECTORS
-                     : left > 1                                      ? 2
-                                                                     : 1;
+                     : left > 1                                       ? 2
+                                                                      : 1;
     if (take == 3)
       gemm_panel<T, 3, TRANSPOSED, OP>(rows, depth, a, lda, b, ldb, c, ldc);
     else if (take == 2)

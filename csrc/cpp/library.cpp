@@ -1,4 +1,4 @@
-// The CPU kernels as PyTorch operators, on LibTorch's stable ABI only.
+// The C++ backend as PyTorch operators, on LibTorch's stable ABI only.
 //
 // torch.ops.rka_fast_native.attention_cpp{,_backward} take the operator's schema without the
 // backend. They are called below autograd, by rka_fast/ops/native/cpp.py.
@@ -16,42 +16,36 @@
 
 #include "../binding.h"
 #include "../check.h"
-#include "attention.h"
+#include "problem.h"
 #include "cooccurrence.h"
 
 namespace rka {
 
-const Kernels& kernels() {
+const InstructionSet& instruction_set() {
 #if defined(__x86_64__)
-  static const bool avx512 = __builtin_cpu_supports("avx512f") &&
-                             __builtin_cpu_supports("avx512bw") &&
-                             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  static const bool avx512 =
+      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   // RKA_FAST_CPP names a lower instruction set, to test it where a higher one is there.
   static const char* const most = std::getenv("RKA_FAST_CPP");
   static const std::string limit = most ? most : "avx512";
-  if (avx512 && limit == "avx512") return kernels_avx512;
-  if (avx2 && limit != "plain") return kernels_avx2;
+  if (avx512 && limit == "avx512") return instructions_avx512;
+  if (avx2 && limit != "plain") return instructions_avx2;
 #endif
-  return kernels_plain;
+  return instructions_plain;
 }
 
 namespace {
 
 Type type_of(const Tensor& t) {
   switch (t.scalar_type()) {
-    case ScalarType::Float:
-      return Type::f32;
-    case ScalarType::Double:
-      return Type::f64;
-    case ScalarType::Half:
-      return Type::f16;
-    case ScalarType::BFloat16:
-      return Type::bf16;
-    case ScalarType::Bool:
-      return Type::u8;
-    case ScalarType::Long:
-      return Type::i64;
+    case ScalarType::Float: return Type::f32;
+    case ScalarType::Double: return Type::f64;
+    case ScalarType::Half: return Type::f16;
+    case ScalarType::BFloat16: return Type::bf16;
+    case ScalarType::Bool: return Type::u8;
+    case ScalarType::Long: return Type::i64;
     default:
       STD_TORCH_CHECK(false, "rka_fast: a tensor's dtype is neither a float, int64 nor bool");
   }
@@ -73,14 +67,15 @@ View view(const MaybeTensor& t) { return t ? view(*t) : View{}; }
 
 // (H or 1, buckets), shared by the sequences.
 View table_view(const Tensor& t) {
-  return {static_cast<char*>(t.data_ptr()), type_of(t),
+  return {static_cast<char*>(t.data_ptr()),
+          type_of(t),
           {0, 0, t.size(0) == 1 ? 0 : t.stride(0), t.stride(1)}};
 }
 
 int64_t width_of(const MaybeTensor& t) { return t ? t->size(t->dim() - 1) : 0; }
 
-Call call_of(const Inputs& in) {
-  Call c{};
+Problem problem_of(const Inputs& in) {
+  Problem c{};
   c.batch = in.query.size(0), c.heads = in.query.size(1);
   c.rows = in.query.size(2), c.keys = in.key.size(2);
   c.ahead = torch::stable::get_num_threads();
@@ -148,21 +143,20 @@ void for_each_sequence(int64_t batch, size_t bytes, const F& f) {
 }
 
 Check checked(const Inputs& in) {
-  return Check(
-      in, {ScalarType::Float, ScalarType::Double, ScalarType::Half, ScalarType::BFloat16});
+  return Check(in, {ScalarType::Float, ScalarType::Double, ScalarType::Half, ScalarType::BFloat16});
 }
 
 Tensor attention(const Inputs& in) {
   checked(in);
-  Call call = call_of(in);
+  Problem problem = problem_of(in);
   Tensor output = torch::stable::new_empty(
-      in.value, std::vector<int64_t>{call.batch, call.heads, call.rows, call.value_width});
-  call.output = view(output);
-  call.output.stride[3] = 1;
-  const Kernels& k = kernels();
-  for_each_sequence(call.batch, k.bytes(call, nullptr, is_f64(in)), [&](int64_t i, void* scratch) {
-    k.forward(call, i, is_f64(in), scratch);
-  });
+      in.value,
+      std::vector<int64_t>{problem.batch, problem.heads, problem.rows, problem.value_width});
+  problem.output = view(output);
+  problem.output.stride[3] = 1;
+  const InstructionSet& k = instruction_set();
+  for_each_sequence(problem.batch, k.bytes(problem, nullptr, is_f64(in)),
+                    [&](int64_t i, void* scratch) { k.forward(problem, i, is_f64(in), scratch); });
   return output;
 }
 
@@ -192,13 +186,13 @@ struct Partial {
         out[i] = total;
       }
     });
-    return like.scalar_type() == sums.scalar_type()
-               ? sums
-               : torch::stable::to(sums, like.scalar_type());
+    return like.scalar_type() == sums.scalar_type() ? sums
+                                                    : torch::stable::to(sums, like.scalar_type());
   }
 };
 
-// A gradient of partial sums: its place among the results, its argument, whether sequences share it.
+// A gradient of partial sums: its place among the results, its argument, whether sequences share
+// it.
 struct Pending {
   size_t at;
   Tensor argument;
@@ -209,15 +203,15 @@ struct Pending {
 std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int64_t>& needs,
                                        const Inputs& in) {
   checked(in).backward(grad, needs);
-  const Call call = call_of(in);
+  const Problem problem = problem_of(in);
   const bool f64 = is_f64(in);
-  const int64_t B = call.batch;
+  const int64_t B = problem.batch;
   Gradients g{};
   g.output = view(grad);
   std::vector<Tensor> result;
   // What the mode leaves without effect has a gradient of zero and is not computed.
-  const bool spread = call.mode != Mode::location;
-  const bool covariance = call.mode == Mode::sample || (spread && in.shape_query);
+  const bool spread = problem.mode != Mode::location;
+  const bool covariance = problem.mode == Mode::sample || (spread && in.shape_query);
 
   const auto zeros = [&](const MaybeTensor& t) {
     result.push_back(torch::stable::new_zeros(*t, t->sizes()));
@@ -251,7 +245,7 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
       }
       case Argument::scale_query: rows(in.scale_query, g.scale_query, spread); break;
       case Argument::scale_key: rows(in.scale_key, g.scale_key, spread); break;
-      case Argument::scale_bias: partial(in.scale_bias, g.scale_bias, call.heads, spread); break;
+      case Argument::scale_bias: partial(in.scale_bias, g.scale_bias, problem.heads, spread); break;
       case Argument::shape_query: rows(in.shape_query, g.shape_query, spread); break;
       case Argument::shape_key: rows(in.shape_key, g.shape_key, spread); break;
       case Argument::features: rows(in.features, g.features, covariance); break;
@@ -274,10 +268,9 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
       default: STD_TORCH_CHECK(false, "rka_fast: no gradient for argument ", i);
     }
 
-  const Kernels& k = kernels();
-  for_each_sequence(B, k.bytes(call, &g, f64), [&](int64_t i, void* scratch) {
-    k.backward(call, g, i, f64, scratch);
-  });
+  const InstructionSet& k = instruction_set();
+  for_each_sequence(B, k.bytes(problem, &g, f64),
+                    [&](int64_t i, void* scratch) { k.backward(problem, g, i, f64, scratch); });
   for (const Pending& p : pending)
     result[p.at] = f64 ? p.sums.reduce<double>(B, p.argument, p.shared)
                        : p.sums.reduce<float>(B, p.argument, p.shared);
@@ -340,7 +333,7 @@ Tensor gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, MaybeTen
   return out;
 }
 
-std::string cpp_instructions() { return kernels().name; }
+std::string cpp_instructions() { return instruction_set().name; }
 
 // Words (int64) and normals of row `row`, head `head`, for tests. `seed` holds one int64.
 void check_noise(const Tensor& seed, int64_t columns) {
@@ -351,8 +344,8 @@ void check_noise(const Tensor& seed, int64_t columns) {
 Tensor words_op(Tensor seed, int64_t row, int64_t head, int64_t stream, int64_t columns) {
   check_noise(seed, columns);
   std::vector<uint32_t> words(static_cast<size_t>(columns));
-  kernels().words(uint64_t(*static_cast<const int64_t*>(seed.data_ptr())), uint32_t(row),
-                  uint32_t(head), uint32_t(stream), int(columns), words.data());
+  instruction_set().words(uint64_t(*static_cast<const int64_t*>(seed.data_ptr())), uint32_t(row),
+                          uint32_t(head), uint32_t(stream), int(columns), words.data());
   Tensor out = torch::stable::new_empty(seed, std::vector<int64_t>{columns});
   for (size_t i = 0; i < words.size(); ++i) static_cast<int64_t*>(out.data_ptr())[i] = words[i];
   return out;
@@ -360,8 +353,8 @@ Tensor words_op(Tensor seed, int64_t row, int64_t head, int64_t stream, int64_t 
 Tensor normals_op(Tensor seed, int64_t row, int64_t head, int64_t columns) {
   check_noise(seed, columns);
   Tensor out = torch::stable::new_empty(seed, std::vector<int64_t>{columns}, ScalarType::Float);
-  kernels().normals(uint64_t(*static_cast<const int64_t*>(seed.data_ptr())), uint32_t(row),
-                    uint32_t(head), int(columns), static_cast<float*>(out.data_ptr()));
+  instruction_set().normals(uint64_t(*static_cast<const int64_t*>(seed.data_ptr())), uint32_t(row),
+                            uint32_t(head), int(columns), static_cast<float*>(out.data_ptr()));
   return out;
 }
 
@@ -372,7 +365,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(rka_fast_native, m) {
   m.def("attention_cpp(" RKA_SCHEMA ") -> Tensor");
   m.def("attention_cpp_backward(Tensor grad, int[] needs, " RKA_SCHEMA ") -> Tensor[]");
   m.def(
-      "gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, Tensor? counted) -> Tensor");
+      "gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, Tensor? counted) -> "
+      "Tensor");
   m.def("cpp_instructions() -> str");
   m.def("philox_words_cpp(Tensor seed, int row, int head, int stream, int columns) -> Tensor");
   m.def("normals_cpp(Tensor seed, int row, int head, int columns) -> Tensor");

@@ -25,7 +25,7 @@ inline WideV wide_multiply(WideV x, uint32_t y) {
 }
 
 // The four words of GROUPS counters (c0, c1, head, stream), each in the lower half of its lane.
-// The upper halves are rubbish that no product reads.
+// The upper halves are garbage: products read the lower halves only.
 struct WideWords {
   WideV w[4];
 };
@@ -135,7 +135,7 @@ inline void normal_tile(uint64_t seed, uint32_t group, uint32_t row, uint32_t he
 }
 
 // T of rows [row, row + rows).
-inline void skew_tile(uint64_t seed, uint32_t row, uint32_t head, int rows, float* out) {
+inline void skew_noise_tile(uint64_t seed, uint32_t row, uint32_t head, int rows, float* out) {
   for (int first = 0; first < rows; first += GROUPS) {
     alignas(64) float normals[4 * GROUPS];
     WideV number = {};
@@ -144,8 +144,8 @@ inline void skew_tile(uint64_t seed, uint32_t row, uint32_t head, int rows, floa
     for (int g = 0; g < GROUPS && first + g < rows; ++g) out[first + g] = normals[4 * g];
   }
 }
-inline void skew_tile(uint64_t seed, uint32_t row, uint32_t head, int rows, double* out) {
-  for (int r = 0; r < rows; ++r) out[r] = skew_normal_noise<double>(seed, row + r, head);
+inline void skew_noise_tile(uint64_t seed, uint32_t row, uint32_t head, int rows, double* out) {
+  for (int r = 0; r < rows; ++r) out[r] = skew_noise<double>(seed, row + r, head);
 }
 
 // 1 / (1 - p) where the weight is kept, 0 where it is dropped.

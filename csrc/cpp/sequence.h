@@ -1,4 +1,4 @@
-// One sequence of a call and the scratch memory it is worked off in.
+// One sequence of a call and the scratch memory it is processed in.
 //
 // Everything lives in buffers of the calling thread that fit its L2 cache for the usual sizes; the
 // rows of the attention matrix are produced in tiles and never all at once. Matrices are row-major
@@ -42,17 +42,17 @@ template <class T>
 struct Score {
   const View *query, *key;
   int width, padded;
-  T factor;              // 1 / sqrt(width)
-  T* transposed = {};    // (width, ld) keys
-  T* rows = {};          // (m, padded) keys
-  T* query_tile = {};    // (TILE, padded) queries times the factor
-  T* tile = {};          // (TILE, ld) products; not yet through the activation
-  T* key_grad = {};      // (m, padded)
+  T factor;            // 1 / sqrt(width)
+  T* transposed = {};  // (width, ld) keys
+  T* rows = {};        // (m, padded) keys
+  T* query_tile = {};  // (TILE, padded) queries times the factor
+  T* tile = {};        // (TILE, ld) products; not yet through the activation
+  T* key_grad = {};    // (m, padded)
 };
 
 template <class T>
 struct Sequence {
-  const Call& call;
+  const Problem& problem;
   const int64_t b;
   // The window of what exists: leading and trailing padding is cut off. Local indices count from
   // row0 and col0; local row r is local key r + shift, and shift >= 0 where that matters: when
@@ -67,13 +67,13 @@ struct Sequence {
   T *value = {}, *value_transposed = {}, *value_grad = {};  // (m, padded), (padded, ld)
   T *features = {}, *features_transposed = {}, *gated_transposed = {};
   T *gate = {}, *gate_grad = {}, *gated_grad = {};
-  T *k = {}, *u = {}, *dk = {}, *du = {};            // (ld, ld): K, its upper factor, gradients
-  T *cosine_item = {}, *cosine_user = {};            // (ld, ld): lower triangles
-  T *diagonal_item = {}, *diagonal_user = {};        // (ld)
+  T *k = {}, *u = {}, *dk = {}, *du = {};      // (ld, ld): K, its upper factor, gradients
+  T *cosine_item = {}, *cosine_user = {};      // (ld, ld): lower triangles
+  T *diagonal_item = {}, *diagonal_user = {};  // (ld)
   T *inverse_item = {}, *inverse_user = {}, *inverse_count = {};  // (ld): 1 / norm
-  T *counts = {}, *prior = {};                       // (n or m, ld)
-  uint8_t* bucket = {};                              // (n, ld) of the relative times
-  T *time_table = {}, *time_table_grad = {};         // (TIME_BUCKETS) of the head
+  T *counts = {}, *prior = {};                                    // (n or m, ld)
+  uint8_t* bucket = {};                                           // (n, ld) of the relative times
+  T *time_table = {}, *time_table_grad = {};                      // (TIME_BUCKETS) of the head
   T weight[3], twice_gamma[2];
 
   // Tiles (TILE, ld), and two of a value's or score's width.
@@ -83,8 +83,8 @@ struct Sequence {
   T allowed_count[TILE];
   SkewRow<T> skew[TILE];
 
-  Sequence(const Call& c, int64_t sequence)
-      : call(c),
+  Sequence(const Problem& c, int64_t sequence)
+      : problem(c),
         b(sequence),
         spread(c.mode != Mode::location),
         skewed(spread && bool(c.shape_query)),
@@ -107,7 +107,7 @@ struct Sequence {
 
   // Lays the buffers out. `backward`: those of the backward pass too.
   void allocate(Arena& arena, bool backward) {
-    const int64_t rows = padded(call.rows > call.keys ? call.rows : call.keys);
+    const int64_t rows = padded(problem.rows > problem.keys ? problem.rows : problem.keys);
     const int64_t tile = int64_t(TILE) * ld, slack = 4 * GROUPS;  // noise comes in whole steps
     int widest = value_padded > feature_padded ? value_padded : feature_padded;
     arena.take(ld, valid, row_buffer);
@@ -125,7 +125,7 @@ struct Sequence {
       arena.take(int64_t(value_padded) * ld, value_transposed);
       arena.take(rows * value_padded, value_grad);
     }
-    if (call.time_table) {
+    if (problem.time_table) {
       arena.take(rows * ld, bucket);
       arena.take(padded(TIME_BUCKETS), time_table, time_table_grad);
     }
@@ -135,29 +135,30 @@ struct Sequence {
 
   // Finds the window. False where no key exists: the output is zero.
   bool open() {
-    int first = 0, last = int(call.keys);
-    if (call.padding) {
+    int first = 0, last = int(problem.keys);
+    if (problem.padding) {
       const auto is_padding = [&](int j) {
-        return *(call.padding.data + b * call.padding.stride[0] + j * call.padding.stride[3]) != 0;
+        return *(problem.padding.data + b * problem.padding.stride[0] +
+                 j * problem.padding.stride[3]) != 0;
       };
       while (first < last && is_padding(first)) ++first;
       while (last > first && is_padding(last - 1)) --last;
       // Without causality the prior relates every query to the keys, so none may go.
-      col0 = prior_from_counts && !call.causal ? 0 : first & ~3;
+      col0 = prior_from_counts && !problem.causal ? 0 : first & ~3;
       for (int j = 0; j < ld; ++j)
         valid[j] = j < last - col0 && !is_padding(col0 + j) ? T(1) : T(0);
     } else {
       for (int j = 0; j < ld; ++j) valid[j] = j < last ? T(1) : T(0);
     }
     m = last - col0;
-    const int64_t begin = col0 - call.row_offset;  // the row of the first key
-    row0 = call.causal && begin > 0 ? minimum(begin, call.rows) : 0;
-    n = int(call.rows) - row0;
+    const int64_t begin = col0 - problem.row_offset;  // the row of the first key
+    row0 = problem.causal && begin > 0 ? minimum(begin, problem.rows) : 0;
+    n = int(problem.rows) - row0;
     shift = int(row0 - begin);
     return last > first && n > 0;
   }
   // Row `first` of a tile as the noise counts it.
-  uint32_t position(int row) const { return uint32_t(row0 + row + call.row_offset); }
+  uint32_t position(int row) const { return uint32_t(row0 + row + problem.row_offset); }
 
   // Keys of a tile: `limit` of them can matter, `columns` = limit in whole vectors.
   struct Tile {
@@ -165,14 +166,14 @@ struct Sequence {
   };
   Tile tile(int first) const {
     const int rows = minimum(TILE, n - first);
-    const int limit = call.causal ? minimum(m, int64_t(first) + rows + shift) : m;
+    const int limit = problem.causal ? minimum(m, int64_t(first) + rows + shift) : m;
     return {first, rows, limit, padded(limit)};
   }
 
   // A tile's rows of an input, of the sequence that is likely to come next.
   void fetch_next(const View& v, const Tile& t, int64_t head, int64_t width) const {
-    if (b + call.ahead < call.batch)
-      fetch<For::reading>(v, b + call.ahead, head, row0 + t.first, t.rows, int(width));
+    if (b + problem.ahead < problem.batch)
+      fetch<For::reading>(v, b + problem.ahead, head, row0 + t.first, t.rows, int(width));
   }
   // And of an output, of this sequence.
   void fetch_own(const View& v, const Tile& t, int64_t head, int64_t width) const {
@@ -185,12 +186,12 @@ struct Sequence {
     for (int r = 0; r < t.rows; ++r) {
       T* row = allowed + r * ld;
       const int end = visible_keys(t, r);
-      if (call.mask) read_row(call.mask, b, head, row0 + t.first + r, col0, end, T(1), row);
+      if (problem.mask) read_row(problem.mask, b, head, row0 + t.first + r, col0, end, T(1), row);
       Vec<T> count = {};
       for (int j = 0; j < t.columns; j += LANES<T>) {
         const auto inside = lane + T(j) < broadcast(T(end));
         Vec<T> one = select(inside, load(valid + j), Vec<T>{});
-        if (call.mask) one = select(inside, one * load(row + j), Vec<T>{});
+        if (problem.mask) one = select(inside, one * load(row + j), Vec<T>{});
         count += one;
         store(row + j, one);
       }
@@ -199,7 +200,7 @@ struct Sequence {
   }
   // Keys of a row that causality leaves.
   int visible_keys(const Tile& t, int r) const {
-    return call.causal ? minimum(t.limit, int64_t(t.first) + r + 1 + shift) : t.limit;
+    return problem.causal ? minimum(t.limit, int64_t(t.first) + r + 1 + shift) : t.limit;
   }
 
   // Buckets of all rows and keys that a row may see; the same for every head.
@@ -208,16 +209,17 @@ struct Sequence {
     const auto times = [&](const View& v) {
       return reinterpret_cast<const int64_t*>(v.data) + b * v.stride[0];
     };
-    const int64_t *row_times = times(call.row_times), *key_times = times(call.key_times);
+    const int64_t *row_times = times(problem.row_times), *key_times = times(problem.key_times);
     for (int first = 0; first < n; first += TILE) {
       const Tile t = tile(first);
       for (int r = first; r < first + t.rows; ++r) {
-        const int64_t time = row_times[(row0 + r) * call.row_times.stride[3]];
+        const int64_t time = row_times[(row0 + r) * problem.row_times.stride[3]];
         uint8_t* out = bucket + int64_t(r) * ld;
         for (int j = 0; j < t.columns; ++j)
-          out[j] = j < t.limit ? uint8_t(time_bucket(
-                                     edges, time, key_times[(col0 + j) * call.key_times.stride[3]]))
-                               : 0;
+          out[j] = j < t.limit
+                       ? uint8_t(time_bucket(edges, time,
+                                             key_times[(col0 + j) * problem.key_times.stride[3]]))
+                       : 0;
       }
     }
   }
@@ -228,8 +230,8 @@ struct Sequence {
     transpose(m, s.width, s.rows, s.padded, s.transposed, ld);
   }
   void pack_value(int64_t head) {
-    pack(call.value, b, head, col0, m, int(call.value_width), padded(m), value_padded, T(1), valid,
-         value);
+    pack(problem.value, b, head, col0, m, int(problem.value_width), padded(m), value_padded, T(1),
+         valid, value);
   }
 
   // tile = query key' / sqrt(width).
@@ -258,8 +260,8 @@ struct Sequence {
     arena.take(int64_t(feature_padded) * ld, features_transposed);
     arena.take(square, k, u);
     arena.take(ld, inverse_item, inverse_user, inverse_count);
-    if (call.gate) arena.take(int64_t(feature_padded) * ld, gated_transposed);
-    if (call.cooccurrence) arena.take(rows * ld, counts);
+    if (problem.gate) arena.take(int64_t(feature_padded) * ld, gated_transposed);
+    if (problem.cooccurrence) arena.take(rows * ld, counts);
     if (prior_from_counts) arena.take(rows * ld, prior);
     if (!backward) {  // both end where they began: in the buffers of K and of its factor
       cosine_item = k;

@@ -1,8 +1,8 @@
 // SIMD vectors by the compilers' vector extension: one source for every instruction set.
 //
-// A kernel source file chooses the set by a target pragma and RKA_AVX512 or RKA_AVX2 (the compiler's
-// own macros do not follow the pragma in time) before it includes this header. Error bounds
-// below are measured against libm in double precision by csrc/tests.
+// A kernel source file chooses the set by a target pragma and RKA_AVX512 or RKA_AVX2 (the
+// compiler's own macros do not follow the pragma in time) before it includes this header. Error
+// bounds below are measured against libm in double precision by csrc/tests.
 #pragma once
 
 #if defined(RKA_AVX512) || defined(RKA_AVX2)
@@ -216,8 +216,7 @@ inline void sincos_(FloatV x, FloatV& sine, FloatV& cosine) {
   const FloatV shifted = x * 0.636619772367581343f + magic;
   const FloatV n = shifted - magic;
   const IntV quadrant = (IntV)shifted;
-  const FloatV r =
-      x - n * 1.5703125f - n * 4.837512969970703125e-4f - n * 7.54978995489188216e-8f;
+  const FloatV r = x - n * 1.5703125f - n * 4.837512969970703125e-4f - n * 7.54978995489188216e-8f;
   const FloatV z = r * r;
   FloatV s = constant<FloatV>(-1.9515295891e-4);
   s = s * z + 8.3321608736e-3f;

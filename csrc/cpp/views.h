@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "attention.h"
+#include "problem.h"
 #include "simd.h"
 
 namespace rka {
@@ -142,8 +142,7 @@ inline void read_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l, 
       return copy_in(reinterpret_cast<const BFloat16*>(v.data) + at, s, count, scale, out);
     case Type::u8:
       return copy_in(reinterpret_cast<const uint8_t*>(v.data) + at, s, count, scale, out);
-    case Type::i64:
-      return;  // times are read as they are
+    case Type::i64: return;  // times are read as they are
   }
 }
 
@@ -153,17 +152,12 @@ inline void write_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l,
                       const T* in) {
   const int64_t at = i * v.stride[0] + j * v.stride[1] + k * v.stride[2] + l * v.stride[3];
   switch (v.type) {
-    case Type::f32:
-      return copy_out(in, count, scale, reinterpret_cast<float*>(v.data) + at);
-    case Type::f64:
-      return copy_out(in, count, scale, reinterpret_cast<double*>(v.data) + at);
-    case Type::f16:
-      return copy_out(in, count, scale, reinterpret_cast<Half*>(v.data) + at);
-    case Type::bf16:
-      return copy_out(in, count, scale, reinterpret_cast<BFloat16*>(v.data) + at);
+    case Type::f32: return copy_out(in, count, scale, reinterpret_cast<float*>(v.data) + at);
+    case Type::f64: return copy_out(in, count, scale, reinterpret_cast<double*>(v.data) + at);
+    case Type::f16: return copy_out(in, count, scale, reinterpret_cast<Half*>(v.data) + at);
+    case Type::bf16: return copy_out(in, count, scale, reinterpret_cast<BFloat16*>(v.data) + at);
     case Type::u8:
-    case Type::i64:
-      return;
+    case Type::i64: return;
   }
 }
 
@@ -175,7 +169,8 @@ inline T read(const View& v, int64_t i, int64_t j = 0, int64_t k = 0, int64_t l 
 }
 
 // Rows [0, count) of a (..., rows, width) slice into a matrix of `ld` = width in whole vectors; the
-// rest of every row and the rows up to `padded_rows` become zero, and so do rows whose `valid` is 0.
+// rest of every row and the rows up to `padded_rows` become zero, and so do rows whose `valid` is
+// 0.
 template <class T>
 inline void pack(const View& v, int64_t i, int64_t j, int64_t row, int count, int width,
                  int padded_rows, int64_t ld, T scale, const T* valid, T* out) {

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <type_traits>
 #include <vector>
@@ -24,7 +25,7 @@
 #define RKA_AVX2
 #endif
 #define RKA_ISA under_test
-#include "../cpp/kernels.h"
+#include "../cpp/dispatch.h"
 
 using namespace rka;
 
@@ -158,12 +159,13 @@ static void test_call(int n, int width, bool causal, bool padded, Mode mode, dou
   const auto array = [&](int64_t b, int64_t h, int64_t r, int64_t c, double low, double high) {
     memory.push_back(std::make_unique<std::vector<T>>(size_t(b * h * r * c)));
     for (auto& v : *memory.back()) v = T(uniform_number(low, high));
-    View v{reinterpret_cast<char*>(memory.back()->data()), sizeof(T) == 4 ? Type::f32 : Type::f64,
+    View v{reinterpret_cast<char*>(memory.back()->data()),
+           sizeof(T) == 4 ? Type::f32 : Type::f64,
            {b > 1 ? h * r * c : 0, r * c, c, 1}};
     return v;
   };
   const auto rows = [&] { return array(B, H, n, width, -1, 1); };
-  Call c{};
+  Problem c{};
   c.batch = B, c.heads = H, c.rows = c.keys = n;
   c.width = c.scale_width = c.shape_width = c.value_width = c.feature_width = width;
   c.query = rows(), c.key = rows(), c.value = rows(), c.scale_query = rows();
@@ -220,7 +222,8 @@ int main() {
         test_call<float>(n, 13, causal, padded, Mode::sample, 0.2);
         test_call<double>(n, 5, causal, padded, Mode::sample, 0.0);
       }
-  for (const Mode mode : {Mode::mean, Mode::location}) test_call<float>(33, 50, true, true, mode, 0);
+  for (const Mode mode : {Mode::mean, Mode::location})
+    test_call<float>(33, 50, true, true, mode, 0);
   std::printf(failures ? "%d FAILED\n" : "all passed\n", failures);
   return failures != 0;
 }

@@ -105,7 +105,7 @@ def test_joint_moments_and_marginals_of_the_standard_logits():
     skew = skew_normal.skewness(alpha, k[None, None])
     draws = skew_normal.sample(
         alpha, skew, covariance.cholesky(k)[None, None], noise, skew_noise
-    ).standard[0, 0]
+    ).deviates[0, 0]
     delta = skew.delta[0, 0, 0]
     covariance_ = k - 2 / math.pi * torch.outer(delta, delta)
     assert ((draws.mean(0) - delta * math.sqrt(2 / math.pi)).abs() < 5 / DRAWS**0.5).all()
@@ -135,7 +135,7 @@ def test_the_sign_representation_has_the_same_law():
         torch.linalg.cholesky(correlation),
         torch.from_numpy(rng.standard_normal((1, 1, DRAWS, 2))),
         torch.from_numpy(rng.standard_normal((1, 1, DRAWS, 1))),
-    ).standard[0, 0]
+    ).deviates[0, 0]
     for direction in ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, -1.0]):
         ours, theirs = draws.numpy() @ direction, expected @ direction
         assert scipy.stats.ks_2samp(ours, theirs).pvalue > 1e-3

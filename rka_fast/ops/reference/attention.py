@@ -9,7 +9,8 @@ and float64 stay as they are.
 # pyright: reportArgumentType=false, reportCallIssue=false
 
 import math
-from types import SimpleNamespace
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ def attention_backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Ten
     if a.time_table is not None:
         grads["time_table"] = times.bias_backward(dz, a.time_table, c.bucket)
     if a.mode != "location":
-        _spread_backward(dz, a, c, derivative, grads)
+        _spread_backward(dz, a, c.spread, derivative, grads)
 
     if a.padding is not None:
         for name in ("key", "value", "scale_key", "shape_key"):
@@ -114,84 +115,108 @@ def _prepare(a: Arguments) -> Arguments:
     return a
 
 
-def _forward(a: Arguments) -> SimpleNamespace:
-    """The output and every intermediate that the backward pass reads."""
-    c = SimpleNamespace()
+class Spread(NamedTuple):
+    """What covariance and shape make of the logits: (batch, heads, rows, keys) each, but
+    correlation K and factor L (batch, 1, keys, keys), prior (batch or 1, heads or 1, rows, keys).
+
+    Without a shape alpha, shape, prior and skew are None; the mean has no factor, noise and draw.
+    """
+
+    scale: Tensor  # before softplus
+    correlation: Tensor
+    deviates: Tensor  # S: of mean 0 and covariance K, skewed by alpha; in mean mode their mean
+    shape: Tensor | None = None  # before the activation
+    prior: Tensor | None = None
+    alpha: Tensor | None = None
+    skew: skew_normal.Skewness | None = None
+    factor: Tensor | None = None
+    noise: Tensor | None = None  # E
+    draw: skew_normal.Draw | None = None
+
+
+class Forward(NamedTuple):
+    """The output (batch, heads, rows, value width) and what its gradient reads."""
+
+    output: Tensor
+    location: Tensor  # (batch, heads, rows, keys) before the activation
+    weights: Tensor  # (batch, heads, rows, keys) after the softmax
+    keep: Tensor | None  # like weights: 0 or 1 / (1 - dropout)
+    spread: Spread | None
+    bucket: Tensor | None  # (batch, rows, keys) of the relative times
+
+
+def _forward(a: Arguments) -> Forward:
     f = _ACTIVATIONS[a.activation]
     allowed = allowed_pairs(a)
-
-    c.location = scores(a.query, a.key, a.scale)
-    z = f(c.location)
+    spread = bucket = keep = None
+    location = scores(a.query, a.key, a.scale)
+    z = f(location)
     if a.bias is not None:
         z = z + a.bias
     if a.time_table is not None:
-        c.bucket = times.buckets(a.row_times, a.key_times)
-        z = z + times.bias(a.time_table, c.bucket)
+        bucket = times.buckets(a.row_times, a.key_times)
+        z = z + times.bias(a.time_table, bucket)
     if a.mode != "location":
-        _spread(a, c, allowed, f)
-        z = z + F.softplus(c.scale) * c.standard
-
-    c.weights = masked_softmax(z, allowed)
-    c.keep = None
+        spread = _spread(a, allowed, f)
+        z = z + F.softplus(spread.scale) * spread.deviates
+    weights = masked_softmax(z, allowed)
     if a.dropout > 0.0:
         u = philox.dropout_uniforms(a.seed, *z.shape[:2], _positions(a), z.shape[3], z.dtype)
-        c.keep = (u >= a.dropout).to(z.dtype) / (1.0 - a.dropout)
-    c.output = (c.weights if c.keep is None else c.weights * c.keep) @ a.value
-    return c
+        keep = (u >= a.dropout).to(z.dtype) / (1.0 - a.dropout)
+    output = (weights if keep is None else weights * keep) @ a.value
+    return Forward(output, location, weights, keep, spread, bucket)
 
 
-def _spread(a: Arguments, c: SimpleNamespace, allowed: Tensor, f) -> None:
-    """Scale (before softplus), correlation, shape and the standard logits S or their mean."""
-    c.scale = scores(a.scale_query, a.scale_key)
+def _spread(a: Arguments, allowed: Tensor, f: Callable[[Tensor], Tensor]) -> Spread:
+    scale = scores(a.scale_query, a.scale_key)
     if a.scale_bias is not None:
-        c.scale = c.scale + a.scale_bias[:, None, None]
-    c.correlation = covariance.correlation(
+        scale = scale + a.scale_bias[:, None, None]
+    correlation = covariance.correlation(
         a.features, a.concentration, a.mixture, a.gate, a.cooccurrence, a.padding, a.jitter
     ).unsqueeze(1)
-    c.alpha = None
+    c = Spread(scale, correlation, deviates=torch.zeros_like(scale))
     if a.shape_query is not None:
-        c.shape = scores(a.shape_query, a.shape_key)
-        c.prior = allowed.to(c.shape.dtype)
+        shape = scores(a.shape_query, a.shape_key)
+        prior = allowed.to(shape.dtype)
         if a.cooccurrence is not None:
-            c.prior = covariance.shape_prior(a.cooccurrence, allowed, a.row_offset)
-        c.alpha = f(c.shape) * c.prior
-        c.skew = skew_normal.skewness(c.alpha, c.correlation)
-    if a.mode == "mean":
-        if c.alpha is None:  # normal logits: their mean is the location
-            c.standard = torch.zeros_like(c.scale)
-        else:
-            c.standard = skew_normal.mean(c.skew)
-        return
-    c.factor = covariance.cholesky(c.correlation)
-    batch, heads, _, keys = c.scale.shape
-    c.noise = philox.normals(a.seed, batch, heads, _positions(a), keys, c.scale.dtype)
-    if c.alpha is None:
-        c.standard = c.noise @ c.factor.mT
-        return
-    skew_noise = philox.skew_noise(a.seed, batch, heads, _positions(a), c.scale.dtype)
-    c.draw = skew_normal.sample(c.alpha, c.skew, c.factor, c.noise, skew_noise)
-    c.standard = c.draw.standard
+            prior = covariance.shape_prior(a.cooccurrence, allowed, a.row_offset)
+        alpha = f(shape) * prior
+        skew = skew_normal.skewness(alpha, correlation)
+        c = c._replace(shape=shape, prior=prior, alpha=alpha, skew=skew)
+    if a.mode == "mean":  # of normal logits it is the location
+        return c if c.skew is None else c._replace(deviates=skew_normal.mean(c.skew))
+    batch, heads, _, keys = scale.shape
+    factor = covariance.cholesky(correlation)
+    noise = philox.normals(a.seed, batch, heads, _positions(a), keys, scale.dtype)
+    c = c._replace(factor=factor, noise=noise)
+    if c.skew is None:
+        return c._replace(deviates=noise @ factor.mT)
+    skew_noise = philox.skew_noise(a.seed, batch, heads, _positions(a), scale.dtype)
+    draw = skew_normal.sample(c.alpha, c.skew, factor, noise, skew_noise)
+    return c._replace(deviates=draw.deviates, draw=draw)
 
 
-def _spread_backward(dz: Tensor, a: Arguments, c: SimpleNamespace, derivative, grads: dict) -> None:
+def _spread_backward(
+    dz: Tensor, a: Arguments, c: Spread, derivative: Callable[[Tensor], Tensor], grads: dict
+) -> None:
     """Gradients of the scale, shape and covariance arguments from that of the logits."""
-    d_scale = dz * c.standard * torch.sigmoid(c.scale)
+    d_scale = dz * c.deviates * torch.sigmoid(c.scale)
     grads["scale_query"], grads["scale_key"] = _scores_backward(d_scale, a.scale_query, a.scale_key)
     grads["scale_bias"] = None if a.scale_bias is None else d_scale.sum((0, 2, 3))
-    d_standard = dz * F.softplus(c.scale)
+    d_deviates = dz * F.softplus(c.scale)
     d_alpha = d_factor = d_correlation = None
     if a.mode == "mean":
         if c.alpha is None:
             return
         d_alpha, d_correlation = skew_normal.mean_backward(
-            d_standard, c.alpha, c.correlation, c.skew
+            d_deviates, c.alpha, c.correlation, c.skew
         )
         d_correlation = d_correlation.sum(1)
     elif c.alpha is None:
-        d_factor = (d_standard.mT @ c.noise).sum(1)
+        d_factor = (d_deviates.mT @ c.noise).sum(1)
     else:
         d_alpha, d_correlation, d_factor = skew_normal.sample_backward(
-            d_standard, c.alpha, c.correlation, c.skew, c.noise, c.draw
+            d_deviates, c.alpha, c.correlation, c.skew, c.noise, c.draw
         )
         d_correlation, d_factor = d_correlation.sum(1), d_factor.sum(1)
     if d_factor is not None:

@@ -28,7 +28,7 @@ class Skewness(NamedTuple):
 class Draw(NamedTuple):
     """S and what its gradient needs: X, and (alpha_t' X_t + T_t), which is h before scaling."""
 
-    standard: Tensor
+    deviates: Tensor
     x: Tensor
     projection: Tensor
 

@@ -1,27 +1,28 @@
 // Included last by every kernel source: the table of one instruction set.
 #pragma once
 
-#include "backward.h"
+#include "attention_backward.h"
 
 namespace rka {
 inline namespace RKA_ISA {
 
 template <class T>
-size_t scratch_bytes(const Call& call, bool backward) {
-  Sequence<T> s(call, 0);
+size_t scratch_bytes(const Problem& problem, bool backward) {
+  Sequence<T> s(problem, 0);
   Arena arena{nullptr};
   s.allocate(arena, backward);
   return arena.used;
 }
-inline size_t bytes_of(const Call& call, const Gradients* g, bool f64) {
-  return f64 ? scratch_bytes<double>(call, g) : scratch_bytes<float>(call, g);
+inline size_t bytes_of(const Problem& problem, const Gradients* g, bool f64) {
+  return f64 ? scratch_bytes<double>(problem, g) : scratch_bytes<float>(problem, g);
 }
-inline void run_forward(const Call& call, int64_t sequence, bool f64, void* scratch) {
-  f64 ? forward<double>(call, sequence, scratch) : forward<float>(call, sequence, scratch);
+inline void run_forward(const Problem& problem, int64_t sequence, bool f64, void* scratch) {
+  f64 ? forward<double>(problem, sequence, scratch) : forward<float>(problem, sequence, scratch);
 }
-inline void run_backward(const Call& call, const Gradients& g, int64_t sequence, bool f64,
+inline void run_backward(const Problem& problem, const Gradients& g, int64_t sequence, bool f64,
                          void* scratch) {
-  f64 ? backward<double>(call, g, sequence, scratch) : backward<float>(call, g, sequence, scratch);
+  f64 ? backward<double>(problem, g, sequence, scratch)
+      : backward<float>(problem, g, sequence, scratch);
 }
 inline void words_row(uint64_t seed, uint32_t row, uint32_t head, uint32_t stream, int columns,
                       uint32_t* out) {

@@ -1,4 +1,4 @@
-// K of one sequence, the prior of its shapes, and the way back from dK to the features.
+// K of one sequence, the prior of its shapes, and the gradients from dK to the features.
 #pragma once
 
 #include "sequence.h"
@@ -30,7 +30,7 @@ void gram(int m, int width, const T* transposed, int ld, T* out, T* inverse) {
 // Counts of the window without their diagonal, and 1 / sqrt(support).
 template <class T>
 void read_counts(Sequence<T>& s) {
-  const View& c = s.call.cooccurrence;
+  const View& c = s.problem.cooccurrence;
   const int rows = s.prior_from_counts && s.n + s.shift > s.m ? s.n + s.shift : s.m;
   for (int i = 0; i < rows; ++i) {
     T* row = s.counts + i * s.ld;
@@ -46,27 +46,27 @@ void read_counts(Sequence<T>& s) {
 // K, symmetric with unit diagonal. Padding is independent of everything.
 template <class T>
 void correlation(Sequence<T>& s) {
-  const Call& call = s.call;
-  const int m = s.m, ld = s.ld, width = int(call.feature_width);
-  for (int i = 0; i < 3; ++i) s.weight[i] = read<T>(call.mixture, s.b, 0, 0, i);
-  for (int i = 0; i < 2; ++i) s.twice_gamma[i] = T(2) * read<T>(call.concentration, 0, 0, 0, i);
+  const Problem& problem = s.problem;
+  const int m = s.m, ld = s.ld, width = int(problem.feature_width);
+  for (int i = 0; i < 3; ++i) s.weight[i] = read<T>(problem.mixture, s.b, 0, 0, i);
+  for (int i = 0; i < 2; ++i) s.twice_gamma[i] = T(2) * read<T>(problem.concentration, 0, 0, 0, i);
 
-  pack(call.features, s.b, 0, s.col0, m, width, s.padded(m), s.feature_padded, T(1), s.valid,
+  pack(problem.features, s.b, 0, s.col0, m, width, s.padded(m), s.feature_padded, T(1), s.valid,
        s.features);
   transpose(m, width, s.features, s.feature_padded, s.features_transposed, ld);
   gram(m, width, s.features_transposed, ld, s.cosine_item, s.inverse_item);
-  if (call.gate) {
+  if (problem.gate) {
     for (int c = 0; c < width; ++c) {
-      const T g = read<T>(call.gate, s.b, 0, 0, c);
+      const T g = read<T>(problem.gate, s.b, 0, 0, c);
       for (int j = 0; j < m; j += LANES<T>)
         store(s.gated_transposed + c * ld + j, g * load(s.features_transposed + c * ld + j));
     }
     gram(m, width, s.gated_transposed, ld, s.cosine_user, s.inverse_user);
   }
-  if (call.cooccurrence) read_counts(s);
+  if (problem.cooccurrence) read_counts(s);
 
   typedef Vec<T> V;
-  const T shrink = T(1) / (T(1) + T(call.jitter));
+  const T shrink = T(1) / (T(1) + T(problem.jitter));
   const T r0 = s.weight[0] * shrink, r1 = s.weight[1] * shrink, r2 = s.weight[2] * shrink;
   for (int i = 0; i < m; ++i) {
     const int64_t at = int64_t(i) * ld;
@@ -74,14 +74,13 @@ void correlation(Sequence<T>& s) {
       // One norm after the other: the product of two large inverses may not be finite.
       const V ci = load(s.cosine_item + at + j) * s.inverse_item[i] * load(s.inverse_item + j);
       V entry = r1 * cosine_kernel(ci, broadcast(s.twice_gamma[0]));
-      if (call.gate) {
+      if (problem.gate) {
         const V cu = load(s.cosine_user + at + j) * s.inverse_user[i] * load(s.inverse_user + j);
         entry += r2 * cosine_kernel(cu, broadcast(s.twice_gamma[1]));
         store(s.cosine_user + at + j, cu);
       }
-      if (call.cooccurrence)
-        entry += r0 * load(s.counts + at + j) *
-                 (s.inverse_count[i] * load(s.inverse_count + j));
+      if (problem.cooccurrence)
+        entry += r0 * load(s.counts + at + j) * (s.inverse_count[i] * load(s.inverse_count + j));
       store(s.cosine_item + at + j, ci);
       store(s.k + at + j, entry * (s.valid[i] * load(s.valid + j)));
     }
@@ -107,13 +106,13 @@ template <class T>
 void shape_prior(Sequence<T>& s, int64_t head) {
   typedef Vec<T> V;
   const int ld = s.ld;
-  T* masked = s.p;     // M o C
-  T* product = s.x;    // (M o C) C
-  T* column = s.noise; // M C: of the tile with a user's mask, else one row of running sums
-  const bool masks = bool(s.call.mask);
+  T* masked = s.p;      // M o C
+  T* product = s.x;     // (M o C) C
+  T* column = s.noise;  // M C: of the tile with a user's mask, else one row of running sums
+  const bool masks = bool(s.problem.mask);
   if (!masks) {
     for (int j = 0; j < ld; ++j) column[j] = T(0);
-    for (int i = 0; i < (s.call.causal ? minimum(s.shift, s.m) : s.m); ++i)
+    for (int i = 0; i < (s.problem.causal ? minimum(s.shift, s.m) : s.m); ++i)
       add_valid_row(s, i, column);
   }
   for (int first = 0; first < s.n; first += TILE) {
@@ -129,7 +128,7 @@ void shape_prior(Sequence<T>& s, int64_t head) {
     for (int r = 0; r < t.rows; ++r) {
       const int row = first + r + s.shift;  // the key that the row is
       T* sums = masks ? column + r * ld : column;
-      if (!masks && s.call.causal && row < s.m) add_valid_row(s, row, sums);
+      if (!masks && s.problem.causal && row < s.m) add_valid_row(s, row, sums);
       const T others = s.allowed_count[r] - T(1);
       const T inverse = T(1) / (others > T(1) ? others : T(1));
       const bool sees_itself = row < t.limit && s.allowed[r * ld + row] != T(0);
@@ -139,9 +138,9 @@ void shape_prior(Sequence<T>& s, int64_t head) {
       T* out = s.prior + (first + r) * ld;
       for (int j = 0; j < t.columns; j += LANES<T>) {
         const V mean = load(sums + j) * inverse;
-        const V entry = load(s.allowed + r * ld + j) *
-                        prior_entry(load(product + r * ld + j), load(s.counts + row * ld + j), mean,
-                                    broadcast(own));
+        const V entry = load(s.allowed + r * ld + j) * prior_entry(load(product + r * ld + j),
+                                                                   load(s.counts + row * ld + j),
+                                                                   mean, broadcast(own));
         largest = select(entry > largest, entry, largest);
         store(out + j, entry);
       }
@@ -152,8 +151,8 @@ void shape_prior(Sequence<T>& s, int64_t head) {
   }
 }
 
-// sum(dK . k) and sum(dK . dk/d gamma) over the pairs of one cosine kernel; the gradient of its Gram
-// matrix replaces the cosines.
+// sum(dK . k) and sum(dK . dk/d gamma) over the pairs of one cosine kernel; the gradient of its
+// Gram matrix replaces the cosines.
 template <class T>
 struct CosineGrad {
   double weight = 0, twice_gamma = 0;
@@ -189,8 +188,7 @@ struct CosineGrad {
 // The whole symmetric gradient of a Gram matrix from its lower triangle and what the norms pull.
 template <class T>
 void close_gram(int m, int ld, const T* diagonal, const T* inverse, T* gram) {
-  for (int i = 0; i < m; ++i)
-    gram[int64_t(i) * ld + i] = -diagonal[i] * inverse[i] * inverse[i];
+  for (int i = 0; i < m; ++i) gram[int64_t(i) * ld + i] = -diagonal[i] * inverse[i] * inverse[i];
   mirror(m, gram, ld);
   for (int i = 0; i < m; ++i)
     for (int j = i / LANES<T> * LANES<T>; j < i; ++j)
@@ -206,8 +204,8 @@ void grams_backward(Sequence<T>& s, const Gradients& g) {
   T* flipped = s.k;  // K itself is done with
   transpose(m, m, s.dk, ld, flipped, ld);
   const V lane = lane_numbers<T>();
-  const T shrink = T(1) / (T(1) + T(s.call.jitter));
-  const bool gate = bool(s.call.gate), counts = bool(s.call.cooccurrence);
+  const T shrink = T(1) / (T(1) + T(s.problem.jitter));
+  const bool gate = bool(s.problem.gate), counts = bool(s.problem.cooccurrence);
   CosineGrad<T> item(s.cosine_item, s.inverse_item, s.diagonal_item, s.weight[1], s.twice_gamma[0],
                      ld);
   CosineGrad<T> user(s.cosine_user, s.inverse_user, s.diagonal_user, s.weight[2], s.twice_gamma[1],
@@ -244,14 +242,14 @@ template <class T>
 void correlation_backward(Sequence<T>& s, const Gradients& g) {
   grams_backward(s, g);
   if (!g.features && !g.gate) return;
-  const Call& call = s.call;
-  const int m = s.m, ld = s.ld, width = int(call.feature_width), fp = s.feature_padded;
+  const Problem& problem = s.problem;
+  const int m = s.m, ld = s.ld, width = int(problem.feature_width), fp = s.feature_padded;
   T* d_features = s.features_transposed;
   gemm<T, false, Op::set>(m, width, m, s.cosine_item, ld, s.features, fp, d_features, fp);
-  if (call.gate) {
+  if (problem.gate) {
     T *gate = s.gate, *d_gate = s.gate_grad, *gated = s.gated_transposed, *d_gated = s.gated_grad;
     clear(d_gate, fp);
-    read_row(call.gate, s.b, 0, 0, 0, width, T(1), gate);
+    read_row(problem.gate, s.b, 0, 0, 0, width, T(1), gate);
     for (int i = 0; i < m; ++i)
       for (int c = 0; c < fp; c += LANES<T>)
         store(gated + i * fp + c, load(gate + c) * load(s.features + i * fp + c));

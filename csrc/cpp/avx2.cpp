@@ -1,4 +1,4 @@
-// The CPU kernels for AVX2 and FMA.
+// The C++ backend for AVX2 and FMA.
 //
 // Standard headers come first: their inline functions must stay runnable everywhere.
 #if defined(__x86_64__)
@@ -20,11 +20,11 @@
 #endif
 #define RKA_ISA avx2
 #define RKA_AVX2
-#include "kernels.h"
+#include "dispatch.h"
 
 namespace rka {
-const Kernels kernels_avx2 = {"avx2",       bytes_of,  run_forward,
-                             run_backward, words_row, normals_row};
+const InstructionSet instructions_avx2 = {"avx2",       bytes_of,  run_forward,
+                                          run_backward, words_row, normals_row};
 }
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -1,7 +1,7 @@
 // Gradients of one sequence. Nothing is kept from the forward pass: every tile is computed again.
 #pragma once
 
-#include "forward.h"
+#include "attention.h"
 
 namespace rka {
 inline namespace RKA_ISA {
@@ -28,8 +28,8 @@ void score_backward(Sequence<T>& s, Score<T>& score, const Tile<T>& t, int64_t h
 template <class T>
 void softmax_backward(Sequence<T>& s, const Gradients& g, const Tile<T>& t, int64_t head) {
   typedef Vec<T> V;
-  const int width = int(s.call.value_width), vp = s.value_padded, ld = s.ld;
-  const bool dropout = s.call.dropout > 0;
+  const int width = int(s.problem.value_width), vp = s.value_padded, ld = s.ld;
+  const bool dropout = s.problem.dropout > 0;
   s.fetch_next(g.output, t, head, width);
   s.fetch_own(g.value, t, head, width);
   pack(g.output, s.b, head, s.row0 + t.first, t.rows, width, t.rows, vp, T(1),
@@ -97,12 +97,12 @@ void skew_backward_row(Sequence<T>& s, const Tile<T>& t, int r) {
   const auto c = SkewRowGrad<T>::of(row, sum<T>(dot));
   for (int j = 0; j < t.columns; j += LANES<T>) {
     const int at = r * s.ld + j;
-    const V d_standard = load(s.d_x + at), a = load(s.alpha + at);
+    const V d_deviates = load(s.d_x + at), a = load(s.alpha + at);
     V d_alpha = c.shape_to_p * load(s.p + at);
     if (s.sampled) d_alpha += c.shape_to_x * load(s.x + at);
     store(s.d_alpha + at, d_alpha);
-    store(s.d_x + at, d_standard + c.shape_to_x * a);
-    store(s.d_p + at, row.p_weight * d_standard + c.shape_to_p * a);
+    store(s.d_x + at, d_deviates + c.shape_to_x * a);
+    store(s.d_p + at, row.p_weight * d_deviates + c.shape_to_p * a);
   }
 }
 
@@ -111,9 +111,9 @@ template <class T>
 void spread_backward(Sequence<T>& s, const Gradients& g, const Tile<T>& t, int64_t head,
                      T& d_scale_bias) {
   typedef Vec<T> V;
-  const Call& call = s.call;
+  const Problem& problem = s.problem;
   const int ld = s.ld;
-  const T scale_bias = call.scale_bias ? read<T>(call.scale_bias, 0, 0, 0, head) : T(0);
+  const T scale_bias = problem.scale_bias ? read<T>(problem.scale_bias, 0, 0, 0, head) : T(0);
   V bias_sum = {};
   for (int r = 0; r < t.rows; ++r) {
     for (int j = 0; j < t.columns; j += LANES<T>) {
@@ -121,7 +121,7 @@ void spread_backward(Sequence<T>& s, const Gradients& g, const Tile<T>& t, int64
       const V dz = load(s.d_weights + at);
       const auto omega = softplus(load(s.scale.tile + at) + scale_bias);
       // Hidden keys have dZ = 0, but what stands at them need not be finite.
-      const V d_scale = select(dz == V{}, V{}, dz * standard(s, r, j) * omega.slope);
+      const V d_scale = select(dz == V{}, V{}, dz * deviates(s, r, j) * omega.slope);
       bias_sum += d_scale;
       store(s.scale.tile + at, d_scale);
       store(s.d_x + at, dz * omega.value);
@@ -133,7 +133,7 @@ void spread_backward(Sequence<T>& s, const Gradients& g, const Tile<T>& t, int64
   if (s.sampled && s.du)
     gemm_to_upper(t.limit, t.columns, t.rows, s.noise, ld, s.d_x, ld, s.du, ld);
   if (!s.skewed) return;
-  if (head == 0) s.fetch_own(g.features, t, 0, call.feature_width);
+  if (head == 0) s.fetch_own(g.features, t, 0, problem.feature_width);
   gemm<T, false, Op::add>(t.rows, t.columns, t.limit, s.d_p, ld, s.k, ld, s.d_alpha, ld);
   gemm<T, true, Op::add>(t.limit, t.columns, t.rows, s.alpha, ld, s.d_p, ld, s.dk, ld);
   for (int r = 0; r < t.rows; ++r) {
@@ -141,7 +141,7 @@ void spread_backward(Sequence<T>& s, const Gradients& g, const Tile<T>& t, int64
     for (int j = 0; j < t.columns; j += LANES<T>) {
       T* at = s.shape.tile + r * ld + j;
       store(at, load(s.d_alpha + r * ld + j) * load(prior + j) *
-                    activation_slope(call.activation, load(at)));
+                    activation_slope(problem.activation, load(at)));
     }
   }
   score_backward(s, s.shape, t, head, s.shape.tile, g.shape_query, g.shape_key);
@@ -154,13 +154,13 @@ void write_keys(Sequence<T>& s, const View& v, const T* sums, int64_t head, int 
   write_zeros(s, v, head, 0, s.col0, width);
   for (int j = 0; j < s.m; ++j)
     write_row(v, s.b, head, s.col0 + j, 0, width, T(1), sums + int64_t(j) * padded);
-  write_zeros(s, v, head, s.col0 + s.m, s.call.keys, width);
+  write_zeros(s, v, head, s.col0 + s.m, s.problem.keys, width);
 }
 
 template <class T>
 void head_backward(Sequence<T>& s, const Gradients& g, int64_t head) {
-  const Call& call = s.call;
-  const int width = int(call.value_width), rows = s.padded(s.m);
+  const Problem& problem = s.problem;
+  const int width = int(problem.value_width), rows = s.padded(s.m);
   prepare_head(s, head);
   transpose(s.m, width, s.value, s.value_padded, s.value_transposed, s.ld);
   clear(s.value_grad, int64_t(rows) * s.value_padded);
@@ -179,7 +179,8 @@ void head_backward(Sequence<T>& s, const Gradients& g, int64_t head) {
     for (int r = 0; r < t.rows; ++r)
       for (int j = 0; j < t.columns; j += LANES<T>) {
         T* at = s.d_weights + r * s.ld + j;
-        store(at, load(at) * activation_slope(call.activation, load(s.location.tile + r * s.ld + j)));
+        store(at, load(at) *
+                      activation_slope(problem.activation, load(s.location.tile + r * s.ld + j)));
       }
     score_backward(s, s.location, t, head, s.d_weights, g.query, g.key);
   }
@@ -196,38 +197,38 @@ void head_backward(Sequence<T>& s, const Gradients& g, int64_t head) {
 }
 
 template <class T>
-void backward(const Call& call, const Gradients& g, int64_t b, void* scratch) {
-  Sequence<T> s(call, b);
+void backward(const Problem& problem, const Gradients& g, int64_t b, void* scratch) {
+  Sequence<T> s(problem, b);
   Arena arena{static_cast<char*>(scratch)};
   s.allocate(arena, true);
   const bool open = s.open();
   if (!open) s.col0 = s.m = 0;
-  const int64_t closed_rows = open ? s.row0 : call.rows;
-  const int features = int(call.feature_width);
-  for (int64_t head = 0; head < call.heads; ++head) {
+  const int64_t closed_rows = open ? s.row0 : problem.rows;
+  const int features = int(problem.feature_width);
+  for (int64_t head = 0; head < problem.heads; ++head) {
     write_zeros(s, g.query, head, 0, closed_rows, s.location.width);
     write_zeros(s, g.scale_query, head, 0, closed_rows, s.scale.width);
     write_zeros(s, g.shape_query, head, 0, closed_rows, s.shape.width);
   }
   write_zeros(s, g.features, 0, 0, s.col0, features);
-  write_zeros(s, g.features, 0, s.col0 + s.m, call.keys, features);
+  write_zeros(s, g.features, 0, s.col0 + s.m, problem.keys, features);
   if (!open) {
-    for (int64_t head = 0; head < call.heads; ++head) {
+    for (int64_t head = 0; head < problem.heads; ++head) {
       write_keys(s, g.key, s.value_grad, head, s.location.width, 0);
       write_keys(s, g.scale_key, s.value_grad, head, s.scale.width, 0);
       write_keys(s, g.shape_key, s.value_grad, head, s.shape.width, 0);
-      write_keys(s, g.value, s.value_grad, head, int(call.value_width), 0);
+      write_keys(s, g.value, s.value_grad, head, int(problem.value_width), 0);
     }
     return;  // gate and partial sums were zero to begin with
   }
   prepare(s);
-  const bool covariance = (s.skewed || s.sampled) && (g.features || g.gate || g.mixture ||
-                                                      g.concentration);
+  const bool covariance =
+      (s.skewed || s.sampled) && (g.features || g.gate || g.mixture || g.concentration);
   if (!covariance) s.du = nullptr;
   const int64_t square = int64_t(s.padded(s.m)) * s.ld;
   clear(s.dk, square);
   clear(s.du, square);
-  for (int64_t head = 0; head < call.heads; ++head) head_backward(s, g, head);
+  for (int64_t head = 0; head < problem.heads; ++head) head_backward(s, g, head);
   if (!covariance) return;
   if (s.sampled) cholesky_backward(s.m, s.u, s.du, s.ld, s.d_alpha);
   correlation_backward(s, g);

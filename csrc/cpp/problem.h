@@ -1,0 +1,78 @@
+// The call as the CPU kernels see it: raw pointers, element strides, no torch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "../common.h"
+
+namespace rka {
+
+enum class Type : int { f32, f64, f16, bf16, u8, i64 };
+
+// A strided array of four dimensions; absent when data is null. Broadcast dimensions have stride 0.
+// One with fewer dimensions keeps its first as the first (sequence) and its last ones as the last:
+// features (B, 1, m, df), gate and mixture (B, 1, 1, .), padding and times (B, 1, 1, m),
+// scale_bias and concentration (1, 1, 1, .); time_table is (1, 1, H or 1, TIME_BUCKETS).
+struct View {
+  char* data = nullptr;
+  Type type = Type::f32;
+  int64_t stride[4] = {0, 0, 0, 0};
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+// Sizes, inputs and options of one call, under the names of csrc/cuda/problem.h. The meaning of
+// each is in rka_fast/ops/arguments.py.
+struct Problem {
+  int64_t batch, heads, rows, keys;
+  int64_t ahead;  // the thread that works on sequence b is likely to work on b + ahead next
+  int64_t width, scale_width, shape_width, value_width, feature_width;
+  View query, key, value, bias, scale_query, scale_key, scale_bias, shape_query, shape_key;
+  View features, concentration, mixture, gate, time_table, cooccurrence, mask, padding;
+  View row_times, key_times;
+  bool mask_per_head;
+  uint64_t seed;
+  bool causal;
+  Mode mode;
+  Activation activation;
+  double dropout, jitter;
+  std::optional<double> scale;  // of the location; 1 / sqrt(width) if absent
+  int64_t row_offset;           // row t is position t + row_offset of the keys
+  View output;
+};
+
+// Where gradients go; absent ones are not wanted, and what the mode leaves without effect must be
+// absent. Those that several sequences share have one partial sum for each sequence, zero to begin
+// with and in the precision of the computation; the caller adds them in order.
+struct Gradients {
+  View output;  // dL/d output
+  View query, key, value, scale_query, scale_key, shape_query, shape_key, features, gate;
+  View bias;           // partial (B, H or 1, n or 1, m or 1)
+  View scale_bias;     // partial (B, 1, 1, H)
+  View concentration;  // partial (B, 1, 1, 2)
+  View mixture;        // partial (B, 1, 1, 3)
+  View time_table;     // partial (B, 1, H or 1, TIME_BUCKETS)
+};
+
+// One instruction set's build of the backend. `scratch` holds `bytes(problem, backward)`, aligned
+// to 64 bytes, and belongs to the calling thread. Each function serves one sequence and writes
+// nothing that another sequence owns.
+struct InstructionSet {
+  const char* name;
+  size_t (*bytes)(const Problem&, const Gradients*, bool f64);
+  void (*forward)(const Problem&, int64_t sequence, bool f64, void* scratch);
+  void (*backward)(const Problem&, const Gradients&, int64_t sequence, bool f64, void* scratch);
+  // Noise as the kernels make it, for tests: `columns` words of a stream, and normals, of one row.
+  void (*words)(uint64_t seed, uint32_t row, uint32_t head, uint32_t stream, int columns,
+                uint32_t*);
+  void (*normals)(uint64_t seed, uint32_t row, uint32_t head, int columns, float*);
+};
+
+extern const InstructionSet instructions_plain, instructions_avx2, instructions_avx512;
+
+// The best build that this processor runs.
+const InstructionSet& instruction_set();
+
+}  // namespace rka
