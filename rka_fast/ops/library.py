@@ -91,10 +91,10 @@ def _backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
         return backend.backward(grad, needs, a)
 
 
-def _checked(arguments: tuple) -> tuple[Arguments, Backend]:
+def _checked(arguments: Sequence) -> tuple[Arguments, Backend]:
     """What `kernelized_attention` has checked, for those who call the operator themselves."""
-    *arguments, name = arguments
-    a = Arguments(*arguments)
+    *values, name = arguments
+    a = Arguments(*values)
     if name not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
     if not BACKENDS[name].checks_calls:

@@ -213,6 +213,7 @@ def _spread_backward(
         )
         d_correlation = d_correlation.sum(1)
     elif c.alpha is None:
+        assert c.noise is not None  # there was a draw
         d_factor = (d_deviates.mT @ c.noise).sum(1)
     else:
         d_alpha, d_correlation, d_factor = skew_normal.sample_backward(
@@ -223,7 +224,7 @@ def _spread_backward(
         through_factor = covariance.cholesky_backward(d_factor, c.factor.squeeze(1))
         d_correlation = through_factor if d_correlation is None else d_correlation + through_factor
     if d_alpha is not None:
-        d_shape = d_alpha * c.prior * derivative(c.shape)
+        d_shape = c.prior * d_alpha * derivative(c.shape)
         grads["shape_query"], grads["shape_key"] = _scores_backward(
             d_shape, a.shape_query, a.shape_key
         )
