@@ -14,6 +14,7 @@ from rka_fast.data.nameless import roles_by_values
 from rka_fast.data.sources import Source
 from rka_fast.data.times import TimeKind
 from rka_fast.data.values import split_lists
+from rka_fast.data.where import Condition
 from rka_fast.errors import printable
 
 
@@ -36,9 +37,10 @@ def decide(
     columns: Sequence[str] | None,
     time_format: str | None,
     max_missing: float,
+    conditions: Sequence[Condition] = (),
 ) -> Decision:
     """What the columns of a file hold. Raises DataError, with the remedy, where nothing tells."""
-    judge = Judge(source, columns, time_format, max_missing)
+    judge = Judge(source, columns, time_format, max_missing, conditions)
     if judge.chosen is not None:
         roles = dict(judge.chosen)
     elif source.roles is not None:

@@ -16,20 +16,26 @@ _FEW = 25  # a column with no more different numbers may hold ratings
 
 
 class Column:
-    """One column of a sample, without the rows in which it is missing.
+    """One column of a sample, without the rows in which it is missing or which are not kept.
 
     position: its place in the file. fault: why its values are no times though nearly all are.
     """
 
-    def __init__(self, raw: pl.Series, position: int, named_time: bool = False) -> None:
+    def __init__(
+        self,
+        raw: pl.Series,
+        position: int,
+        named_time: bool = False,
+        kept: pl.Series | None = None,
+    ) -> None:
         self.position = position
         self.is_nested = raw.dtype.is_nested()
         values = raw if self.is_nested else trimmed(raw)
         missing = raw.is_null() if self.is_nested else is_missing(values)
-        self.present = ~missing
-        self.missing = float(missing.mean() or 0.0)
-        self.rows = (~missing).arg_true()
-        self.values = values.filter(~missing)
+        self.present = ~missing if kept is None else ~missing & kept
+        self.missing = float((missing if kept is None else missing.filter(kept)).mean() or 0.0)
+        self.rows = self.present.arg_true()
+        self.values = values.filter(self.present)
         self.fault: MixedTimes | AmbiguousDates | None = None
         self.kind: TimeKind | None = None
         if not self.is_nested:
@@ -66,6 +72,13 @@ class Column:
         return None if numbers.null_count() else numbers.to_numpy()
 
     @property
+    def mostly_numbers(self) -> bool:
+        """Whether numbers are meant, even if some values are none."""
+        if self.values.dtype != pl.String:
+            return self.values.dtype.is_numeric()
+        return self.values.cast(pl.Float64, strict=False).null_count() <= 0.5 * len(self.values)
+
+    @property
     def is_constant(self) -> bool:
         return self.distinct <= 1 and len(self.values) > 2
 
@@ -85,6 +98,12 @@ class Column:
         n = self.numbers
         few = n is not None and self.distinct <= _FEW
         return bool(few and n.min() >= -10 and n.max() <= 100)
+
+    @property
+    def is_measure(self) -> bool:
+        """Whether values are numbers of which some are not whole: prices, places, ratings."""
+        n = self.numbers
+        return n is not None and bool((n != np.floor(n)).any())
 
     @property
     def is_row_number(self) -> bool:

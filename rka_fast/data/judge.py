@@ -8,6 +8,8 @@ from rka_fast.data import columns as cols
 from rka_fast.data.evidence import Column
 from rka_fast.data.sources import Source
 from rka_fast.data.times import AmbiguousDates, MixedTimes, told
+from rka_fast.data.values import trimmed
+from rka_fast.data.where import Condition
 from rka_fast.errors import DataError, printable
 
 
@@ -24,6 +26,7 @@ class Judge:
         columns: Sequence[str] | None,
         time_format: str | None,
         max_missing: float,
+        conditions: Sequence[Condition],
     ) -> None:
         self.source, self.names = source, source.names
         self.told = told(time_format) if time_format else None
@@ -37,7 +40,24 @@ class Judge:
         if self.chosen is not None:
             by_name = [p for r, p in self.chosen.items() if r in ("timestamp", cols.CLOCK)]
         self.time_names = by_name
-        self.columns = [Column(source.sample[str(p)], p, p in by_name) for p in range(source.width)]
+        kept = self._kept(conditions)
+        self.columns = [
+            Column(source.sample[str(p)], p, p in by_name, kept) for p in range(source.width)
+        ]
+
+    def _kept(self, conditions: Sequence[Condition]) -> pl.Series | None:
+        """Which rows of the sample count: what `--where` keeps, but for the header again."""
+        sample, kept = (
+            self.source.sample,
+            pl.Series([True]).new_from_index(0, len(self.source.sample)),
+        )
+        for condition in conditions:
+            position = condition.position(self.names, self.source.width)
+            kept &= condition.holds(trimmed(sample[str(position)]))
+        if self.names and sample.width > 1 and all(t == pl.String for t in sample.dtypes[:2]):
+            again = (sample["0"] == self.names[0]) & (sample["1"] == self.names[1])
+            kept &= ~again.fill_null(False)
+        return None if kept.all() else kept
 
     def refuse_several(self, times: list[Column], roles: dict[str, int]) -> None:
         titles = " and ".join(self.title(c.position) for c in times)
@@ -65,10 +85,15 @@ class Judge:
         places = [self.source.place(int(column.rows[row])) for row, _ in (first, second)]
         values = [printable(column.values[row]) for row, _ in (first, second)]
         without = {role: p for role, p in roles.items() if role in ("user", "item", "rating")}
+        small = [v for v in values if v.lstrip("-").isdecimal() and abs(int(v)) < 10**6]
+        name = self.names[column.position] if self.names else str(column.position)
+        part = ""
+        if len(small) == 1 and name.isprintable() and "'" not in name:
+            part = f"leave out some rows: --where '{name}>{small[0]}'; or "
         return DataError(
             f"{title} mixes times: {values[0]} in {places[0]} ({first[1]}), but {values[1]} in "
-            f"{places[1]} ({second[1]}). Write them alike, or leave them out and take the order of "
-            f"the file: {self.flag(without)}"
+            f"{places[1]} ({second[1]}). Write them alike; or {part}leave all out and take the "
+            f"order of the file: {self.flag(without)}"
         )
 
     def others(self, column: Column) -> list[Column]:

@@ -21,7 +21,9 @@ def roles_by_names(judge: Judge) -> dict[str, int]:
     _lists_of_items(judge, roles)
     _complete(judge, roles)
     if "rating" in found and found["rating"] not in roles.values():
-        roles["rating"] = found["rating"]
+        column = judge.columns[found["rating"]]
+        if column.is_nested or column.mostly_numbers:
+            roles["rating"] = found["rating"]
     _find_time(judge, roles)
     return roles
 

@@ -10,7 +10,8 @@ from rka_fast.data.times import TimeKind
 
 
 def roles_by_values(judge: Judge) -> dict[str, int]:
-    free = [c for c in judge.columns if not (c.is_row_number and judge.source.width > 2)]
+    free = [c for c in judge.columns if len(c.values) or judge.source.width < 3]
+    free = [c for c in free if not (c.is_row_number and len(free) > 2)]
     times = _times_by_values(judge, free)
     if len(times) > 1:
         ids = [c for c in free if c not in times][:2]
@@ -35,6 +36,9 @@ def roles_by_values(judge: Judge) -> dict[str, int]:
         _number_behind(judge, rest, roles)
     if len(rest) > 2 and rest[-1].is_rating:
         roles["rating"] = rest.pop().position
+    if len(rest) > 2:
+        kept = [c for c in rest if not c.is_measure]
+        rest = kept if len(kept) >= 2 else rest
     if len(rest) > 2:
         most = max(c.distinct for c in rest)
         kept = [c for c in rest if c.distinct > min(10, 0.2 * most)]
@@ -112,7 +116,14 @@ def _user_and_item(
             f"{titles[0]} is the item and {titles[1]} the user: they look like Amazon's ids"
         )
         return turned
-    if evidence.is_amazon(b, a) or not times:
+    by_place = (
+        f"{titles[0]} is taken as the user, as usual; if it is the item: "
+        f"{judge.flag({**turned, **roles})}"
+    )
+    if evidence.is_amazon(b, a):
+        return straight
+    if not times:
+        judge.notes.append(by_place)
         return straight
     time = times[0]
     ordered_a, ordered_b = (evidence.is_ordered(c, time) for c in (a, b))
@@ -134,6 +145,7 @@ def _user_and_item(
             f"as files by item are. If the user comes first, give the first of these",
             [{**straight, **roles}, {**turned, **roles}],
         )
+    judge.notes.append(by_place)
     return straight
 
 

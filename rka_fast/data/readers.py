@@ -83,7 +83,7 @@ def read_interactions(
         raise DataError(f"{found[0].path} and the {len(found) - 1:,} other files are empty")
     _refuse_different(sources)
     wanted, tally = conditions(where), Tally()
-    decision = decide(sources[0], columns, time_format, max_missing)
+    decision = decide(sources[0], columns, time_format, max_missing, wanted)
     frames = [
         events(
             source,

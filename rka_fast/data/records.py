@@ -99,6 +99,11 @@ def _frame(lines: bytes, path: str, kind: str, where: Callable[[int], str]) -> S
         schema = _schema(lines, path, where)
     nested = {name: t for name, t in schema.items() if isinstance(t, pl.List)}
     read_as = {name: nested.get(name, pl.String) for name in schema}
+    read_as |= {
+        name: pl.Struct({f.name: pl.String for f in t.fields if not f.dtype.is_nested()})
+        for name, t in schema.items()
+        if isinstance(t, pl.Struct)
+    }
     read_as |= {name: pl.List(pl.String) for name, t in nested.items() if not t.inner.is_nested()}
     if not read_as:
         raise DataError(f"{path}: these JSON objects are empty")
@@ -107,14 +112,26 @@ def _frame(lines: bytes, path: str, kind: str, where: Callable[[int], str]) -> S
     except pl.exceptions.PolarsError as error:
         _schema(lines, path, where)
         raise DataError(f"{path}: {printable(str(error), 200)}") from None
+    frame = _flat(frame)
+    names = frame.columns
     frame = by_place(frame)
 
     def read(positions: Sequence[int], types: Types) -> pl.DataFrame:
         return frame.select(str(position) for position in positions)
 
-    return Source(
-        path, kind, list(read_as), frame.head(SAMPLE), read, lambda row: f"{path}, {where(row)}"
-    )
+    return Source(path, kind, names, frame.head(SAMPLE), read, lambda row: f"{path}, {where(row)}")
+
+
+def _flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """Objects in objects as columns, {"user": {"id": 1}} as user.id."""
+    columns: list[pl.Series] = []
+    for column in frame:
+        if isinstance(column.dtype, pl.Struct):
+            inner = column.struct.unnest()
+            columns += [field.rename(f"{column.name}.{field.name}") for field in inner]
+        else:
+            columns.append(column)
+    return pl.DataFrame(columns)
 
 
 def _schema(lines: bytes, path: str, where: Callable[[int], str]) -> dict[str, pl.DataType]:

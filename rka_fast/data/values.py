@@ -40,6 +40,7 @@ class Tally:
     kept: int = 0
     missing: dict[str, int] = field(default_factory=dict)
     unrated: int = 0
+    headers: int = 0
 
     def check(self, max_missing: float, titles: dict[str, str], path: str, remedy: str) -> None:
         """Raise DataError where too large a share of the rows lacks something."""
@@ -61,6 +62,8 @@ class Tally:
             for role, count in self.missing.items()
             if count
         ]
+        if self.headers:
+            lines.append(f"left out {self.headers:,} rows that are the header again")
         if self.unrated:
             lines.append(f"{self.unrated:,} events have no rating; --min-rating drops them")
         return lines
@@ -86,6 +89,20 @@ def trimmed(values: pl.Series, around: Sequence[str] = AROUND) -> pl.Series:
     return (
         text.str.strip_chars('"').str.strip_chars().zip_with(quoted, text) if quoted.any() else text
     )
+
+
+def _headers(raw: pl.DataFrame, names: list[str], roles: dict[str, int]) -> pl.Series | None:
+    """Which rows are the header again, as in files put one behind the other; None if none are."""
+    found = None
+    for role in ("user", "item"):
+        values = raw[str(roles[role])]
+        if values.dtype != pl.String:
+            return None
+        same = (values == names[roles[role]]).fill_null(False)
+        found = same if found is None else found & same
+        if not found.any():
+            return None
+    return found
 
 
 def _types(
@@ -145,6 +162,10 @@ def events(
             holds &= condition.holds(trimmed(raw[str(position)]))
         row = holds.arg_true()
         raw = raw.filter(holds)
+    if source.names and (again := _headers(raw, source.names, roles)) is not None:
+        tally.headers += int(again.sum())
+        row = again.not_().arg_true() if row is None else row.filter(~again)
+        raw = raw.filter(~again)
     columns = {role: raw[str(position)] for role, position in roles.items()}
     columns, row = _exploded(columns, row, lists, source.place)
     tally.kept += len(columns["user"])

@@ -157,11 +157,21 @@ def test_mixed_writings_are_refused_with_two_lines(tmp_path, name):
     with pytest.raises(DataError, match=r"date mixes times: .* line \d+ .* line \d+ ") as refused:
         read_interactions(path)
     # The way out is the order of the file.
-    (flags,) = remedies(refused.value)
+    flags = remedies(refused.value)[-1]
     expected = {}
     for user, item, _ in rows:
         expected.setdefault(user, []).append(item)
     assert run_as_printed(path, flags) == expected
+
+
+def test_zeros_for_missing_times_are_left_out_as_printed(tmp_path):
+    rows = [(u, i, 0 if k % 9 == 0 else t) for k, (u, i, t) in enumerate(LOG.rows)]
+    path = write(tmp_path, table(rows, ["user", "item", "time"]))
+    with pytest.raises(DataError, match="time mixes times") as refused:
+        read_interactions(path)
+    expected = make_log()
+    expected.rows = [row for row in rows if row[2]]
+    assert run_as_printed(path, remedies(refused.value)[0]) == expected.sequences
 
 
 def test_one_odd_time_far_down_is_named(tmp_path):
