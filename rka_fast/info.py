@@ -1,19 +1,23 @@
-"""`python -m rka_fast.info`: versions, and each backend or the reasons why it cannot run here."""
+"""Versions, and each backend or the reasons why it cannot run here: rka-fast info [--json]."""
 
+import argparse
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from rka_fast import native
+from rka_fast.files import to_json
 from rka_fast.ops.backends import BACKENDS
 from rka_fast.version import __version__
 
 
-def lines() -> list[str]:
-    """What is installed and what works, one fact a line."""
-    facts = {
+def facts() -> dict[str, Any]:
+    """What is installed; under "backends" each one's reasons why it cannot run, none if it can."""
+    found: dict[str, Any] = {
         "rka_fast": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -23,17 +27,22 @@ def lines() -> list[str]:
         "threads": torch.get_num_threads(),
     }
     if built := native.build_info():
-        facts["built"] = f"torch {built['torch']}, compiler {built['compiler']}"
+        found["built"] = f"torch {built['torch']}, compiler {built['compiler']}"
         if built["cuda"]:
-            facts["built"] += f", CUDA {built['cuda']} for {built['architectures']}"
-        facts["cpu"] = native.cpp_instructions()
-    result = [f"{name:<12}{value}" for name, value in facts.items()]
-    for name, backend in BACKENDS.items():
-        reasons = backend.why_not(None)
-        result.append(
-            f"{name:<12}{'not available: ' + '; '.join(reasons) if reasons else 'available'}"
-        )
-    return result
+            found["built"] += f", CUDA {built['cuda']} for {built['architectures']}"
+        found["cpu"] = native.cpp_instructions()
+    found["backends"] = {name: backend.why_not(None) for name, backend in BACKENDS.items()}
+    return found
+
+
+def lines() -> list[str]:
+    """The facts, one a line."""
+    found = facts()
+    backends = {
+        name: f"not available: {'; '.join(reasons)}" if reasons else "available"
+        for name, reasons in found.pop("backends").items()
+    }
+    return [f"{name:<12}{value}" for name, value in (found | backends).items()]
 
 
 def _version(package: str) -> str:
@@ -43,8 +52,12 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def main() -> int:
-    print("\n".join(lines()))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status, 0."""
+    parser = argparse.ArgumentParser(prog="rka-fast info", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of lines.")
+    flags = parser.parse_args(argv)
+    print(to_json(facts()).rstrip() if flags.json else "\n".join(lines()))
     return 0
 
 

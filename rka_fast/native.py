@@ -8,14 +8,17 @@ checkout without built libraries uses those of an installed rka_fast of the same
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from rka_fast.version import __version__
 
 HERE = Path(__file__).resolve().parent
+F = TypeVar("F", bound=Callable[..., object])
 SUFFIXES = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 
 
@@ -38,7 +41,13 @@ def find(name: str) -> Path | None:
     return None
 
 
-@torch.compiler.assume_constant_result
+def constant(function: F) -> F:
+    """torch.compiler.assume_constant_result, which takes two seconds to load the compiler."""
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+@constant
 def why_not(name: str) -> tuple[str, ...]:
     """Loads library `name` of PyTorch operators; returns the reasons why that cannot be done."""
     return load(name)

@@ -7,6 +7,7 @@ rka-fast recommend RUN --history ID,ID,...   (a person not seen in training)
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,13 +33,13 @@ class Recommendations:
     CheckpointError, ConfigError or DataError where the run or the device cannot be used.
     """
 
-    def __init__(self, run: str, device: str = "cpu") -> None:
+    def __init__(self, run: str | os.PathLike, device: str = "cpu") -> None:
         folder = RunFolder.open(run)
         # The run's settings on this device; the replacement checks the name.
         self.config = dataclasses.replace(folder.read_config(), device=device, backend=None)
         if check_device(device) == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = device
+        self.device, self.folder = device, folder.path
         self.description = folder.read_json("data.json")
         self.sequences = Sequences.load(folder.sequences)
         checkpoint = Checkpoint.load(folder.best, self.sequences.fingerprint())

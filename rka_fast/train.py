@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from rka_fast.commands import exit_status
+from rka_fast.data.readers import Interactions
 from rka_fast.data.sequences import Sequences
 from rka_fast.files import check_writable, to_json
 from rka_fast.training.assemble import load_data
@@ -25,8 +26,13 @@ from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.trainer import Trainer
 
 
-def train(config: Config, folder: RunFolder | None = None) -> dict[str, Any]:
-    """Start the run of the config, or go on with the one in `folder`. Returns its result."""
+def train(
+    config: Config, folder: RunFolder | None = None, interactions: Interactions | None = None
+) -> dict[str, Any]:
+    """Start the run of the config, or go on with the one in `folder`. Returns its result.
+
+    interactions: the data, where it is not to be read from `config.data`.
+    """
     main = int(os.environ.get("RANK", 0)) == 0  # of several processes this one writes
     if config.json and main:
         check_writable(config.json)
@@ -39,7 +45,7 @@ def train(config: Config, folder: RunFolder | None = None) -> dict[str, Any]:
         sequences, description = Sequences.load(folder.sequences), folder.read_json("data.json")
         lines = [f"data: {description['source']}, as stored in {folder.sequences}"]
     else:
-        sequences, description, lines = load_data(config)
+        sequences, description, lines = load_data(config, interactions)
     if main:
         print("\n".join(lines), flush=True)
     trainer = Trainer(config, sequences, folder, description)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -21,18 +22,21 @@ from rka_fast.models import MODELS, Recommender
 from rka_fast.training.config import Config
 
 
-def load_data(config: Config) -> tuple[Sequences, dict[str, Any], list[str]]:
-    """Read, filter and index the data of a config.
+def load_data(
+    config: Config, interactions: Interactions | None = None
+) -> tuple[Sequences, dict[str, Any], list[str]]:
+    """Read, filter and index the data of a config, or what was read already.
 
     Returns the sequences, a JSON-able description, and the report's lines for a person. Raises
     DataError for input that cannot be used.
     """
-    if is_synthetic := config.data == "synthetic":
+    is_synthetic = config.data == "synthetic"
+    if is_synthetic:
         interactions = synthetic()
-    else:
-        interactions = _read(config, config.data)
+    elif interactions is None:
+        interactions = read_log(config, config.data)
     if config.valid is not None and config.test is not None:
-        others = [_read(config, path) for path in (config.valid, config.test)]
+        others = [read_log(config, path) for path in (config.valid, config.test)]
         interactions = pooled([interactions, *others])
     # Its fields are settings, under the same names.
     filters = Filters(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Filters)})
@@ -51,7 +55,8 @@ def load_data(config: Config) -> tuple[Sequences, dict[str, Any], list[str]]:
     return sequences, {**description, **facts, **target_facts}, lines
 
 
-def _read(config: Config, path: str) -> Interactions:
+def read_log(config: Config, path: str | os.PathLike) -> Interactions:
+    """A log as the settings of a config say that it is to be read."""
     return read_interactions(
         path,
         config.column_names,

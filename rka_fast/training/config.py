@@ -309,9 +309,15 @@ class Config:
         self._check_loss()
 
     @staticmethod
+    def read_by(model: str) -> dict[str, Any]:
+        """The settings beside the general ones that this model reads, with their defaults."""
+        read = _read_by(MODELS[model])
+        return {name: value for name, value in read.items() if name in _OF_SOME_MODELS}
+
+    @staticmethod
     def unread(model: str) -> set[str]:
         """The settings that this model does not read."""
-        return _OF_SOME_MODELS - _read_by(MODELS[model]).keys()
+        return _OF_SOME_MODELS - Config.read_by(model).keys()
 
     @staticmethod
     def own_defaults(model: str) -> set[str]:
@@ -323,7 +329,7 @@ class Config:
         for name in self.unread(self.model):
             if getattr(self, name) is not None:
                 raise ConfigError(f"{name} is not used by model {self.model!r}; leave it out")
-        defaults = dict(_read_by(MODELS[self.model]))
+        defaults = self.read_by(self.model)
         if self.split == "none" and "epochs" in defaults and self.epochs is None:
             raise ConfigError(
                 "epochs: with split 'none' nothing tells when to stop; give --epochs, or --refit "

@@ -101,7 +101,7 @@ def _refuse_unread(argv: Sequence[str], model: str) -> None:
 def _flags(defaults: Config) -> type:
     """A dataclass for tyro, with one field a group."""
     hints = typing.get_type_hints(Config)
-    unread = Config.unread(defaults.model)
+    read, unread = Config.read_by(defaults.model), Config.unread(defaults.model)
     groups: dict[str, list] = {group: [] for group in GROUPS}
     groups["run"] += [
         _flag("config", str | None, "JSON file of settings (such as a run's config.json); flags "
@@ -119,9 +119,9 @@ def _flags(defaults: Config) -> type:
         if field.name == "loss":
             choices = MODELS[defaults.model].losses
         if choices:
-            kind = Literal[choices] if value is not None else Literal[choices] | None
-        elif kind == bool | None:
-            kind = bool
+            kind = Literal[choices] | None if value is None else Literal[choices]
+        elif read.get(field.name) is not None:  # it cannot be None
+            kind = typing.get_args(kind)[0]
         groups[field.metadata["group"]].append(
             _flag(field.name, kind, field.metadata["help"], value)
         )

@@ -1,5 +1,6 @@
 """SASRec and RKSA: what they compute and what they must not see."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.models import MODELS, RKSA, SASRec, groups
+from rka_fast.models.losses import kernel_loss
 
 CONFIG = SimpleNamespace(
     max_length=8, width=12, blocks=2, heads=2, dropout=0.0, activation="leaky_relu",
@@ -16,6 +18,7 @@ CONFIG = SimpleNamespace(
     kernels="cooccurrence,item,user", initial_scale=0.5,
 )  # fmt: skip
 SEQUENTIAL = ("sasrec", "rksa")
+COUNTS = ("cooccurrence", "kernel_counts")
 
 
 @pytest.mark.parametrize("name", SEQUENTIAL)
@@ -74,11 +77,35 @@ def test_scores_are_inner_products_with_the_item_embedding(name, split, batch):
 @pytest.mark.parametrize("name", SEQUENTIAL)
 def test_every_parameter_learns(name, loss, split, batch):
     model = MODELS[name].from_config(CONFIG, split)
-    parts = model.training_loss(batch, loss)
-    parts["loss"].backward()
+    model.training_loss(batch, loss)["loss"].backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, parameter_name
     assert model.items.weight.grad[0].abs().max() == 0  # padding stays where it is
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_the_loss_is_cross_entropy_and_the_kernel_loss(name, split, batch):
+    model = MODELS[name].from_config(CONFIG, split).double()
+    batch = batch._replace(**{key: getattr(batch, key).double() for key in COUNTS})
+    torch.manual_seed(3)  # of the draws
+    states, items = model.encode(batch), model.items.weight
+    losses = []
+    for row, t in (batch.targets > 0).nonzero().tolist():
+        scores = [(states[row, t] @ items[item]).item() for item in range(1, 13)]
+        target = scores[batch.targets[row, t] - 1]
+        losses.append(math.log(sum(map(math.exp, scores))) - target)
+    torch.manual_seed(3)
+    parts = model.training_loss(batch, "ce")
+    if name == "sasrec":
+        assert set(parts) == {"loss"}
+        assert parts["loss"].item() == pytest.approx(np.mean(losses))
+    else:
+        gamma = model.kernels.concentration[0]
+        kernel = kernel_loss(items[batch.kernel_items], batch.kernel_counts, gamma)
+        assert set(parts) == {"loss", "recommendation", "kernel"}
+        assert parts["recommendation"].item() == pytest.approx(np.mean(losses))
+        assert parts["kernel"].item() == pytest.approx(0.5 * kernel.item())
+        assert parts["loss"].item() == pytest.approx(np.mean(losses) + 0.5 * kernel.item())
 
 
 def test_a_few_steps_learn_the_training_sequences(split, batch):

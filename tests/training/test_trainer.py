@@ -1,11 +1,12 @@
 import json
+import math
 import os
 import signal
 
 import numpy as np
 import pytest
 import torch
-from support.runs import small, train, write_log
+from support.runs import small, write_log
 
 from rka_fast.data.batches import Batcher
 from rka_fast.errors import ConfigError, Interrupted, TrainingError
@@ -172,12 +173,38 @@ def test_weighted_shards_average_to_the_gradient_of_the_whole_batch(trainer_for,
         torch.testing.assert_close(sum(split) / 3, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_negatives_reach_the_loss(trainer_for):
-    for loss in ("bce", "sampled_ce"):
-        flags = ("--model", "sasrec", "--loss", loss, "--negatives", "3", "--epochs", "1")
-        trainer = trainer_for(loss, *flags)
-        assert trainer.batcher.training(np.arange(4), 0).negatives.shape[-1] == 3
-        assert np.isfinite(trainer.run()["test"]["full"]["ndcg@10"])
+def literal_loss(loss, model, batch):
+    """The mean over all positions with a target, by loops over them and their negatives."""
+
+    def score(row, t, item):
+        return (states[row, t] @ vectors[item]).item()
+
+    states, vectors = model.encode(batch).double(), model.item_vectors().double()
+    positive, negative = [], []
+    for row, t in (batch.targets > 0).nonzero().tolist():
+        target = score(row, t, batch.targets[row, t])
+        others = [score(row, t, item) for item in batch.negatives[row, t]]
+        assert len(others) == 3
+        if loss == "sampled_ce":
+            positive.append(math.log(sum(map(math.exp, [target, *others]))) - target)
+        else:
+            positive.append(math.log1p(math.exp(-target)))
+            negative += [math.log1p(math.exp(other)) for other in others]
+    return np.mean(positive) + (np.mean(negative) if negative else 0.0)
+
+
+@pytest.mark.parametrize("loss", ["bce", "sampled_ce"])
+def test_negatives_reach_the_loss(trainer_for, loss):
+    flags = ("--model", "sasrec", "--loss", loss, "--negatives", "3", "--dropout", "0")
+    trainer = trainer_for(loss, *flags, "--learning-rate", ".01", "--epochs", "3")
+    seen = []
+    trainer.step_loss.register_forward_hook(lambda module, inputs, parts: seen.append(inputs[0]))
+    trainer.run()  # after it the scores differ from item to item
+    with torch.no_grad():
+        actual = trainer.step_loss(seen[0])["loss"].item()
+        assert actual == pytest.approx(literal_loss(loss, trainer.model, seen[0]), rel=1e-5)
+        others = seen[0]._replace(negatives=(seen[0].negatives % 130 + 1))
+        assert trainer.step_loss(others)["loss"].item() != pytest.approx(actual, rel=1e-3)
 
 
 def test_only_models_that_use_co_occurrence_count_it(trainer_for):
@@ -195,9 +222,20 @@ def test_a_device_that_is_not_there():
         make_accelerator(Config(device="cpu", precision="fp16"))
 
 
-def test_low_precision_trains(log, tmp_path):
-    assert train(log, tmp_path / "bf16", "--precision", "bf16", "--epochs", "1") == 0
-    assert train(log, tmp_path / "fp32", "--model", "sasrec", "--epochs", "1") == 0
+@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize("model", ["rksa", "sasrec"])
+def test_products_have_the_precision_of_the_setting(trainer_for, model, precision, dtype):
+    """In training and in evaluation; the weights stay in float32."""
+    trainer = trainer_for("run", "--model", model, "--precision", precision, "--epochs", "1")
+    found = {True: set(), False: set()}
+    layers = [x for x in trainer.model.modules() if isinstance(x, torch.nn.Linear)]
+    for layer in layers:
+        layer.register_forward_hook(lambda x, inputs, y: found[x.training].add(y.dtype))
+    result = trainer.run()
+    assert layers and found == {True: {dtype}, False: {dtype}}
+    assert {x.dtype for x in trainer.model.parameters()} == {torch.float32}
+    assert result["config"]["precision"] == precision
+    assert all(math.isfinite(line["loss"]) for line in lines(trainer, "loss"))
 
 
 def test_a_backend_that_cannot_serve_is_an_error_before_anything_is_written(log, tmp_path, capsys):

@@ -30,7 +30,7 @@ class Cuda:
         return backward(_operators(), grad, needs, a)
 
 
-@torch.compiler.assume_constant_result
+@native.constant
 def _device_refusals() -> tuple[str, ...]:
     if not torch.cuda.is_available():
         return ("there is no CUDA device",)

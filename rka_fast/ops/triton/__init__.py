@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rka_fast import native
 from rka_fast.ops import limits
 from rka_fast.ops.arguments import Arguments
 
@@ -50,13 +51,13 @@ def _device(a: Arguments):
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-@torch.compiler.assume_constant_result
+@native.constant
 def interpreted() -> bool:
     """Triton's interpreter takes the place of a GPU (TRITON_INTERPRET=1) and serves the CPU."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 
 
-@torch.compiler.assume_constant_result
+@native.constant
 def _machine_refusals(interpreted: bool) -> tuple[str, ...]:
     reasons = []
     try:
@@ -85,7 +86,7 @@ def _toolchain_refusals() -> tuple[str, ...]:
     return tuple(reasons)
 
 
-@torch.compiler.assume_constant_result
+@native.constant
 def device_refusal(index: int) -> str | None:
     """Why the kernels are not for this device: what it is, and what is needed."""
     if torch.version.hip is not None:

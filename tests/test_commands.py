@@ -1,0 +1,111 @@
+"""`rka-fast`, its modules, and what they share."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+from support.runs import small
+
+from rka_fast import commands
+from rka_fast.commands import COMMANDS, exit_status, main
+from rka_fast.errors import ConfigError, Interrupted
+from rka_fast.version import __version__
+
+
+def python(*arguments):
+    """The completed process of this Python, with its output as text."""
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=True
+    )
+
+
+def test_the_list_of_commands(capsys):
+    for argv in ([], ["--help"]):
+        assert main(argv) == 0
+        text = capsys.readouterr().out
+        assert all(f"  {name} " in text and line in text for name, line in COMMANDS.items())
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rka_fast {__version__}\n"
+    assert main(["trian"]) == 2
+    assert "unknown command 'trian'; did you mean 'train'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_its_flags(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and f"rka-fast {name}" in text and "--json" in text
+
+
+def test_a_command_runs_with_its_own_flags(tmp_path, capsys):
+    assert main(["train", "--model", "pop", "--out", str(tmp_path / "run"), *small("pop")]) == 0
+    assert "Test scores (synthetic data)" in capsys.readouterr().out
+    assert main(["recommend", str(tmp_path / "none"), "--user", "u"]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("rka_fast", "train"), ("rka_fast.train",)])
+def test_modules_run_without_a_warning(arguments):
+    done = python("-W", "error", "-c", "import rka_fast")
+    done = python("-m", *arguments, "--help")
+    assert done.stderr == "" and "usage: rka-fast train" in done.stdout
+
+
+def test_the_console_script_is_main():
+    scripts = importlib.metadata.entry_points(group="console_scripts")
+    for script in scripts:
+        if script.name == "rka-fast":
+            assert script.load() is commands.main
+
+
+def test_exit_statuses(capsys):
+    def fail(error):
+        def run():
+            raise error
+
+        return run
+
+    assert exit_status(lambda: 0) == 0 and exit_status(lambda: 1) == 1
+    for error in (ConfigError("no such thing"), OSError("no such thing")):
+        assert exit_status(fail(error)) == 2
+        assert capsys.readouterr().err == "error: no such thing\n"
+    with pytest.raises(ZeroDivisionError):  # a fault of ours keeps its traceback
+        exit_status(lambda: 1 // 0)
+    told = {"go on with": Interrupted("go on with"), "interrupted": KeyboardInterrupt()}
+    for message, stopped in told.items():
+        assert exit_status(fail(stopped)) == 130
+        assert capsys.readouterr().err == f"\n{message}\n"
+        assert exit_status(fail(stopped), stopped="kept") == 130
+        assert capsys.readouterr().err == "\nkept\n"
+
+
+def test_importing_loads_of_other_packages_only_torch():
+    """And what torch loads itself, for its counter of operations too; not its compiler."""
+    code = (
+        "import sys, json, torch, torch.utils.flop_counter\n"
+        "def packages(): return {name.partition('.')[0] for name in sys.modules}\n"
+        "before = packages()\n"
+        "import rka_fast\n"
+        "print(json.dumps(sorted(packages() - before - set(sys.stdlib_module_names))))"
+    )
+    assert json.loads(python("-c", code).stdout) == ["rka_fast"]
+    code = "import sys, rka_fast; print('torch._dynamo' in sys.modules)"
+    assert python("-c", code).stdout == "False\n"
+
+
+def test_what_the_package_exports():
+    code = (
+        "import rka_fast, sys, types\n"
+        "assert set(rka_fast.__all__) <= set(dir(rka_fast))\n"
+        "values = [getattr(rka_fast, name) for name in rka_fast.__all__]\n"
+        "assert not any(isinstance(value, types.ModuleType) for value in values)\n"
+        "assert not {f'rka_fast.{n}' for n in rka_fast.__all__} & set(sys.modules)\n"
+        "from rka_fast import *\n"
+        "assert fit is rka_fast.fit and issubclass(Run, Recommendations)\n"
+        "try: rka_fast.nothing\n"
+        "except AttributeError as error: print(error)"
+    )
+    assert "has no attribute 'nothing'" in python("-c", code).stdout

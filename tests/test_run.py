@@ -1,0 +1,78 @@
+"""Training and recommending from Python, beside the commands."""
+
+import json
+
+import polars as pl
+import pytest
+from support.runs import SMALL, train, write_log
+
+import rka_fast
+from rka_fast import Config, Run, fit
+from rka_fast.errors import ConfigError, DataError
+from rka_fast.training.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    return write_log(tmp_path_factory.mktemp("log") / "log.txt")
+
+
+@pytest.fixture(scope="module")
+def run(log, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return fit(log, **SMALL, epochs=2, out=str(out))
+
+
+def test_it_trains_as_the_command_does(run, log, tmp_path):
+    assert train(log, tmp_path / "run", "--epochs", "2") == 0
+    texts = [(folder / "metrics.jsonl").read_text() for folder in (run.folder, tmp_path / "run")]
+    assert texts[0] == texts[1]
+
+
+def test_a_run_recommends_and_evaluates(run):
+    again = Run.load(run.folder)
+    assert again.recommend("u7", top=4) == run.recommend("u7", top=4) == run.for_user("u7", 4)
+    assert run.recommend(["i3", "i5"], 3) == run.for_history(["i3", "i5"], 3)
+    result = json.loads((run.folder / "result.json").read_text())
+    assert run.evaluate() == result["test"] and run.evaluate("valid") == result["valid"]
+    with pytest.raises(DataError, match="unknown user id 'nobody'"):
+        run.recommend("nobody")
+
+
+def frame(log):
+    users, items = zip(*(line.split() for line in log.read_text().splitlines()), strict=True)
+    return {"user": users, "item": items, "timestamp": range(len(users))}
+
+
+@pytest.mark.parametrize("kind", ["polars", "pandas"])
+def test_a_data_frame_is_a_log(kind, log, tmp_path, run):
+    make = pl.DataFrame if kind == "polars" else pytest.importorskip("pandas").DataFrame
+    table = make(frame(log))
+    found = fit(table, model="pop", out=str(tmp_path / "run"), device="cpu")
+    assert found.sequences.user_ids == run.sequences.user_ids
+    assert (found.sequences.items == run.sequences.items).all()
+    assert RunFolder(found.folder).read_json("data.json")["source"] == "frame"
+    renamed = make({f"my {name}": values for name, values in frame(log).items()})
+    columns = "my user,my item,-,my timestamp"
+    other = fit(renamed, model="pop", columns=columns, out=str(tmp_path / "other"), device="cpu")
+    assert (other.sequences.items == found.sequences.items).all()
+
+
+def test_wrong_settings_are_told(log, tmp_path):
+    with pytest.raises(ConfigError, match="width is not used by model 'pop'"):
+        fit(log, model="pop", width=3)
+    with pytest.raises(DataError):
+        fit(tmp_path / "none.txt", model="pop", out=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_files_are_one_log(log, tmp_path):
+    lines = log.read_text().splitlines(True)
+    halves = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for half, part in zip(halves, (lines[:250], lines[250:]), strict=True):
+        half.write_text("".join(part))
+    run = rka_fast.fit(halves, model="pop", out=str(tmp_path / "run"), device="cpu")
+    assert run.config == Config(
+        data=",".join(map(str, halves)), model="pop", out=str(tmp_path / "run"), device="cpu"
+    )
+    assert len(run.sequences.items) == len(lines)
