@@ -42,7 +42,7 @@ def test_every_command_tells_its_flags(name, capsys):
 
 def test_a_command_runs_with_its_own_flags(tmp_path, capsys):
     assert main(["train", "--model", "pop", "--out", str(tmp_path / "run"), *small("pop")]) == 0
-    assert "Test scores (synthetic data)" in capsys.readouterr().out
+    assert "(synthetic data)" in capsys.readouterr().out
     assert main(["recommend", str(tmp_path / "none"), "--user", "u"]) == 2
     assert "is not a run folder" in capsys.readouterr().err
 
