@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import polars as pl
 
@@ -41,12 +41,12 @@ def fit(
     """
     interactions = None
     if isinstance(data, (str, os.PathLike)):
-        source = os.fspath(data)
-    elif hasattr(data, "columns"):
+        source = str(data)
+    elif _is_frame(data):
         source = FRAME
         interactions = _interactions(data, Config(data=FRAME, **settings))
     else:
-        source = ",".join(os.fspath(file) for file in data)
+        source = ",".join(map(str, data))
     config = Config(data=source, **settings)
     train(config, interactions=interactions)
     return Run.load(config.run_dir)
@@ -81,6 +81,10 @@ class Run(Recommendations):
         trainer = Trainer(config, self.sequences, folder, self.description, quiet=True)
         Checkpoint.load(folder.best, trainer.catalogue).load_into(trainer.model)
         return trainer.evaluate(stage)
+
+
+def _is_frame(data: object) -> TypeGuard[pl.DataFrame | pd.DataFrame]:
+    return hasattr(data, "columns")
 
 
 def _interactions(frame: pl.DataFrame | pd.DataFrame, config: Config) -> Interactions:

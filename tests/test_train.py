@@ -91,7 +91,7 @@ def test_the_run_folder(run):
 
 def test_synthetic_data_is_called_so(tmp_path, capsys):
     assert main(["--out", str(tmp_path / "run"), *small("pop"), "--model", "pop"]) == 0
-    assert "Test scores (synthetic data)" in capsys.readouterr().out
+    assert "Test scores, over 2,000 users (synthetic data)" in capsys.readouterr().out
     assert json.loads((tmp_path / "run/result.json").read_text())["data"]["synthetic"] is True
 
 

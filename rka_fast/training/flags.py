@@ -119,7 +119,8 @@ def _flags(defaults: Config) -> type:
         if field.name == "loss":
             choices = MODELS[defaults.model].losses
         if choices:
-            kind = Literal[choices] | None if value is None else Literal[choices]
+            kind = Literal[choices]
+            kind = kind | None if value is None else kind
         elif read.get(field.name) is not None:  # it cannot be None
             kind = typing.get_args(kind)[0]
         groups[field.metadata["group"]].append(

@@ -31,7 +31,7 @@ class RunFolder:
     curve.png, result.json
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.sequences = self.path / "sequences"
         self.log = self.path / "metrics.jsonl"
@@ -63,7 +63,7 @@ class RunFolder:
         self.write_json("data.json", description)
 
     @classmethod
-    def create(cls, path: str | Path) -> RunFolder:
+    def create(cls, path: str | os.PathLike) -> RunFolder:
         """A new, empty and writable run folder.
 
         Raises FolderError where it holds files already or cannot be written.
@@ -90,7 +90,7 @@ class RunFolder:
             )
 
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(cls, path: str | os.PathLike) -> RunFolder:
         """An existing run folder. Raises FolderError where `path` is not one."""
         folder = cls(path)
         if not folder.has_config:

@@ -1,12 +1,10 @@
-import os
 import struct
 
 import pytest
 import torch
 from torch import nn
 
-from rka_fast.errors import CheckpointError, FolderError
-from rka_fast.files import write_atomically
+from rka_fast.errors import CheckpointError
 from rka_fast.training.checkpoint import Checkpoint
 
 
@@ -88,17 +86,3 @@ def test_another_architecture_is_refused(saved):
 def test_a_missing_file(tmp_path):
     with pytest.raises(CheckpointError, match="there is no checkpoint .*x.safetensors"):
         Checkpoint.load(tmp_path / "x.safetensors")
-
-
-def test_dying_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomically(path, "old")
-
-    def full_disk(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(FolderError, match="cannot write .*file: No space left"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]

@@ -12,6 +12,7 @@ from rka_fast.training.metrics import (
     METRICS,
     Evaluation,
     both_metrics,
+    gains,
     rank_metrics,
     target_ranks,
 )
@@ -60,6 +61,15 @@ def test_metrics_by_hand():
     )
     with pytest.raises(ValueError, match="no ranks"):
         rank_metrics(np.array([]))
+
+
+def test_every_metric_has_a_title_and_ends_at_its_cut_off():
+    assert [METRICS[name].title for name in ("hit@5", "ndcg@10")] == ["Hit@5", "NDCG@10"]
+    for name, metric in METRICS.items():
+        cutoff = int(name.partition("@")[2])
+        assert metric.title.lower() == name
+        found = gains(np.array([1, cutoff, cutoff + 1]), name)
+        assert found[0] == 1 and found[1] > 0 and found[2] == 0
 
 
 class TableModel(torch.nn.Module):
