@@ -1,0 +1,1 @@
+"""What joins rka_fast to other libraries; each module needs the library it is named after."""

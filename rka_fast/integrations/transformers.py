@@ -1,0 +1,240 @@
+"""Hugging Face Transformers: our attention under the name "rka_fast".
+
+    model = add_attention(AutoModelForCausalLM.from_pretrained(...))
+    model.save_pretrained(folder)
+    model = from_pretrained(AutoModelForCausalLM, folder)
+
+Every attention of the model gets a `HeadSpread`: what scale, shape and covariance need, made of the
+heads of queries and keys that the model computes itself (rotated, cached and shared as it likes).
+Importing this module registers the name; transformers is imported with it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig
+from transformers.masking_utils import sdpa_mask
+
+from rka_fast.context import told
+from rka_fast.kernels import RelationKernels, initialised_by
+from rka_fast.ops.api import Covariance, Location, Shape, kernelized_attention
+from rka_fast.swap import start_options
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "rka_fast"
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")
+
+
+class HeadSpread(nn.Module):
+    """Scale, shape and kernels of one attention, from its heads (ours; shared by the heads).
+
+    With q and k of a head: scale and shape scores are products of W q and W k, and a key's features
+    are its heads side by side.
+    """
+
+    takes_relations = True
+
+    def __init__(
+        self, heads: int, key_heads: int, width: int, *, start: str, activation: str,
+        initial_scale: float, user_dim: int | None, backend: str, device=None, dtype=None,
+    ):  # fmt: skip
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.activation, self.backend = activation, backend
+        self.query = nn.Linear(width, 2 * width, bias=False, **new)
+        self.key = nn.Linear(width, 2 * width, bias=False, **new)
+        self.scale_bias = nn.Parameter(
+            torch.full((heads,), initial_scale, **new).expm1().log().detach()
+        )
+        self.kernels = RelationKernels(key_heads * width, user_dim, **new)
+        for projection, initialise in (
+            (self.query, _zeros if start == "trained" else _xavier), (self.key, _xavier),
+        ):  # fmt: skip
+            initialised_by(projection, initialise)
+            initialise(projection)
+
+    def forward(
+        self, query: Tensor, key: Tensor, cooccurrence: Tensor | None, user: Tensor | None
+    ) -> tuple[Covariance, Shape]:
+        """From query (B, H, n, width) and key (B, H_kv, m, width)."""
+        features = key.transpose(1, 2).flatten(2)
+        kernels = self.kernels(features, user, cooccurrence)
+        (scale_query, shape_query), (scale_key, shape_key) = (
+            projection(x).chunk(2, dim=-1)
+            for projection, x in ((self.query, query), (self.key, key))
+        )
+        return Covariance(scale_query, scale_key, kernels, self.scale_bias), Shape(
+            shape_query, shape_key
+        )
+
+
+def add_attention(
+    model: PreTrainedModel,
+    *,
+    start: str = "trained",
+    activation: str | None = None,
+    initial_scale: float | None = None,
+    user_dim: int | None = None,
+    backend: str = "auto",
+) -> PreTrainedModel:
+    """Gives every self-attention of `model` what ours needs, in place, and selects it by name.
+
+    Args as in `rka_fast.swap_attention`: by default the trained function is kept in evaluation.
+    The settings go into `model.config.rka_fast` and with it into `save_pretrained`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: where no attention is found that Transformers dispatches by name.
+    """
+    options = {**start_options(start, activation, initial_scale), "start": start}
+    options |= {"user_dim": user_dim, "backend": backend}
+    found = [module for module in model.modules() if _takes_a_name(module)]
+    if not found:
+        raise ValueError(
+            f"model: {type(model).__name__} has no self-attention that Transformers dispatches by "
+            "name; rka_fast.swap_attention replaces nn.MultiheadAttention"
+        )
+    for module in found:
+        if not hasattr(module, NAME):
+            parameter = next(module.parameters())
+            new = {"device": parameter.device, "dtype": parameter.dtype}
+            module.add_module(NAME, HeadSpread(*_sizes(module), **options, **new))
+            module.get_submodule(NAME).train(module.training)
+    model.config.rka_fast = options
+    model.set_attn_implementation(NAME)
+    return model
+
+
+def from_pretrained(auto_class: Any, path: str, **options) -> PreTrainedModel:
+    """What `save_pretrained` wrote of a model with our attention, parameters and settings.
+
+    Args:
+        auto_class: an Auto class of Transformers or a model's class.
+        path, options: as in its `from_pretrained`.
+
+    Raises:
+        ValueError: where the folder's config does not tell of our attention.
+    """
+    config = options.pop("config", None) or AutoConfig.from_pretrained(path)
+    settings = getattr(config, "rka_fast", None)
+    if settings is None:
+        raise ValueError(
+            f"{path}: expected a model saved with rka_fast's attention, got one without; load it "
+            "by its own from_pretrained and call add_attention(model)"
+        )
+    mapping = getattr(auto_class, "_model_mapping", None)
+    base = auto_class if mapping is None else mapping[type(config)]
+
+    def build(self: PreTrainedModel, config, *args, **kwargs) -> None:
+        base.__init__(self, config, *args, **kwargs)
+        add_attention(self, **settings)
+
+    # Transformers makes the parameters that it loads, so they must be there from the start.
+    kind = type(base.__name__, (base,), {"__init__": build, "__module__": base.__module__})
+    model = kind.from_pretrained(path, config=config, **options)
+    model.__class__ = base
+    return model
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **more,
+) -> tuple[Tensor, None]:
+    """The function that Transformers calls: heads in, (B, n, H, width) out, no weights."""
+    spread = getattr(module, NAME, None)
+    if spread is None:
+        raise ValueError(
+            f"{type(module).__name__}: attn_implementation={NAME!r} needs parameters of its own: "
+            "rka_fast.integrations.transformers.add_attention(model) adds them, from_pretrained "
+            "loads them"
+        )
+    if given := [name for name in _UNSUPPORTED if more.get(name) is not None]:
+        raise ValueError(
+            f"{type(module).__name__}: {', '.join(given)} is not supported by "
+            f"attn_implementation={NAME!r}; use 'eager' for this model"
+        )
+    outside = told(spread)
+    mode = outside.mode or ("sample" if module.training else "mean")
+    mask = bias = None
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            mask = attention_mask
+        else:
+            bias = attention_mask
+    if is_causal is None:
+        is_causal = bool(getattr(module, "is_causal", False))
+    rows, keys = query.shape[2], key.shape[2]
+    covariance = shape = None
+    if mode != "location":
+        covariance, shape = spread(query, key, outside.cooccurrence, outside.user)
+    if scaling is not None and math.isclose(scaling, query.shape[-1] ** -0.5):
+        scaling = None  # the default, which every backend has
+    output = kernelized_attention(
+        Location(query, key, bias),
+        value,
+        covariance,
+        shape,
+        mask=mask,
+        is_causal=is_causal and attention_mask is None and rows > 1,
+        mode=mode,
+        activation=spread.activation,
+        dropout_p=dropout,
+        scale=scaling,
+        # With a cache the queries are the last keys; counts must know which.
+        row_offset=0 if outside.cooccurrence is None else keys - rows,
+        enable_gqa=key.shape[1] != query.shape[1],
+        backend=spread.backend,
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def attention_mask(*args, **options) -> Tensor | None:
+    """As for "sdpa", boolean, and written out where it is causal: rows may lie in a cache."""
+    return sdpa_mask(*args, **{**options, "allow_is_causal_skip": False})
+
+
+def _takes_a_name(module: nn.Module) -> bool:
+    kind = type(module).__name__
+    if not kind.endswith("Attention") or "Cross" in kind:
+        return False
+    if getattr(module, "is_cross_attention", False) or not hasattr(module, "config"):
+        return False
+    return hasattr(module, "head_dim") or hasattr(module, "attention_head_size")
+
+
+def _sizes(module: nn.Module) -> tuple[int, int, int]:
+    """Heads of queries, heads of keys, and their width."""
+    config = module.config
+    width = getattr(module, "head_dim", None) or module.attention_head_size
+    heads = next(
+        n for name in ("num_heads", "num_attention_heads")
+        for x in (module, config) if (n := getattr(x, name, None)) is not None
+    )  # fmt: skip
+    return heads, heads // getattr(module, "num_key_value_groups", 1), width
+
+
+def _zeros(linear: nn.Linear) -> None:
+    nn.init.zeros_(linear.weight)
+
+
+def _xavier(linear: nn.Linear) -> None:
+    nn.init.xavier_uniform_(linear.weight)
+
+
+AttentionInterface.register(NAME, attention_forward)
+AttentionMaskInterface.register(NAME, attention_mask)

@@ -1,0 +1,48 @@
+"""Each example runs, small, and says what it promises."""
+
+import importlib.util
+import math
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tested():
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested
+
+
+@pytest.mark.slow
+def test_digits():
+    pytest.importorskip("sklearn")
+    text = load("digits").main(["--seeds", "1", "--epochs", "6", "--members", "2", "--draws", "4"])
+    rows = [[x.strip() for x in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert rows[0][1:] == ["accuracy", "NLL", "ECE", "shift by entropy", "shift by spread"]
+    assert len(rows) == 2 + 5
+    for name, accuracy, nll, *_ in rows[2:]:
+        assert float(accuracy) > 0.3, name  # guessing has a tenth right, and an NLL of log 10
+        assert float(nll) < 0.9 * math.log(10), name
+
+
+@pytest.mark.slow
+def test_language_model():
+    bits = load("language_model").main(["--steps", "60"])
+    # A character drawn by its frequency alone costs more than 4.4 bits in English prose.
+    assert all(2.0 < x < 4.4 for x in bits.values())
+
+
+def test_huggingface():
+    pytest.importorskip("transformers")
+    result = load("huggingface").main(["--steps", "60"])
+    assert result["loss"] < 0.75 * math.log(32)  # what guessing costs
+    assert result["right"] > 0.15 and 0 < result["spread"] < 0.5

@@ -1,0 +1,160 @@
+"""Models of Hugging Face Transformers with our attention, on small random configurations."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rka_fast import use_draws, use_relations
+
+transformers = pytest.importorskip("transformers")
+from rka_fast.integrations.transformers import (  # noqa: E402
+    NAME,
+    HeadSpread,
+    add_attention,
+    from_pretrained,
+)
+
+transformers.logging.set_verbosity_error()
+B, N = 2, 7
+SMALL = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
+KINDS = {
+    "bert": ("BertForMaskedLM", {**SMALL, "vocab_size": 50, "intermediate_size": 64}),
+    "gpt2": ("GPT2LMHeadModel", {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4}),
+    "llama": (
+        "LlamaForCausalLM",
+        {**SMALL, "vocab_size": 50, "intermediate_size": 64, "num_key_value_heads": 2},
+    ),
+    "vit": (
+        "ViTForImageClassification",
+        {**SMALL, "intermediate_size": 64, "image_size": 16, "patch_size": 8, "num_labels": 3},
+    ),
+}
+DECODERS = ["gpt2", "llama"]
+
+
+def build(kind: str, **options):
+    name, sizes = KINDS[kind]
+    sizes = {**sizes, **options}
+    model_class = getattr(transformers, name)
+    return model_class(model_class.config_class(**sizes)).eval()
+
+
+def inputs(kind: str) -> dict[str, torch.Tensor]:
+    if kind == "vit":
+        return {"pixel_values": torch.randn(B, 3, 16, 16)}
+    mask = torch.ones(B, N, dtype=torch.long)
+    mask[0, :2] = 0
+    return {"input_ids": torch.randint(1, 50, (B, N)), "attention_mask": mask}
+
+
+def logits(model, x: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Those of tokens that are no padding."""
+    output = model(**x).logits
+    return output[x["attention_mask"].bool()] if "attention_mask" in x else output
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_trained_function_is_kept_and_draws_move_it(kind):
+    model = build(kind, attn_implementation="eager")
+    original, x = copy.deepcopy(model), inputs(kind)
+    assert add_attention(model) is model and model.config._attn_implementation == NAME
+    with torch.no_grad():
+        expected = logits(original, x)
+        torch.testing.assert_close(logits(model, x), expected, rtol=1e-5, atol=1e-6)
+        with use_draws(model):
+            assert (logits(model, x) - expected).abs().max() > 1e-6
+    logits(model.train(), x).square().sum().backward()
+    spreads = [m for m in model.modules() if isinstance(m, HeadSpread)]
+    assert len(spreads) == 2 and all(m.query.weight.grad.abs().max() > 0 for m in spreads)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_loaded_in_a_fresh_process(kind, tmp_path):
+    model = add_attention(build(kind), start="rksa", initial_scale=0.3)
+    x = inputs(kind)
+    model.save_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        torch.save((model.state_dict(), x, logits(model, x)), tmp_path / "kept.pt")
+    auto = {"vit": "AutoModelForImageClassification", "bert": "AutoModelForMaskedLM"}.get(
+        kind, "AutoModelForCausalLM"
+    )
+    code = f"""
+import sys, torch, transformers
+from rka_fast.integrations.transformers import from_pretrained
+model = from_pretrained(transformers.{auto}, sys.argv[1]).eval()
+state, x, expected = torch.load(sys.argv[2])
+loaded = model.state_dict()
+assert loaded.keys() == state.keys() and any("{NAME}" in name for name in state)
+assert all(torch.equal(loaded[name], state[name]) for name in state)
+with torch.no_grad():
+    output = model(**x).logits
+output = output[x["attention_mask"].bool()] if "attention_mask" in x else output
+assert torch.equal(output, expected)
+assert type(model) is transformers.{KINDS[kind][0]}
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "kept.pt")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    saved = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert saved["rka_fast"]["initial_scale"] == 0.3
+    assert saved["architectures"] == [KINDS[kind][0]]
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_generation_with_a_cache_is_that_without(kind):
+    model = add_attention(build(kind), start="rksa")
+    x = inputs(kind)
+    options = {
+        "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None,
+        "return_dict_in_generate": True, "output_logits": True,
+    }  # fmt: skip
+    results = [model.generate(**x, use_cache=cached, **options) for cached in (True, False)]
+    assert torch.equal(results[0].sequences, results[1].sequences)
+    for cached, whole in zip(results[0].logits, results[1].logits, strict=True):
+        torch.testing.assert_close(cached, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_no_token_sees_its_future(kind):
+    model = add_attention(build(kind), start="rksa")
+    ids = torch.randint(1, 50, (B, N))
+    changed = ids.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % 50
+    with torch.no_grad():
+        before, after = (model(input_ids=x).logits for x in (ids, changed))
+    torch.testing.assert_close(before[:, :-1], after[:, :-1], rtol=0, atol=1e-6)
+    assert (before[:, -1] - after[:, -1]).abs().max() > 1e-4
+
+
+def test_relations_reach_it():
+    model = add_attention(build("llama"), start="rksa", user_dim=3)
+    x = inputs("llama")
+    incidence = torch.randint(0, 2, (B, N, 6)).float()
+    counts, user = incidence @ incidence.mT, torch.randn(B, 3)
+    with torch.no_grad():
+        plain = logits(model, x)
+        with use_relations(model, cooccurrence=counts):
+            related = logits(model, x)
+        with use_relations(model, user=user):
+            personal = logits(model, x)
+    assert not torch.allclose(plain, related) and not torch.allclose(plain, personal)
+
+
+def test_errors(tmp_path):
+    plain = build("gpt2", attn_implementation=NAME)
+    with pytest.raises(ValueError, match=r"add_attention\(model\)"):
+        plain(**inputs("gpt2"))
+    plain.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="without.*add_attention"):
+        from_pretrained(transformers.GPT2LMHeadModel, str(tmp_path))
+    with pytest.raises(ValueError, match="start: expected"):
+        add_attention(build("bert"), start="new")
+    t5 = transformers.T5Model(
+        transformers.T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    )
+    with pytest.raises(ValueError, match="T5Model"):
+        add_attention(t5)
