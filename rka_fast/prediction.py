@@ -52,7 +52,7 @@ def predict(
         raise ValueError(f"draws: expected at least 2, for a spread, got {draws}")
     if model.training:
         raise ValueError("model: expected one in evaluation, got one in training: model.eval()")
-    kept, mean, squares = [], None, None
+    kept, mean, squares = [], torch.empty(0), torch.empty(0)
     with use_draws(model), _drawing_from(generator, model) as reseed:
         for i in range(draws):
             reseed()
@@ -67,7 +67,7 @@ def predict(
             if return_draws:
                 kept.append(x)
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-            if mean is None:
+            if i == 0:
                 mean, squares = x, torch.zeros_like(x)
                 continue
             step = x - mean  # Welford: one pass, no cancellation

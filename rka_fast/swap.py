@@ -1,6 +1,7 @@
 """`swap_attention`: KernelizedAttention in the place of every nn.MultiheadAttention of a model."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +58,8 @@ def swap_attention(
         )
     options = {**start_options(start, activation, initial_scale), "backend": backend}
     options["user_dim"] = user_dim
-    replacements: dict[int, nn.Module] = {}
-    names: dict[str, nn.Module] = {}
+    replacements: dict[int, KernelizedAttention] = {}
+    names: dict[str, KernelizedAttention] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         convert = _converter(module)
         if convert is None or (filter_fn is not None and not filter_fn(name, module)):
@@ -100,10 +101,10 @@ class TimmAttention(KernelizedAttention):
         output, _ = super().forward(
             x, x, x, attn_mask=attn_mask, is_causal=is_causal, need_weights=False
         )
-        return self.proj_drop(output)
+        return self.get_submodule("proj_drop")(output)
 
 
-def _converter(module: nn.Module) -> Callable[[nn.Module, dict], nn.Module] | None:
+def _converter(module: nn.Module) -> Callable[[Any, dict], KernelizedAttention] | None:
     """What makes ours of the module, or None where it is no attention that we know."""
     if isinstance(module, nn.MultiheadAttention):
         # A subclass with a forward of its own does something else (as ours does).
@@ -127,7 +128,7 @@ def _from_torch(theirs: nn.MultiheadAttention, options: dict) -> KernelizedAtten
     return ours.train(theirs.training)
 
 
-def _from_timm(theirs: nn.Module, options: dict) -> TimmAttention:
+def _from_timm(theirs: Any, options: dict) -> TimmAttention:
     width = theirs.qkv.in_features
     plain = all(isinstance(x, nn.Identity) for x in (theirs.q_norm, theirs.k_norm, theirs.norm))
     square = theirs.num_heads * theirs.head_dim == width == theirs.proj.out_features
@@ -147,6 +148,6 @@ def _from_timm(theirs: nn.Module, options: dict) -> TimmAttention:
     return ours.train(theirs.training)
 
 
-def _take_output(ours: KernelizedAttention, projection: nn.Module) -> None:
+def _take_output(ours: KernelizedAttention, projection: Any) -> None:
     ours.out_proj = projection
     initialised_by(projection, zero_bias)

@@ -217,7 +217,7 @@ def _takes_a_name(module: nn.Module) -> bool:
     return hasattr(module, "head_dim") or hasattr(module, "attention_head_size")
 
 
-def _sizes(module: nn.Module) -> tuple[int, int, int]:
+def _sizes(module: Any) -> tuple[int, int, int]:
     """Heads of queries, heads of keys, and their width."""
     config = module.config
     width = getattr(module, "head_dim", None) or module.attention_head_size
