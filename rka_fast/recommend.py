@@ -18,7 +18,7 @@ import tyro
 
 from rka_fast.commands import exit_status
 from rka_fast.data.sequences import Sequences
-from rka_fast.errors import ConfigError
+from rka_fast.errors import ConfigError, printable
 from rka_fast.files import to_json
 from rka_fast.training.assemble import assemble
 from rka_fast.training.checkpoint import Checkpoint
@@ -122,9 +122,10 @@ def recommend(flags: Flags) -> str:
                 ],
             }
         ).rstrip()
+    found = [(printable(item), score) for item, score in found]
     width = max([4, *(len(item) for item, _ in found)])
     note = " (synthetic data)" if recommendations.description.get("synthetic") else ""
-    name = f"user {flags.user}" if flags.user is not None else "this history"
+    name = f"user {printable(flags.user)}" if flags.user is not None else "this history"
     lines = [
         f"{recommendations.config.model} recommends for {name}{note}:",
         f"{'rank':>4}  {'item':<{width}}  {'score':>9}",

@@ -108,6 +108,7 @@ def read_interactions(
     frame = pl.concat(frames, how="vertical_relaxed")
     if len(frame) == 0:
         raise DataError(_nothing_left(sources, wanted, where))
+    points = any(source.has_points for source in sources)
     name = _form(sources[0], decision) + (f" ({len(sources)} files pooled)" if sources[1:] else "")
     return Interactions(
         frame,
@@ -115,7 +116,7 @@ def read_interactions(
         ordered="timestamp" in frame.columns or not _sorted_by_id(frame),
         dated=decision.kind is not None and decision.kind.is_real,
         notes=notes,
-        warnings=decision.warnings + _mixed_ids(frame),
+        warnings=decision.warnings + (_mixed_ids(frame) if points else []),
     )
 
 

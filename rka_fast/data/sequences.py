@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rka_fast.errors import DataError
+from rka_fast.errors import DataError, printable
 from rka_fast.files import write_atomically
 
 _ARRAYS, _IDS = "sequences.npz", "ids.json"
@@ -181,6 +181,6 @@ def _look_up(indices: dict[str, int], names: Iterable[str], kind: str) -> np.nda
         noun = f"{kind} id" + ("s" if len(unknown) > 1 else "")
         raise DataError(
             f"unknown {noun} {', '.join(map(repr, unknown))}; ids look like "
-            f"{', '.join(list(indices)[:3])}"
+            f"{', '.join(map(printable, list(indices)[:3]))}"
         )
     return np.array([indices[name] for name in names], np.int64)

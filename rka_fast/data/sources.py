@@ -26,7 +26,7 @@ class Source:
     place: where a row stands, for messages.
     notes: what a person should know about how it was read.
     roles: which column holds what, where the form itself says so.
-    around: which of AROUND there are in the file.
+    around: which of AROUND there are in the file. has_points: whether there are points.
     """
 
     path: str
@@ -38,6 +38,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
     roles: dict[str, int] | None = None
     around: tuple[str, ...] = AROUND
+    has_points: bool = True
 
     @property
     def width(self) -> int:

@@ -89,7 +89,17 @@ def read_table(
         raise DataError(f"{path} has a header but no interactions")
     notes = [f"skipped {text.comments:,} lines that begin with {comment}"] if comment else []
     kind = _kind(separator, names)
-    return Source(path, kind, names, sample, text.read, text.place, notes, around=text.around())
+    return Source(
+        path,
+        kind,
+        names,
+        sample,
+        text.read,
+        text.place,
+        notes,
+        around=text.around(),
+        has_points=b"." in text.body,
+    )
 
 
 def form_of(kind: str, names: Sequence[str] | None) -> str:

@@ -239,6 +239,8 @@ def test_messages_print_ids_harmlessly(tmp_path):
     log = make_log(users=30, user="\x1b[31mu{}\x1b[0m")
     path = write(tmp_path, table(log.rows, HEADER))
     assert read(path) == log.sequences  # ids themselves stay
+    with pytest.raises(DataError, match=r"unknown user id 'nobody'; ids look like \\x1b\[31mu"):
+        sequences(path)[0].user_index("nobody")
     rows = [("\x1b[2J", "a", "b", "c", "d", "e")] * 3
     with pytest.raises(DataError) as caught:
         read_interactions(write(tmp_path, table(rows)))
