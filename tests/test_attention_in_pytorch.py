@@ -306,3 +306,42 @@ def test_repr_says_what_it_is():
     text = repr(KernelizedAttention(D, H, 0.1, kdim=5, batch_first=True, activation="tanh"))
     for part in ("embed_dim=12", "num_heads=2", "dropout=0.1", "kdim=5", "'tanh'", "0.5", "'auto'"):
         assert part in text
+
+
+FSDP = """
+import sys, torch
+from torch import nn
+from torch.distributed import destroy_process_group, init_process_group
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from rka_fast import KernelizedAttention
+init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+mesh = init_device_mesh("cpu", (1,))
+with torch.device("meta"):
+    layer = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+    layer.self_attn = KernelizedAttention(16, 2, batch_first=True)
+attention = layer.self_attn
+for part in (attention.spread_query, attention.spread_key, attention.out_proj, layer):
+    fully_shard(part, mesh=mesh)
+layer.to_empty(device="cpu")
+for module in layer.modules():
+    if hasattr(module, "reset_parameters"):
+        module.reset_parameters()
+x = torch.randn(2, 5, 16)
+output = layer(x)
+output.square().sum().backward()
+assert all(p.grad is not None for p in layer.parameters())
+plain = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+plain.self_attn = KernelizedAttention(16, 2, batch_first=True)
+plain.load_state_dict({name: p.full_tensor() for name, p in layer.state_dict().items()})
+with torch.no_grad():
+    torch.testing.assert_close(layer.eval()(x), plain.eval()(x))
+destroy_process_group()
+"""
+
+
+def test_sharded_from_the_meta_device(tmp_path):
+    """FSDP2's flow, every projection a unit of its own, on one process."""
+    command = [sys.executable, "-W", "ignore", "-c", FSDP, str(tmp_path / "store")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
