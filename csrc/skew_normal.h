@@ -1,7 +1,7 @@
 // One row of the skew-normal map S = X - 2 delta min(h, 0), forward and backward.
 //
-// For a row of shapes A with P = A K: q = A.P, i = 1 / sqrt(1 + q), delta = i P and
-// h = i (A.X + T). The row's sums go in, coefficients of the element-wise passes come out, so that
+// For a row of shapes A with P = A K: q = A.P (rounding may not take it below 0), i = 1 / sqrt(1 + q),
+// delta = i P and h = i (A.X + T). The row's sums go in, coefficients of the element-wise passes come out, so that
 // the caller decides how rows are spread over lanes or threads.
 #pragma once
 
@@ -21,16 +21,19 @@ struct SkewRow {
   T p_weight;
 
   static RKA_HD SkewRow sample(T q, T projection) {
-    return sample_of(T(1) / std::sqrt(T(1) + q), projection);
+    return sample_of(inverse_root(q), projection);
   }
   static RKA_HD SkewRow sample_of(T inverse, T projection) {
     const T h = projection * inverse;
     return {projection, inverse, h, h > T(0) ? T(0) : T(-2) * inverse * h};
   }
-  static RKA_HD SkewRow mean(T q) { return mean_of(T(1) / std::sqrt(T(1) + q)); }
+  static RKA_HD SkewRow mean(T q) { return mean_of(inverse_root(q)); }
   static RKA_HD SkewRow mean_of(T inverse) {
     return {T(0), inverse, T(0), inverse * T(MEAN_OF_HALF_NORMAL)};
   }
+
+ private:
+  static RKA_HD T inverse_root(T q) { return T(1) / std::sqrt(q < T(0) ? T(1) : T(1) + q); }
 };
 
 // From r = dS.P of the row:

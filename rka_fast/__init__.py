@@ -20,6 +20,7 @@ from rka_fast.ops.api import (
     kernelized_attention,
 )
 from rka_fast.ops.backends import available_backends
+from rka_fast.ops.counts import check_counts
 from rka_fast.prediction import Prediction, predict
 from rka_fast.swap import swap_attention
 from rka_fast.version import __version__
@@ -53,6 +54,7 @@ __all__ = [
     "Shape",
     "__version__",
     "available_backends",
+    "check_counts",
     "export",
     "fit",
     "kernelized_attention",

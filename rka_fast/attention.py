@@ -137,11 +137,13 @@ class KernelizedAttention(nn.MultiheadAttention):
                 additive. Keys that an additive one puts more than 5,000 below the row's largest
                 (-1e4, -1e9, the lowest finite number) are hidden like those at -inf.
             is_causal: query t sees keys 0..t; needs no attn_mask, and adds to one that is given.
-            cooccurrence: (B, m, m) counts for self-attention (`query is key`).
+            cooccurrence: (B, m, m) counts for self-attention (`query is key`), checked as
+                `rka_fast.check_counts` does it.
             user: (B, user_dim).
             mode: "sample" (default in training), "mean" (default in evaluation) or "location".
             kernels: ready relations in place of the module's own, features and all. The caller
-                vouches that position t of the queries is position t of the keys.
+                vouches that position t of the queries is position t of the keys, and for the
+                counts: `rka_fast.check_counts` checks them once, not every call.
             seed: of the noise; by default drawn from PyTorch's generator.
 
         Returns:
@@ -199,6 +201,7 @@ class KernelizedAttention(nn.MultiheadAttention):
             activation=self.activation,
             dropout_p=self.dropout if self.training else 0.0,
             seed=seed,
+            check_counts=cooccurrence is not None,
             backend=self.backend,
         )
         weights = None

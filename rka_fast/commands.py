@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "Train a model on an interaction log.",
     "recommend": "Recommend items from a finished or interrupted run.",
     "reproduce": "Make the paper's table from data files.",
+    "verify": "Check a backend here against the reference, and draws against their law.",
     "info": "Show versions, and which backends work here.",
 }
 """One line about each command; `main` of the module `rka_fast.NAME` runs it."""

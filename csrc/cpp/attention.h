@@ -14,7 +14,7 @@ void prepare(Sequence<T>& s) {
   if (s.problem.time_table) s.find_buckets();
   if (!s.skewed && !s.sampled) return;
   correlation(s);
-  if (s.sampled) cholesky(s.m, s.k, s.u, s.ld);
+  if (s.sampled) cholesky(s.m, s.k, s.u, s.ld, T(s.problem.jitter));
   if (s.prior_from_counts && !s.problem.mask_per_head) shape_prior(s, 0);
   // Keys that no row of a tile sees get no noise; what stands there must be finite.
   if (s.sampled) clear(s.noise, int64_t(TILE) * s.ld);

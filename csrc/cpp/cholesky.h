@@ -11,13 +11,19 @@ inline namespace RKA_ISA {
 
 constexpr int BLOCK = 8;
 
-// Factor of the BLOCK x BLOCK corner at `u`, upper part in place, zeros below. False where it is
-// not positive definite (or not finite).
+// Factor of the BLOCK x BLOCK corner at `u`, upper part in place, zeros below. A pivot that is not
+// positive becomes `least` and its row ends there, for what follows in it is rounding as well, and
+// `ended` says so. False for NaN.
 template <class T>
-bool factor_corner(int size, T* u, int64_t ld) {
+bool factor_corner(int size, T* u, int64_t ld, T least, bool* ended) {
   for (int r = 0; r < size; ++r) {
     T* row = u + r * ld;
-    if (!(row[r] > T(0))) return false;
+    if (row[r] != row[r]) return false;
+    ended[r] = row[r] <= T(0);
+    if (ended[r]) {
+      row[r] = least;
+      for (int j = r + 1; j < size; ++j) row[j] = T(0);
+    }
     const T pivot = std::sqrt(row[r]), inverse = T(1) / pivot;
     row[r] = pivot;
     for (int j = r + 1; j < size; ++j) row[j] *= inverse;
@@ -52,10 +58,13 @@ void solve_corner(const T* u, int64_t ldu, int columns, T* x, int64_t ldx) {
   }
 }
 
-// U from K, both n rows of `ld`; K symmetric with zeros in the padding of its rows. A matrix that
-// cannot be factored gives NaN everywhere, which shows in the loss.
+// U from K, both n rows of `ld`; K symmetric with zeros in the padding of its rows. `jitter` was
+// added to K, so that in exact arithmetic no pivot is below `least`. NaN gives NaN everywhere, which
+// shows in the loss.
 template <class T>
-void cholesky(int n, const T* k, T* u, int64_t ld) {
+void cholesky(int n, const T* k, T* u, int64_t ld, T jitter) {
+  const T least = jitter / (T(1) + jitter);
+  bool ended[BLOCK];
   const int padded = (n + LANES<T> - 1) / LANES<T> * LANES<T>;
   bool definite = true;
   for (int r0 = 0; r0 < n && definite; r0 += BLOCK) {
@@ -73,9 +82,12 @@ void cholesky(int n, const T* k, T* u, int64_t ld) {
                                 ld);
     for (int i = 0; i < rows; ++i)
       for (int j = start; j < r0; ++j) row[i * ld + j] = T(0);
-    definite = factor_corner(rows, row + r0, ld);
-    if (rest > 0 && definite)
+    definite = factor_corner(rows, row + r0, ld, least, ended);
+    if (rest > 0 && definite) {
       solve_corner<T, false, BLOCK>(row + r0, ld, rest, row + r0 + BLOCK, ld);
+      for (int i = 0; i < BLOCK; ++i)
+        for (int j = r0 + BLOCK; j < n && ended[i]; ++j) row[i * ld + j] = T(0);
+    }
   }
   if (!definite)
     for (int i = 0; i < n; ++i)

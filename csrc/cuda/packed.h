@@ -47,12 +47,17 @@ RKA_DEVICE void subtract_product_transposed(Block44& c, const Block44& a, const 
   }
 }
 
-RKA_DEVICE void factor_block(Block44& a) {
+// Bit j of the result: the pivot of column j was not positive. It is then `least` (see cholesky),
+// and the column ends there, for what stands below it is rounding as well.
+RKA_DEVICE int factor_block(Block44& a, float least) {
+  int ended = 0;
   for (int j = 0; j < 4; ++j) {
     float pivot = a.row[j][j];
     for (int k = 0; k < j; ++k) pivot = fmaf(-a.row[j][k], a.row[j][k], pivot);
-    pivot = sqrtf(pivot);
-    const float inverse = 1.0f / pivot;
+    const bool ends = pivot <= 0.0f;
+    ended |= int(ends) << j;
+    pivot = sqrtf(ends ? least : pivot);
+    const float inverse = ends ? 0.0f : 1.0f / pivot;
     a.row[j][j] = pivot;
     for (int i = j + 1; i < 4; ++i) {
       float x = a.row[i][j];
@@ -61,12 +66,13 @@ RKA_DEVICE void factor_block(Block44& a) {
       a.row[j][i] = 0.0f;
     }
   }
+  return ended;
 }
 
-// x <- x l'^-1 for lower l
-RKA_DEVICE void solve_right_transposed(Block44& x, const Block44& l) {
+// x <- x l'^-1 for lower l, but zero in the columns that have ended.
+RKA_DEVICE void solve_right_transposed(Block44& x, const Block44& l, int ended) {
   for (int j = 0; j < 4; ++j) {
-    const float inverse = 1.0f / l.row[j][j];
+    const float inverse = ended >> j & 1 ? 0.0f : 1.0f / l.row[j][j];
     for (int i = 0; i < 4; ++i) {
       float y = x.row[i][j];
       for (int k = 0; k < j; ++k) y = fmaf(-x.row[i][k], l.row[j][k], y);
@@ -102,16 +108,18 @@ RKA_DEVICE void for_each_pair(const Block& block, int n, F f) {
   });
 }
 
-// K -> L. A matrix that cannot be factored becomes NaN throughout, as in the reference.
+// K -> L. In exact arithmetic no pivot is below `least`, as the jitter was added to K. NaN becomes
+// NaN throughout, as in the reference.
 template <class F>
 RKA_DEVICE void cholesky(const F& f) {
   float* l = f.factor;
   const int blocks = f.p.layout.keys4 / 4;
+  const float least = f.p.jitter / (1.0f + f.p.jitter);
   f.block.for_each(1, [&](int) { *f.failed = 0.0f; });
   for (int k = 0; k < blocks; ++k) {
     f.block.for_each(blocks - k, [&](int i) {  // every thread factors the diagonal block
       Block44 diagonal = load_block(l, block_index(k, k));
-      factor_block(diagonal);
+      const int ended = factor_block(diagonal, least);
       if (i == 0) {
         for (int r = 0; r < 4; ++r) {
           store4(f.diagonal + 4 * r, diagonal.row[r]);
@@ -120,7 +128,7 @@ RKA_DEVICE void cholesky(const F& f) {
         }
       } else {
         Block44 x = load_block(l, block_index(k + i, k));
-        solve_right_transposed(x, diagonal);
+        solve_right_transposed(x, diagonal, ended);
         store_block(l, block_index(k + i, k), x);
       }
     });

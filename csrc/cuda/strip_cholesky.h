@@ -41,7 +41,8 @@ RKA_DEVICE void subtract_finished(const Lane& l, float* m, int c0, int rows) {
 }
 
 // Factors columns c0 .. c0 + 15; a lane has rows c0 + lane and c0 + lane + 32. A pivot that
-// rounding took to zero or below becomes `smallest`.
+// rounding took to zero or below becomes `smallest` and its column ends there: what stands below
+// is rounding as well.
 template <class S>
 RKA_DEVICE void factor_panel(const Lane& l, float* m, int c0, int rows, float smallest) {
   const int P = S::PITCH, r0 = c0 + l.lane, r1 = r0 + LANES;
@@ -61,8 +62,9 @@ RKA_DEVICE void factor_panel(const Lane& l, float* m, int c0, int rows, float sm
   float pivot = shuffle(x[0], 0);
 #pragma unroll
   for (int j = 0; j < STRIP; ++j) {
-    pivot = pivot <= 0.0f ? smallest : pivot;  // NaN stays
-    const float inverse = reciprocal(pivot), root = inverse_sqrt(pivot);
+    const bool ends = pivot <= 0.0f;
+    pivot = ends ? smallest : pivot;  // NaN stays
+    const float inverse = ends ? 0.0f : reciprocal(pivot), root = inverse_sqrt(pivot);
     float column[STRIP];
 #pragma unroll
     for (int i = j + 1; i < STRIP; ++i) column[i] = shuffle(x[j], i);
@@ -76,8 +78,8 @@ RKA_DEVICE void factor_panel(const Lane& l, float* m, int c0, int rows, float sm
     for (int i = j + 2; i < STRIP; ++i) x[i] = fmaf(-u, column[i], x[i]);
 #pragma unroll
     for (int i = j + 1; i < STRIP; ++i) y[i] = fmaf(-v, column[i], y[i]);
-    x[j] = (l.lane == j ? pivot : x[j]) * root;
-    y[j] *= root;
+    x[j] = (l.lane == j ? pivot : ends ? 0.0f : x[j]) * root;
+    y[j] *= ends ? 0.0f : root;
     pivot = next;
   }
 #pragma unroll

@@ -112,7 +112,7 @@ static void test_cholesky(int n) {
       weight[i * ld + j] = i <= j ? uniform_number(-1, 1) : 0;
     }
   const auto loss = [&](std::vector<double>& matrix) {
-    cholesky(n, matrix.data(), u.data(), ld);
+    cholesky(n, matrix.data(), u.data(), ld, 1e-4);
     double total = 0;
     for (int i = 0; i < n; ++i)
       for (int j = i; j < n; ++j) total += weight[i * ld + j] * u[i * ld + j];
@@ -146,8 +146,17 @@ static void test_cholesky(int n) {
   }
   check(worst < 1e-6, "Cholesky gradient against differences", worst);
   for (auto& v : k) v = -v;
-  cholesky(n, k.data(), u.data(), ld);
-  check(std::isnan(u[0]) && std::isnan(u[(n - 1) * ld + n - 1]), "not definite gives NaN", 0);
+  cholesky(n, k.data(), u.data(), ld, 1e-4);
+  worst = 0;
+  for (int i = 0; i < n; ++i)
+    for (int j = 0; j < n; ++j) {
+      const double expected = i == j ? std::sqrt(1e-4 / (1 + 1e-4)) : 0;
+      worst = std::fmax(worst, std::fabs(u[i * ld + j] - expected));
+    }
+  check(worst < 1e-15, "negative pivots are set and their rows end", worst);
+  k[(n - 1) * ld + n - 1] = NAN;
+  cholesky(n, k.data(), u.data(), ld, 1e-4);
+  check(std::isnan(u[0]) && std::isnan(u[(n - 1) * ld + n - 1]), "NaN gives NaN", 0);
 }
 
 // A whole call with buffers of exact size and scratch memory full of NaN: the sanitizer sees every

@@ -10,6 +10,7 @@ from torch import Tensor
 from rka_fast.ops import check, library
 from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.backends import choose
+from rka_fast.ops.counts import counts_or_nan
 
 DEFAULT_CONCENTRATION = 2.0
 DEFAULT_JITTER = 1e-4
@@ -56,7 +57,8 @@ class Kernels(NamedTuple):
     gate (B, df): k_u is the item kernel of the features multiplied by the user's gate. A row of
         ones makes k_u equal to k_i up to the concentration.
     cooccurrence (B, m, m): symmetric counts c_ij of users that have both items, diagonal c_ii of
-        users that have item i; k_c = c_ij / sqrt(c_ii c_jj). It also shapes the skewness.
+        users that have item i (not zero: X'X of the users-by-items matrix as it is);
+        k_c = c_ij / sqrt(c_ii c_jj). It also shapes the skewness.
     """
 
     features: Tensor
@@ -105,6 +107,7 @@ def kernelized_attention(
     scale: float | None = None,
     row_offset: int = 0,
     enable_gqa: bool = False,
+    check_counts: bool = True,
     backend: str = "auto",
 ) -> Tensor:
     """Attention whose logits are multivariate skew-normal: softmax(Z) V, Z_t ~ MSN(xi, Sigma, a).
@@ -138,6 +141,10 @@ def kernelized_attention(
             masks leave the same keys.
         enable_gqa: keys and values may have fewer heads than the queries, a divisor of their
             number; consecutive query heads share one (as in `scaled_dot_product_attention`).
+        check_counts: whether the co-occurrence is looked at, as `rka_fast.check_counts` does it: in
+            eager on the CPU what is no Gram matrix of counts is refused; compiled or on a device,
+            where nobody waits for values, counts above their items' own become NaN. False where
+            the counts are right by construction.
         backend: "auto" or a name out of `available_backends()`.
 
     Returns:
@@ -146,6 +153,35 @@ def kernelized_attention(
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what was given.
     """
+    arguments = complete(
+        location, value, covariance, shape, mask=mask, key_padding_mask=key_padding_mask,
+        is_causal=is_causal, mode=mode, activation=activation, dropout_p=dropout_p, seed=seed,
+        jitter=jitter, scale=scale, row_offset=row_offset, enable_gqa=enable_gqa,
+        check_counts=check_counts,
+    )  # fmt: skip
+    return library.call(*arguments, choose(backend, arguments))
+
+
+def complete(
+    location: Location,
+    value: Tensor,
+    covariance: Covariance | None = None,
+    shape: Shape | None = None,
+    *,
+    mask: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    is_causal: bool = False,
+    mode: str = "sample",
+    activation: str = "leaky_relu",
+    dropout_p: float = 0.0,
+    seed: Tensor | SupportsIndex | None = None,
+    jitter: float = DEFAULT_JITTER,
+    scale: float | None = None,
+    row_offset: int = 0,
+    enable_gqa: bool = False,
+    check_counts: bool = True,
+) -> Arguments:
+    """The arguments of `kernelized_attention` validated and complete, as a backend gets them."""
     check.groups(location, covariance, shape, (Location, Covariance, Shape))
     check.scale(scale)
     check.row_offset(row_offset)
@@ -178,7 +214,10 @@ def kernelized_attention(
     if seed is not None or mode == "sample" or dropout_p > 0.0:
         arguments = arguments._replace(seed=as_seed(seed, value.device))
     check.tensors(arguments)
-    return library.call(*arguments, choose(backend, arguments))
+    if check_counts and arguments.cooccurrence is not None:
+        counts = counts_or_nan(arguments.cooccurrence, arguments.padding)
+        arguments = arguments._replace(cooccurrence=counts)
+    return arguments
 
 
 def _share_heads(

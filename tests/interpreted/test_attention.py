@@ -177,19 +177,6 @@ def test_the_same_bits_again_and_for_any_number_of_programs(monkeypatch, one_lau
             assert torch.equal(again[name], x), (name, count)
 
 
-def test_a_sequence_that_cannot_be_factored_is_nan_as_in_the_reference():
-    inputs = inputs_of(n=12, batch=2, heads=2)
-    kernels = inputs["covariance"].kernels
-    counts = kernels.cooccurrence.clone()
-    counts[0] = 10.0 - 9.0 * torch.eye(12)  # correlations far beyond 1
-    kernels = kernels._replace(cooccurrence=counts)
-    inputs["covariance"] = inputs["covariance"]._replace(kernels=kernels)
-    actual, expected = run(inputs, "triton"), run(inputs, "reference")
-    assert expected["output"][0].isnan().all() and not expected["output"][1].isnan().any()
-    for name, x in expected.items():
-        assert torch.equal(actual[name].isnan(), x.isnan()), name
-
-
 def test_refusals_name_what_is_wrong():
     x = torch.zeros(1, 1, 1025, 2, dtype=torch.float64)
     with pytest.raises(ValueError) as error:

@@ -44,7 +44,7 @@ def test_correlation_is_positive_definite_with_unit_diagonal(rounding, kind):
     assert torch.equal(k.diagonal(dim1=-2, dim2=-1), torch.ones(8, 60))
     assert (k - k.mT).abs().max() <= 4 * torch.finfo(torch.float32).eps
     assert torch.linalg.eigvalsh(k.double()).min() > 0
-    assert torch.isfinite(covariance.cholesky(k)).all()
+    assert torch.isfinite(covariance.cholesky(k, 1e-4)).all()
 
 
 def test_shape_prior_is_the_papers_sum():
@@ -80,7 +80,45 @@ def test_cholesky_backward_is_the_derivative():
     torch.testing.assert_close(actual, 0.5 * (expected + expected.mT))
 
 
-def test_a_matrix_that_cannot_be_factored_gives_nan():
-    k = torch.tensor([[[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.5], [0.5, 1.0]]])
-    factor = covariance.cholesky(k)
-    assert factor[0].isnan().all() and factor[1].isfinite().all()
+INDEFINITE = torch.tensor(
+    [
+        [1.0, 0.9, -0.9, 0.2],
+        [0.9, 1.0, 0.9, 0.1],
+        [-0.9, 0.9, 1.0, 0.3],
+        [0.2, 0.1, 0.3, 1.0],
+    ],
+    dtype=torch.float64,
+)
+
+
+def test_a_pivot_below_zero_is_set_and_its_column_ends():
+    factor = covariance.cholesky(INDEFINITE[None], 1e-4)[0]
+    np.testing.assert_allclose(factor, cases.factor(INDEFINITE.numpy(), 1e-4), atol=1e-14)
+    assert factor[2, 2] == pytest.approx((1e-4 / 1.0001) ** 0.5) and factor[3, 2] == 0
+    # What was added to K lies in the column and the row of that pivot alone.
+    added = factor @ factor.mT - INDEFINITE
+    added[2, 2:] = added[2:, 2] = 0
+    torch.testing.assert_close(added, torch.zeros(4, 4).double(), rtol=0, atol=1e-15)
+
+
+def test_other_matrices_of_the_batch_keep_their_bits():
+    fine = torch.eye(4, dtype=torch.float64) + 0.1
+    factor = covariance.cholesky(torch.stack((fine, INDEFINITE)), 1e-4)
+    assert torch.equal(factor[0], torch.linalg.cholesky(fine))
+
+
+def test_the_gradient_takes_what_was_added_as_a_constant():
+    k = INDEFINITE.clone().requires_grad_()
+    factor = covariance.cholesky(k, 1e-4)
+    added = (factor @ factor.mT - k).detach()
+    grad = torch.randn(4, 4, dtype=torch.float64)
+    (actual,) = torch.autograd.grad(factor, k, grad)
+    (expected,) = torch.autograd.grad(torch.linalg.cholesky(k + added), k, grad)
+    torch.testing.assert_close(actual, 0.5 * (expected + expected.mT), rtol=1e-8, atol=1e-8)
+
+
+def test_nan_stays_nan():
+    k = torch.stack((INDEFINITE, torch.eye(4, dtype=torch.float64)))
+    k[0, 3, 1] = k[0, 1, 3] = torch.nan
+    factor = covariance.cholesky(k, 1e-4)
+    assert factor[0].isnan().all() and torch.equal(factor[1], k[1])

@@ -146,10 +146,10 @@ def literal(
     f = ACTIVATIONS[activation]
     output = np.zeros((batch, heads, rows, x["value"].shape[3]))
     for b in range(batch):
-        k = factor = None
+        k = lower = None
         if mode != "location":
             k = _correlation(x, counts, b, present[b], jitter)
-            factor = np.linalg.cholesky(k)
+            lower = factor(k, jitter)
         for h in range(heads):
             for t in range(rows):
                 seen = np.flatnonzero(allowed[b, h, t]).tolist()
@@ -167,7 +167,7 @@ def literal(
                         z[j] += bias[b, h, t, j]
                 if mode != "location":
                     s = _standard(
-                        x, counts, b, h, t, seen, k, factor, mode, f, seed, heads, row_offset
+                        x, counts, b, h, t, seen, k, lower, mode, f, seed, heads, row_offset
                     )
                     for j in seen:
                         raw = x["covariance.query"][b, h, t] @ x["covariance.key"][b, h, j]
@@ -184,6 +184,24 @@ def literal(
                         w *= (uniform(words[j % 4]) >= dropout) / (1 - dropout)
                     output[b, h, t] += w * x["value"][b, h, j]
     return output
+
+
+def factor(k, jitter):
+    """Lower Cholesky factor, entry by entry; a pivot that is not positive is set, its column ends.
+
+    NumPy's where all pivots are positive.
+    """
+    n = len(k)
+    lower = np.zeros((n, n))
+    for j in range(n):
+        pivot = k[j, j] - lower[j, :j] @ lower[j, :j]
+        if pivot <= 0:
+            lower[j, j] = math.sqrt(jitter / (1 + jitter))
+            continue
+        lower[j, j] = math.sqrt(pivot)
+        for i in range(j + 1, n):
+            lower[i, j] = (k[i, j] - lower[i, :j] @ lower[j, :j]) / lower[j, j]
+    return lower
 
 
 def _with_grad(inputs):
@@ -246,7 +264,7 @@ def bucket(times, b, t, j):
     return min(math.floor(math.log(max(1, seconds)) / 0.301), 128)
 
 
-def _standard(x, counts, b, h, t, seen, k, factor, mode, f, seed, heads, row_offset):
+def _standard(x, counts, b, h, t, seen, k, lower, mode, f, seed, heads, row_offset):
     m = len(k)
     alpha = np.zeros(m)
     if "shape.query" in x:
@@ -260,7 +278,7 @@ def _standard(x, counts, b, h, t, seen, k, factor, mode, f, seed, heads, row_off
         return delta * math.sqrt(2 / math.pi)
     row = t + row_offset
     noise = np.array([normal(seed, j, row, b * heads + h, 0) for j in range(m)])
-    logits = factor @ noise
+    logits = lower @ noise
     skew = normal(seed, 0, row, b * heads + h, 1)
     half = (alpha @ logits + skew) / math.sqrt(1 + alpha @ k @ alpha)
     if "shape.query" not in x:

@@ -33,9 +33,12 @@ _DERIVATIVES = {
 }
 
 
-def attention(a: Arguments) -> Tensor:
-    """softmax(Z) V of shape (batch, heads, queries, value width), in value's dtype."""
-    return _forward(_prepare(a)).output.to(a.value.dtype)
+def attention(a: Arguments, factor: Tensor | None = None) -> Tensor:
+    """softmax(Z) V of shape (batch, heads, queries, value width), in value's dtype.
+
+    factor: that of K (batch, keys, keys) where it is there already, not to be made again.
+    """
+    return _forward(prepare(a), factor).output.to(a.value.dtype)
 
 
 def attention_backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
@@ -44,7 +47,7 @@ def attention_backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Ten
     Nothing is kept from the forward pass: the noise comes back from the seed, the rest from the
     inputs.
     """
-    original, a = a, _prepare(a)
+    original, a = a, prepare(a)
     c = _forward(a)
     grads = dict.fromkeys(DIFFERENTIABLE)
     grad = grad.to(c.output.dtype)
@@ -90,13 +93,18 @@ def allowed_pairs(a: Arguments) -> Tensor:
     return allowed
 
 
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x); PyTorch takes x itself from 20 on, which float64 can tell from it."""
+    return F.softplus(x, threshold=40 if x.dtype == torch.float64 else 20)
+
+
 def masked_softmax(z: Tensor, allowed: Tensor) -> Tensor:
     """Softmax over the allowed keys; a row that may see nothing is all zeros."""
     lowest = torch.finfo(z.dtype).min
     return torch.softmax(z.masked_fill(~allowed, lowest), dim=-1).masked_fill(~allowed, 0.0)
 
 
-def _prepare(a: Arguments) -> Arguments:
+def prepare(a: Arguments) -> Arguments:
     """Everything in the dtype of the computation, keys that do not exist blanked.
 
     What such a key holds (even NaN) must reach neither values nor gradients.
@@ -145,7 +153,7 @@ class Forward(NamedTuple):
     bucket: Tensor | None  # (batch, rows, keys) of the relative times
 
 
-def _forward(a: Arguments) -> Forward:
+def _forward(a: Arguments, factor: Tensor | None = None) -> Forward:
     f = _ACTIVATIONS[a.activation]
     allowed = allowed_pairs(a)
     spread = bucket = keep = None
@@ -157,8 +165,8 @@ def _forward(a: Arguments) -> Forward:
         bucket = times.buckets(a.row_times, a.key_times)
         z = z + times.bias(a.time_table, bucket)
     if a.mode != "location":
-        spread = _spread(a, allowed, f)
-        z = z + F.softplus(spread.scale) * spread.deviates
+        spread = _spread(a, allowed, f, factor)
+        z = z + softplus(spread.scale) * spread.deviates
     weights = masked_softmax(z, allowed)
     if a.dropout > 0.0:
         u = philox.dropout_uniforms(a.seed, *z.shape[:2], _positions(a), z.shape[3], z.dtype)
@@ -167,13 +175,20 @@ def _forward(a: Arguments) -> Forward:
     return Forward(output, location, weights, keep, spread, bucket)
 
 
-def _spread(a: Arguments, allowed: Tensor, f: Callable[[Tensor], Tensor]) -> Spread:
+def correlation_of(a: Arguments) -> Tensor:
+    """K of the keys: (batch, keys, keys)."""
+    return covariance.correlation(
+        a.features, a.concentration, a.mixture, a.gate, a.cooccurrence, a.padding, a.jitter
+    )
+
+
+def _spread(
+    a: Arguments, allowed: Tensor, f: Callable[[Tensor], Tensor], factor: Tensor | None
+) -> Spread:
     scale = scores(a.scale_query, a.scale_key)
     if a.scale_bias is not None:
         scale = scale + a.scale_bias[:, None, None]
-    correlation = covariance.correlation(
-        a.features, a.concentration, a.mixture, a.gate, a.cooccurrence, a.padding, a.jitter
-    ).unsqueeze(1)
+    correlation = correlation_of(a).unsqueeze(1)
     c = Spread(scale, correlation, deviates=torch.zeros_like(scale))
     if a.shape_query is not None:
         shape = scores(a.shape_query, a.shape_key)
@@ -186,7 +201,10 @@ def _spread(a: Arguments, allowed: Tensor, f: Callable[[Tensor], Tensor]) -> Spr
     if a.mode == "mean":  # of normal logits it is the location
         return c if c.skew is None else c._replace(deviates=skew_normal.mean(c.skew))
     batch, heads, _, keys = scale.shape
-    factor = covariance.cholesky(correlation)
+    if factor is None:
+        factor = covariance.cholesky(correlation, a.jitter)
+    else:
+        factor = factor.unsqueeze(1)
     noise = philox.normals(a.seed, batch, heads, _positions(a), keys, scale.dtype)
     c = c._replace(factor=factor, noise=noise)
     if c.skew is None:
@@ -203,7 +221,7 @@ def _spread_backward(
     d_scale = dz * c.deviates * torch.sigmoid(c.scale)
     grads["scale_query"], grads["scale_key"] = _scores_backward(d_scale, a.scale_query, a.scale_key)
     grads["scale_bias"] = None if a.scale_bias is None else d_scale.sum((0, 2, 3))
-    d_deviates = dz * F.softplus(c.scale)
+    d_deviates = dz * softplus(c.scale)
     d_alpha = d_factor = d_correlation = None
     if a.mode == "mean":
         if c.alpha is None:

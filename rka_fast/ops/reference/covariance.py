@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rka_fast.ops.tracing import is_traced
+
 
 def cosine_matrix(x: Tensor) -> Tensor:
     """cos(x_i, x_j) of the rows of x (..., n, d): (..., n, n), unit diagonal, 0 for zero rows.
@@ -17,11 +19,16 @@ def cosine_matrix(x: Tensor) -> Tensor:
     Norms come from the diagonal of the one Gram matrix, so the result stays positive
     semi-definite however the product was rounded (tf32, bfloat16).
     """
+    gram, inverse = gram_and_norms(x)
+    return with_unit_diagonal(gram * inverse[..., :, None] * inverse[..., None, :])
+
+
+def gram_and_norms(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x x' and 1 / |x_i| from its diagonal, 0 for zero rows."""
     gram = x @ x.mT
     square = gram.diagonal(dim1=-2, dim2=-1)
     # where() on both sides keeps 0/0 out of the forward and out of the gradient.
-    inverse = torch.where(square > 0, square, 1).rsqrt() * (square > 0)
-    return with_unit_diagonal(gram * inverse[..., :, None] * inverse[..., None, :])
+    return gram, torch.where(square > 0, square, 1).rsqrt() * (square > 0)
 
 
 def with_unit_diagonal(k: Tensor) -> Tensor:
@@ -106,9 +113,7 @@ def _cosine_kernel_backward(
     grad: Tensor, weight: Tensor, x: Tensor, concentration: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of (x, gamma, weight) for weight * cosine_kernel(x, gamma), off its diagonal."""
-    gram = x @ x.mT
-    square = gram.diagonal(dim1=-2, dim2=-1)
-    inverse = torch.where(square > 0, square, 1).rsqrt() * (square > 0)
+    gram, inverse = gram_and_norms(x)
     outer = inverse[..., :, None] * inverse[..., None, :]
     cosine = gram * outer
     weighted = grad * torch.exp(2.0 * concentration * (cosine - 1.0))
@@ -130,13 +135,69 @@ def _with_diagonal(k: Tensor, value: float) -> Tensor:
     return k.masked_fill(identity, value)
 
 
-def cholesky(k: Tensor) -> Tensor:
-    """Lower factor of k (..., n, n); NaN where k is not finite or not positive definite.
+def cholesky(k: Tensor, jitter: float) -> Tensor:
+    """Lower factor of k (..., n, n), a correlation matrix to which `jitter` was added; NaN for NaN.
 
-    A matrix that cannot be factored shows as NaN in the loss and does not stop the device.
+    Where rounding has left a pivot at 0 or below, it becomes jitter / (1 + jitter), which exact
+    arithmetic never falls below, and the column ends there: what stands under it is rounding too,
+    and to divide it by so small a pivot would let it grow from column to column without bound.
+    Rows before it notice nothing, so that no later token moves an earlier one.
     """
     factor, info = torch.linalg.cholesky_ex(k)
-    return torch.where((info == 0)[..., None, None], factor, torch.nan)
+    if is_traced():  # values decide nothing
+        return torch.where((info == 0)[..., None, None], factor, torch.nan)
+    if not info.any():
+        return factor
+    return _Completed.apply(k, jitter)
+
+
+def grown(factor: Tensor | None, k: Tensor, jitter: float) -> Tensor:
+    """The factor of k (..., n, n) from that of its first rows: O(n^2) for each row that is new."""
+    if factor is None:
+        return cholesky(k, jitter)
+    done = factor.shape[-1]
+    below = torch.linalg.solve_triangular(factor, k[..., :done, done:], upper=False).mT
+    set_pivot = torch.tensor(jitter / (1.0 + jitter), dtype=k.dtype).sqrt()
+    ended = factor.diagonal(dim1=-2, dim2=-1) == set_pivot.to(k.device)
+    below = below.masked_fill(ended[..., None, :], 0.0)
+    corner = cholesky(k[..., done:, done:] - below @ below.mT, jitter)
+    above = torch.nn.functional.pad(factor, (0, k.shape[-1] - done))
+    return torch.cat((above, torch.cat((below, corner), -1)), -2)
+
+
+class _Completed(torch.autograd.Function):
+    """The factor where some pivots were set; what that adds to k is taken as a constant."""
+
+    @staticmethod
+    def forward(ctx, k: Tensor, jitter: float) -> Tensor:
+        flat = k.reshape(-1, *k.shape[-2:])
+        factor = torch.stack([_completed(x, jitter) for x in flat]).view_as(k)
+        ctx.save_for_backward(factor)
+        return factor
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return cholesky_backward(grad, *ctx.saved_tensors), None
+
+
+def _completed(k: Tensor, jitter: float) -> Tensor:
+    """The factor of one matrix: what can be factored in one go, a set pivot, the rest likewise."""
+    factor, rest, r = torch.zeros_like(k), k, 0
+    set_pivot = torch.tensor(jitter / (1.0 + jitter), dtype=k.dtype).sqrt()
+    while len(rest):
+        lower, info = torch.linalg.cholesky_ex(rest)
+        good = int(info) - 1 if info else len(rest)
+        lower, after = lower[:good, :good], r + good
+        factor[r:after, r:after] = lower
+        below = torch.linalg.solve_triangular(lower, rest[good:, :good].mT, upper=False).mT
+        factor[after:, r:after] = below
+        rest = rest[good:, good:] - below @ below.mT
+        if len(rest):
+            if rest[0, 0].isnan():
+                return factor.fill_(torch.nan)
+            factor[after, after] = set_pivot
+        rest, r = rest[1:, 1:], after + 1
+    return factor
 
 
 def cholesky_backward(grad: Tensor, factor: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ class Draw(NamedTuple):
 def skewness(shape: Tensor, correlation: Tensor) -> Skewness:
     """shape (batch, heads, rows, keys), correlation (batch, 1, keys, keys)."""
     p = shape @ correlation
-    return Skewness(p, (1.0 + (shape * p).sum(-1, keepdim=True)).rsqrt())
+    q = (shape * p).sum(-1, keepdim=True).clamp_min(0.0)  # below 0 by rounding only
+    return Skewness(p, (1.0 + q).rsqrt())
 
 
 def sample(

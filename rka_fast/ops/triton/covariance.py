@@ -161,50 +161,57 @@ def complete_correlation(p, s, b, f, full: tl.constexpr):
 
 
 @triton.jit
-def factor_block(k, tile: tl.constexpr):
-    """Lower factor of one block, its inverse, and whether the block is positive definite.
+def factor_block(k, least, tile: tl.constexpr):
+    """Lower factor of one block, its inverse, which columns go on below it, and whether it is free
+    of NaN.
 
-    Column by column in registers; the same steps on the identity give the inverse.
+    Column by column in registers; the same steps on the identity give the inverse. A pivot that
+    rounding has left at 0 or below becomes `least` and its column ends there (see the reference).
     """
     row = tl.arange(0, tile)[:, None]
     column = tl.arange(0, tile)[None, :]
     lower = tl.zeros((tile, tile), tl.float32)
     inverse = tl.where(row == column, 1.0, 0.0)
+    goes_on = tl.full((tile,), 1.0, tl.float32)
     good = tl.full((), 1.0, tl.float32)
     for step in range(tile):
         below = tl.sum(tl.where((column == step) & (row >= step), k, 0.0), axis=1)
         pivot = tl.sum(tl.where(tl.arange(0, tile) == step, below, 0.0), axis=0)
-        good = tl.where((pivot > 0) & (pivot < float("inf")), good, 0.0)
-        root = tl.sqrt_rn(pivot)
-        below = below / root
+        good = tl.where(pivot < float("inf"), good, 0.0)
+        ends = pivot <= 0
+        goes_on = tl.where(tl.arange(0, tile) == step, tl.where(ends, 0.0, 1.0), goes_on)
+        root = tl.sqrt_rn(tl.where(ends, least, pivot))
+        at_pivot = tl.where(tl.arange(0, tile) == step, root, 0.0)
+        below = tl.where(ends, at_pivot, below / root)
         lower = tl.where(column == step, below[:, None], lower)
         k = k - below[:, None] * below[None, :]
         solved = tl.sum(tl.where(row == step, inverse, 0.0), axis=0)[None, :] / root
         left = tl.where(row > step, below[:, None], 0.0)
         inverse = tl.where(row == step, solved, inverse - left * solved)
-    return lower, inverse, good
+    return lower, inverse, goes_on, good
 
 
 @triton.jit(noinline=True)
 def cholesky(p, s, b, f):
-    """L in place of K, and the inverses of its diagonal blocks; NaN if K has no factor.
+    """L in place of K, and the inverses of its diagonal blocks; NaN if there is one in K.
 
     Column of blocks after column of blocks: what the finished columns contribute is subtracted by
     matrix products, the diagonal block is factored in registers, its inverse gives the rest.
     """
     all_good = tl.full((), 1.0, tl.float32)
+    least = p.jitter / (1.0 + p.jitter)
     local = origin(p, f) + tl.arange(0, p.tile)
     for first in range(0, p.pitch, p.tile):
         j = first + local
         remainder = finished_columns(p, f, j, j, first)
-        lower, inverse, good = factor_block(remainder, p.tile)
+        lower, inverse, goes_on, good = factor_block(remainder, least, p.tile)
         all_good = all_good * good
         store_tile(f, p.pitch, j, j, lower)
         store_tile(inverse_blocks(p, f), p.tile, j, local, inverse)
         for first_i in range(first + p.tile, p.pitch, p.tile):
             i = first_i + local
             panel = finished_columns(p, f, i, j, first)
-            panel = tl.dot(panel, tl.trans(inverse), input_precision="ieee")
+            panel = tl.dot(panel, tl.trans(inverse), input_precision="ieee") * goes_on[None, :]
             store_tile(f, p.pitch, i, j, panel)
         tl.debug_barrier()
     if all_good == 0:  # as the reference: no row of this sequence pretends to have been drawn

@@ -1,0 +1,112 @@
+"""Decoding: a causal call a few positions at a time, without factoring K anew for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rka_fast.attention import KernelizedAttention
+from rka_fast.ops.api import Covariance, Location, Shape, complete
+from rka_fast.ops.reference import covariance as kernels
+from rka_fast.ops.reference.attention import attention, correlation_of, prepare
+
+
+class Decoder:
+    """`kernelized_attention(..., is_causal=True)`, the next positions at each call.
+
+    Call it with the queries of the new positions and with the keys, values, features and counts of
+    all so far, which the caller keeps (the keys of attention as everywhere). Row t equals that of
+    the call with all positions and the same seed, to rounding. The factor of K is kept and grows
+    by a row a position: O(t^2), where the whole call is O(n^3). Plain PyTorch, without gradients.
+    """
+
+    def __init__(self) -> None:
+        self.factor: Tensor | None = None
+        self.length = 0
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        location: Location,
+        value: Tensor,
+        covariance: Covariance | None = None,
+        shape: Shape | None = None,
+        *,
+        seed: Tensor | int,
+        **options: Any,
+    ) -> Tensor:
+        """(B, H, new, dv) for location.query (B, H, new, dh) and location.key (B, H, m, dh).
+
+        options: those of `kernelized_attention` but is_causal, row_offset, backend and check_counts
+        (a check of the counts would be cubic: `rka_fast.check_counts` does it once); keys that
+        masks hide must stay hidden. Raises ValueError where m is not the length so far and the new.
+        """
+        rows, keys = location.query.shape[2], location.key.shape[2]
+        if keys != self.length + rows:
+            raise ValueError(
+                f"location.key: expected the {self.length} positions so far and the {rows} of "
+                f"location.query, got {keys}"
+            )
+        a = complete(
+            location, value, covariance, shape,
+            seed=seed, is_causal=True, row_offset=self.length, check_counts=False, **options,
+        )  # fmt: skip
+        if a.mode == "sample":
+            self.factor = kernels.grown(self.factor, correlation_of(prepare(a)), a.jitter)
+        self.length = keys
+        return attention(a, self.factor)
+
+
+class ModuleDecoder:
+    """Causal self-attention by a `KernelizedAttention`, the next positions at each call.
+
+    Args:
+        module: batch-first or not; dropout is that of its mode.
+        seed: of the noise, as in the call with all positions.
+        mode: "sample" or "mean" (default: the module's own, by training or evaluation).
+        user: (B, user_dim), as in the module.
+    """
+
+    def __init__(
+        self,
+        module: KernelizedAttention,
+        seed: Tensor | int,
+        mode: str | None = None,
+        user: Tensor | None = None,
+    ):
+        self.module, self.seed, self.user = module, seed, user
+        self.mode = mode or ("sample" if module.training else "mean")
+        self.decoder = Decoder()
+        self.cache: list[Tensor] | None = None  # key, value, scale key, shape key, features
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, cooccurrence: Tensor | None = None) -> Tensor:
+        """Outputs of the new positions x (B, new, d), batch-first or not as the module is.
+
+        cooccurrence: (B, m, m), the counts of all positions so far, which are not checked.
+        """
+        m = self.module
+        x = x if m.batch_first else x.transpose(0, 1)
+        query, key, value = m._project(x, x, x, (True, True))
+        scale_query, shape_query = m._heads(m.spread_query(x), 2)
+        new = [key, value, *m._heads(m.spread_key(x), 2), x]
+        if self.cache is not None:
+            new = [torch.cat(pair, -2) for pair in zip(self.cache, new, strict=True)]
+        self.cache = new
+        key, value, scale_key, shape_key, features = new
+        output = self.decoder(
+            Location(query, key),
+            value,
+            Covariance(
+                scale_query, scale_key, m.kernels(features, self.user, cooccurrence), m.scale_bias
+            ),
+            Shape(shape_query, shape_key),
+            seed=self.seed,
+            mode=self.mode,
+            activation=m.activation,
+            dropout_p=m.dropout if m.training else 0.0,
+        )
+        output = m.out_proj(output.transpose(1, 2).flatten(2))
+        return output if m.batch_first else output.transpose(0, 1)

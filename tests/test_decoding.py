@@ -1,0 +1,98 @@
+"""Position by position equals the whole pass, and nothing is factored twice."""
+
+import pytest
+import torch
+from support import cases
+
+from rka_fast import KernelizedAttention, kernelized_attention
+from rka_fast.decoding import Decoder, ModuleDecoder
+from rka_fast.ops.reference import covariance
+
+N = 9
+STEPS = [[1] * N, [4, 1, 1, 3]]
+
+
+def positions(inputs, first, last):
+    """The inputs of queries first .. last - 1 among the keys before last."""
+
+    def cut(field, x):
+        if isinstance(x, tuple):
+            return type(x)(*(cut(f, y) for f, y in zip(x._fields, x, strict=True)))
+        if x is None or field in ("concentration", "mixture", "gate", "bias"):
+            return x
+        if field == "query":
+            return x[..., first:last, :]
+        return x[:, :last, :last] if field == "cooccurrence" else x[..., :last, :]
+
+    return {name: cut(name, x) for name, x in inputs.items()}
+
+
+@pytest.mark.parametrize("mode", ["sample", "mean", "location"])
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("changes", [{}, {"cooccurrence": False, "gate": False}, {"shape": False}])
+def test_the_operator_position_by_position(mode, steps, changes):
+    inputs = cases.random_inputs(n=N, dtype=torch.float32, **changes)
+    padding = torch.zeros(2, N, dtype=torch.bool)
+    padding[0, :3] = True
+    options = {"mode": mode, "seed": 8, "dropout_p": 0.2}
+    whole = kernelized_attention(**inputs, key_padding_mask=padding, is_causal=True, **options)
+    decoder, rows, first = Decoder(), [], 0
+    for count in steps:
+        last = first + count
+        part = positions(inputs, first, last)
+        rows.append(decoder(**part, key_padding_mask=padding[:, :last], **options))
+        first = last
+    torch.testing.assert_close(torch.cat(rows, 2), whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("mode", ["sample", "mean"])
+def test_the_module_position_by_position(mode, batch_first):
+    torch.manual_seed(3)
+    module = KernelizedAttention(8, 2, batch_first=batch_first, user_dim=3).eval()
+    x, user = torch.randn(2, N, 8), torch.randn(2, 3)
+    seen = torch.randint(0, 2, (2, 20, N)).float()
+    counts = seen.mT @ seen
+    if not batch_first:
+        x = x.transpose(0, 1)
+    whole, _ = module(x, x, x, is_causal=True, mode=mode, seed=5, user=user, cooccurrence=counts)
+    decoder = ModuleDecoder(module, seed=5, mode=mode, user=user)
+    along = 1 if batch_first else 0
+    rows = [
+        decoder(x.narrow(along, t, 1), cooccurrence=counts[:, : t + 1, : t + 1]) for t in range(N)
+    ]
+    torch.testing.assert_close(torch.cat(rows, along), whole, rtol=0, atol=1e-5)
+
+
+def test_a_position_factors_nothing_but_its_own_pivot(monkeypatch):
+    sizes, original = [], torch.linalg.cholesky_ex
+
+    def noted(k):
+        sizes.append(k.shape[-1])
+        return original(k)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", noted)
+    inputs, decoder = cases.random_inputs(n=N, dtype=torch.float32), Decoder()
+    decoder(**positions(inputs, 0, 6), seed=1)
+    for t in range(6, N):
+        decoder(**positions(inputs, t, t + 1), seed=1)
+    assert sizes == [6, 1, 1, 1]
+
+
+def test_a_grown_factor_is_the_factor_where_pivots_are_set():
+    a = torch.randn(12, 3, dtype=torch.float64)
+    k = a @ a.T  # of rank 3: every further pivot is rounding
+    k = k / k.diagonal().sqrt() / k.diagonal().sqrt()[:, None] - 1e-3 * torch.eye(12)
+    whole = covariance.cholesky(k[None], 1e-4)
+    assert (whole.diagonal(dim1=-2, dim2=-1) == (1e-4 / 1.0001) ** 0.5).sum() > 3
+    factor = None
+    for t in range(1, 13):
+        factor = covariance.grown(factor, k[None, :t, :t], 1e-4)
+    torch.testing.assert_close(factor, whole)
+
+
+def test_a_gap_is_named():
+    inputs, decoder = cases.random_inputs(n=N, dtype=torch.float32), Decoder()
+    decoder(**positions(inputs, 0, 4), seed=1)
+    with pytest.raises(ValueError, match="the 4 positions so far and the 1 of location.query, got"):
+        decoder(**positions(inputs, 5, 6), seed=1)
