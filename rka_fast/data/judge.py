@@ -113,6 +113,8 @@ class Judge:
         )
         flags = list(dict.fromkeys(self.flag(guess) for guess in guesses))
         remedy = " or ".join(flags) or "say which with --columns user,item,rating,timestamp"
+        if self.source.kind == "table separated by spaces without header":
+            remedy += " or, if a line is a user's history, --form user-items or --form items"
         return DataError(
             f"{self.source.path}: read as {self.source.kind}: {reason} ({has}): {remedy}"
         )
