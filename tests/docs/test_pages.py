@@ -1,11 +1,14 @@
 """The pages: what the README shows runs, and every link leads somewhere."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from support.runs import train, write_log
+
+from rka_fast.training.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,17 +22,36 @@ def blocks(text: str, language: str = "python") -> list[str]:
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
     """Its blocks, one after the other, beside a run in runs/mine as its commands make one."""
     monkeypatch.chdir(tmp_path)
-    assert train(write_log(tmp_path / "log.txt"), "runs/mine", "--epochs", "1") == 0
+    assert train(write_log(tmp_path / "log.csv"), "runs/mine", "--epochs", "1") == 0
     names: dict = {}
     module, operator, log = blocks(README)
     exec(module, names)
-    assert names["output"].shape == (8, 20, 64)
-    assert not torch.equal(*names["draws"][:2])
     torch.testing.assert_close(names["weights"].sum(-1), torch.ones(8, 20))
+    assert names["output"].shape == names["mean"].shape == (8, 20, 64)
+    assert (names["std"] > 0).all()  # something was drawn
     exec(operator, names)
     assert names["output"].shape == (8, 4, 20, 16)
-    exec(log.replace("run.for_", "found = run.for_"), names)
+    assert "epochs=20" in log
+    exec(
+        log.replace("epochs=20", "epochs=1").replace("rka_fast.Run", "found = rka_fast.Run"), names
+    )
     assert len(names["found"]) == 10 and not {"i3", "i42"} & {item for item, _ in names["found"]}
+    assert len(names["run"].recommend("u17", top=10)) == 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page):
+    """In backquotes or commands, by their path from the root."""
+    folders = "benchmarks|csrc|docs|examples|rka_fast|tests|\\.ci"
+    named = re.findall(rf"(?<![\w/])((?:{folders})/[\w/.-]+\w)", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_flags_of_the_page_on_data_exist():
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", page)}
+    assert {"columns", "seen", "split"} < flags
+    assert flags - {field.name for field in fields(Config)} == {"help", "refit"}
 
 
 def anchors(page: Path) -> set[str]:
