@@ -51,7 +51,7 @@ def test_flags_of_the_page_on_data_exist():
     page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", page)}
     assert {"columns", "seen", "split"} < flags
-    assert flags - {field.name for field in fields(Config)} == {"help", "refit"}
+    assert flags - {field.name for field in fields(Config)} == {"refit"}
 
 
 def anchors(page: Path) -> set[str]:
