@@ -53,12 +53,14 @@ def output_of(*command: str) -> str:
 
 
 def give_up(reason: str, choice: str) -> None:
+    """Leave CUDA out and say why; stop where it was insisted on."""
     if choice == "1":
         raise SystemExit(f"RKA_FAST_CUDA=1, but {reason}")
     print(f"rka_fast: {reason}; the backends that need it are left out")
 
 
 def cuda_extension(choice: str, facts: dict[str, str]) -> list[Extension]:
+    """The CUDA library, or none; notes in `facts` what it is built with, or why it is not."""
     home, facts["NO_CUDA"] = (None, "RKA_FAST_CUDA=0") if choice == "0" else cuda_toolkit()
     if home is None:
         give_up(f"CUDA code cannot be compiled: {facts['NO_CUDA']}", choice)
@@ -76,6 +78,7 @@ def cuda_extension(choice: str, facts: dict[str, str]) -> list[Extension]:
 
 
 def info_macros(facts: dict[str, str]) -> list[tuple[str, str]]:
+    """The facts as macros for csrc/info.cpp."""
     return [(f"RKA_{name}", f'"{fact}"') for name, fact in facts.items()]
 
 

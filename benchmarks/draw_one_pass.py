@@ -13,9 +13,9 @@ import matplotlib
 from kernel_report import KB, launches, work
 
 matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402
-import torch  # noqa: E402
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch  # noqa: E402
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 N, WIDTH = 64, 64
 FILE = Path(__file__).parent / "results" / "one_pass.svg"

@@ -94,5 +94,6 @@ def _reset(linear: nn.Linear, initialise: Callable[[nn.Linear], None]) -> None:
 
 
 def zero_bias(linear: nn.Linear) -> None:
+    """The bias, where there is one, starts at 0."""
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)

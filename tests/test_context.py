@@ -146,9 +146,9 @@ def test_cross_attention_takes_counts_only_as_aligned():
             return self.attention(self.norm(x), x, x)[0]
 
     model, x = Normed().eval(), torch.randn(B, N, D)
-    with use_relations(model, cooccurrence=counts()):
-        with pytest.raises(ValueError, match="self-attention.*model.encoder.*aligned=True"):
-            model(x)
+    message = "self-attention.*model.encoder.*aligned=True"
+    with use_relations(model, cooccurrence=counts()), pytest.raises(ValueError, match=message):
+        model(x)
     with use_relations(model, cooccurrence=counts(), aligned=True):
         actual = model(x)
     ready = model.attention.kernels(x, None, counts())
@@ -156,12 +156,12 @@ def test_cross_attention_takes_counts_only_as_aligned():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="KernelizedAttention.*got Linear.*swap_attention"):
-        with use_draws(nn.Linear(2, 2)):
-            pass
-    with pytest.raises(ValueError, match="mode: expected one of sample.*'median'"):
-        with use_draws(Block(), mode="median"):
-            pass
-    with pytest.raises(ValueError, match="user: .*user_dim=4"):
-        with use_relations(Block(user_dim=None), user=torch.zeros(B, U)):
-            pass
+    message = "KernelizedAttention.*got Linear.*swap_attention"
+    with pytest.raises(ValueError, match=message), use_draws(nn.Linear(2, 2)):
+        pass
+    message = "mode: expected one of sample.*'median'"
+    with pytest.raises(ValueError, match=message), use_draws(Block(), mode="median"):
+        pass
+    stranger = use_relations(Block(user_dim=None), user=torch.zeros(B, U))
+    with pytest.raises(ValueError, match="user: .*user_dim=4"), stranger:
+        pass

@@ -64,7 +64,7 @@ def test_the_command(run, capsys):
 
 
 @pytest.mark.parametrize(
-    "flags, parts",
+    ("flags", "parts"),
     [
         (["--user", "nobody"], ["'nobody'", "ids look like u"]),
         (["--history", "i3,nothing,i4,none"], ["'nothing'", "'none'"]),

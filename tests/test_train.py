@@ -183,7 +183,7 @@ def test_two_processes_train(log, tmp_path):
 
 
 def test_resuming_a_finished_run_shows_the_table_again(run, capsys):
-    folder, result, done = run
+    folder, _result, done = run
     before = (folder / "metrics.jsonl").read_text()
     assert main(["--resume", str(folder)]) == 0
     table = done.stdout.split("Test scores")[1]

@@ -79,7 +79,7 @@ def test_auto_on_the_cpu_does_not_take_the_interpreter(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "batch, keys, expected",
+    ("batch", "keys", "expected"),
     [(1, 128, True), (1, 129, False), (127, 200, False), (128, 200, True), (4096, 1024, True)],
 )
 def test_launches_of_their_own_are_for_a_few_long_sequences(batch, keys, expected):

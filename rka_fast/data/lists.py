@@ -1,5 +1,6 @@
 """Text with one user, or one history, a line."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -128,7 +129,7 @@ def _number_lines(first: list[str]) -> bool:
     if not all(word.isdecimal() for word in first):
         return False
     numbers = [int(word) for word in first]
-    ascending = all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
+    ascending = all(a < b for a, b in itertools.pairwise(numbers))
     return ascending and numbers[0] <= 1
 
 

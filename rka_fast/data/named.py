@@ -10,6 +10,7 @@ from rka_fast.data.judge import Judge
 
 
 def roles_by_names(judge: Judge) -> dict[str, int]:
+    """Positions by role, told by the names and, where they say nothing, by the values."""
     found = cols.recognise(judge.names)
     roles: dict[str, int] = {}
     for role in ("user", "item"):
@@ -139,9 +140,13 @@ def _find_time(judge: Judge, roles: dict[str, int], quietly: bool = False) -> No
         roles["timestamp"] = next(c for c in by_name if c.kind is None and len(c.values)).position
     elif doubtful and not quietly:
         judge.warn_of_doubtful(doubtful[0], roles)
-    if "timestamp" in roles and len(clocks) == 1 and clocks[0].position != roles["timestamp"]:
-        if judge.columns[roles["timestamp"]].is_by_day:
-            roles[cols.CLOCK] = clocks[0].position
+    if (
+        "timestamp" in roles
+        and len(clocks) == 1
+        and clocks[0].position != roles["timestamp"]
+        and judge.columns[roles["timestamp"]].is_by_day
+    ):
+        roles[cols.CLOCK] = clocks[0].position
 
 
 def _is_clock(judge: Judge, column: Column) -> bool:

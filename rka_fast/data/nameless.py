@@ -10,6 +10,7 @@ from rka_fast.data.times import TimeKind
 
 
 def roles_by_values(judge: Judge) -> dict[str, int]:
+    """Positions by role, told by the values. Raises DataError where two readings fit."""
     free = [c for c in judge.columns if len(c.values) or judge.source.width < 3]
     free = [c for c in free if not (c.is_row_number and len(free) > 2)]
     times = _times_by_values(judge, free)
@@ -96,11 +97,11 @@ def _number_behind(judge: Judge, rest: list[Column], roles: dict[str, int]) -> N
             f"{judge.title(last.position)} is the time, in steps of its own: it ascends inside "
             f"{judge.title(rest[0].position)}"
         )
-    elif (last.numbers != last.numbers.round()).any() or last.distinct <= 0.2 * max(
-        c.distinct for c in rest
+    elif (
+        (last.numbers != last.numbers.round()).any()
+        or last.distinct <= 0.2 * max(c.distinct for c in rest)
+        or len(last.values) < 20
     ):
-        rest.pop()
-    elif len(last.values) < 20:
         rest.pop()
 
 

@@ -1,5 +1,6 @@
 """Interaction logs of every usual form, told apart by content."""
 
+import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -197,8 +198,8 @@ def _key_sessions(
     """Sessions that every file numbers anew, told by most of them being in several files."""
     names = [os.path.basename(source.path).split(".")[0] for source in sources]
     known = [set(frame["user"].unique()) for frame in frames]
-    smaller = [min(len(a), len(b)) for a, b in zip(known, known[1:], strict=False)]
-    shared = [len(a & b) for a, b in zip(known, known[1:], strict=False)]
+    smaller = [min(len(a), len(b)) for a, b in itertools.pairwise(known)]
+    shared = [len(a & b) for a, b in itertools.pairwise(known)]
     parts = all(re.match(r"part-\d+", name) for name in names)  # one table, written by many
     if parts or sum(shared) <= 0.5 * sum(smaller):
         if any(shared):

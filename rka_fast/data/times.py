@@ -89,9 +89,7 @@ def recognise(values: pl.Series, named: bool) -> TimeKind | None:
         return None
     if values.dtype.is_temporal():
         return TimeKind("clock" if values.dtype == pl.Time else "dates")
-    if values.dtype == pl.String:
-        numbers = values.cast(pl.Float64, strict=False)
-    elif values.dtype.is_numeric():
+    if values.dtype == pl.String or values.dtype.is_numeric():
         numbers = values.cast(pl.Float64, strict=False)
     else:
         return None

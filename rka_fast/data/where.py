@@ -27,9 +27,9 @@ class Condition:
         """Where the column stands. Raises DataError where there is none."""
         if names and self.column in names:
             return names.index(self.column)
-        if self.column.isascii() and self.column.isdecimal() and len(self.column) < 10:
-            if int(self.column) < width:
-                return int(self.column)
+        is_number = self.column.isascii() and self.column.isdecimal() and len(self.column) < 10
+        if is_number and int(self.column) < width:
+            return int(self.column)
         has = f"the columns are {listed(names)}" if names else f"{width} columns without names"
         raise DataError(f"where={printable(str(self))}: no column {printable(self.column)}; {has}")
 

@@ -8,7 +8,7 @@ rate) and on the states.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ class GRU4Rec(Recommender):
     """
 
     title = "GRU4Rec"
-    defaults = {"batch_size": 32}
+    defaults: ClassVar = {"batch_size": 32}
 
     def __init__(self, num_items: int, *, width: int = 100, dropout: float = 0.5):
         super().__init__()

@@ -12,7 +12,7 @@ of .002, better than .001 on CiteULike's validation items.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +92,7 @@ class HCRNN(Recommender):
     """
 
     title = "HCRNN"
-    defaults = {"batch_size": 32, "learning_rate": 2e-3}
+    defaults: ClassVar = {"batch_size": 32, "learning_rate": 2e-3}
 
     def __init__(
         self,

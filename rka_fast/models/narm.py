@@ -8,7 +8,7 @@ ends when validation says so, for after the paper's 30 epochs it has not converg
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class NARM(Recommender):
     """
 
     title = "NARM"
-    defaults = {"batch_size": 32}
+    defaults: ClassVar = {"batch_size": 32}
 
     def __init__(self, num_items: int, *, width: int = 100, dropout: float = 0.5):
         super().__init__()

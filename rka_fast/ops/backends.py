@@ -22,6 +22,8 @@ ENVIRONMENT = "RKA_FAST_BACKEND"
 
 
 class Backend(Protocol):
+    """What a backend is; the module says what its parts mean."""
+
     name: str
     checks_calls: bool
 

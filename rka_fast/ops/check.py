@@ -41,6 +41,7 @@ _SAME_DTYPE = ("key", "value", "scale_query", "scale_key", "shape_query", "shape
 
 
 def is_tensor(name: str, x) -> Tensor:
+    """The tensor `x`, or TypeError by its name."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
     return x
@@ -80,6 +81,7 @@ def options(a: Arguments, has_covariance: bool) -> None:
 
 
 def scale(x: float | None) -> None:
+    """Refuse what is no finite number."""
     if x is None:
         return
     if isinstance(x, bool) or not isinstance(x, (int, float)):
@@ -89,6 +91,7 @@ def scale(x: float | None) -> None:
 
 
 def row_offset(x: int) -> None:
+    """Refuse what is no whole number from 0."""
     if isinstance(x, bool) or not isinstance(x, (int, torch.SymInt)):
         raise TypeError(f"row_offset: expected an int, got {type(x).__name__}")
     if x < 0:
@@ -96,6 +99,7 @@ def row_offset(x: int) -> None:
 
 
 def times(x) -> None:
+    """Refuse what is not RelativeTimes of tensors."""
     if not (isinstance(x, tuple) and len(x) == 3):
         raise TypeError(
             f"location.times: expected RelativeTimes(rows, keys, table), got {type(x).__name__}"
@@ -105,6 +109,7 @@ def times(x) -> None:
 
 
 def mixture(x: Tensor, features: Tensor) -> None:
+    """Refuse weights of a wrong shape, or not for the batch of the features."""
     is_tensor("covariance.kernels.mixture", x)
     batch = features.shape[0] if features.dim() else 1
     if x.dim() != 2 or x.shape[1] != 3 or x.shape[0] not in (1, batch):

@@ -65,7 +65,7 @@ def _table(outcome: Outcome, ranking: str) -> list[str]:
     beside = ["paper"] if paper else []
     header = ["model", *(cell for m in PAPER_METRICS for cell in (METRICS[m].title, *beside))]
     best = {m: max(s.mean(ranking, m) for s in outcome.scores.values()) for m in PAPER_METRICS}
-    rows = [header + ["seeds", "s/epoch", "s in all"]]
+    rows = [[*header, "seeds", "s/epoch", "s in all"]]
     rows.append(["---"] + ["--:"] * (len(rows[0]) - 1))
     for model, scores in outcome.scores.items():
         row = [title(model)]

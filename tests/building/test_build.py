@@ -141,7 +141,7 @@ def test_compiles_for_arm(source):
     if CROSS is None:
         pytest.skip("there is no aarch64-linux-gnu-g++")
     torch_headers = [f"-I{path}" for path in include_paths()]
-    flags = "-std=c++20 -O3 -w -Werror=narrowing -fsyntax-only -fno-math-errno".split()
+    flags = ["-std=c++20", "-O3", "-w", "-Werror=narrowing", "-fsyntax-only", "-fno-math-errno"]
     stable = "-DTORCH_TARGET_VERSION=0x020b000000000000"
     subprocess.run([CROSS, *flags, stable, *torch_headers, source], check=True)
 
@@ -175,7 +175,7 @@ def test_installs_without_a_compiler(tmp_path):
 
 @from_source
 @pytest.mark.parametrize(
-    "environment, message",
+    ("environment", "message"),
     [
         ({"RKA_FAST_CUDA": "1", "CXX": "no-such-compiler"}, "there is no working C++ compiler"),
         ({"RKA_FAST_CUDA": "1", "CXX": "false"}, "there is no working C++ compiler (false)"),

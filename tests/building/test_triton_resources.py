@@ -8,7 +8,7 @@ import pytest
 from rka_fast.ops.triton import interpreted
 
 pytest.importorskip("triton")
-import kernel_report as report  # noqa: E402
+import kernel_report as report
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="kernels are interpreted in this process")
 ARCHITECTURES = ("sm_80", "sm_86", "sm_90")

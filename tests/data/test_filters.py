@@ -103,7 +103,7 @@ def test_rules_apply_in_order():
 
 def test_report_numbers():
     rows = [("a", i) for i in "vwxyz"] + [("b", i) for i in "vwx"] + [("c", "v")]
-    sequences, report = build_sequences(log(rows))
+    _sequences, report = build_sequences(log(rows))
     assert (report.users, report.items, report.events, report.short_users) == (3, 5, 9, 1)
     assert report.density == pytest.approx(9 / 15)
     assert (report.lengths["min"], report.lengths["median"], report.lengths["max"]) == (1, 3, 5)

@@ -68,8 +68,16 @@ def test_very_many_columns(tmp_path):
 
 @pytest.mark.parametrize(
     "columns",
-    ["²,1", "1,1", "0,99999999999999999999", "0,-1", "user,user", ",", "-,-"]
-    + ["user,item,timestamp,timestamp,timestamp"],
+    [
+        "²,1",
+        "1,1",
+        "0,99999999999999999999",
+        "0,-1",
+        "user,user",
+        ",",
+        "-,-",
+        "user,item,timestamp,timestamp,timestamp",
+    ],
 )
 def test_columns_that_cannot_be(tmp_path, columns):
     path = write(tmp_path, TEXT)

@@ -28,7 +28,7 @@ def test_unpacked_values_stand_where_their_items_do(monkeypatch):
     assert packed.position.tolist() == [7, *range(8), 6, 7]
 
 
-@pytest.mark.parametrize("worth, lengths", [(1, [1, 2, 8]), (3, [2, 8]), (10**9, [8])])
+@pytest.mark.parametrize(("worth", "lengths"), [(1, [1, 2, 8]), (3, [2, 8]), (10**9, [8])])
 def test_a_group_is_made_where_it_saves_enough(monkeypatch, worth, lengths):
     monkeypatch.setattr(groups, "WORTH_A_GROUP", worth)
     assert [group.places.shape[1] for group in LengthGroups(ITEMS).groups] == lengths

@@ -45,7 +45,7 @@ def test_rows_keep_apart(name, split, batch):
         torch.testing.assert_close(alone[0], together[row])
 
 
-@pytest.mark.parametrize("name, loss", [(n, loss) for n in NAMES for loss in MODELS[n].losses])
+@pytest.mark.parametrize(("name", "loss"), [(n, loss) for n in NAMES for loss in MODELS[n].losses])
 def test_every_parameter_learns(name, loss, split):
     model, config = make(name, split, loss=loss)
     batcher = Batcher(split, None, 8, seed=0, negatives=config.negatives_per_position)

@@ -4,6 +4,9 @@ With TRITON_INTERPRET=1 that is the Triton backend alone, interpreted on the CPU
 the ordinary process.
 """
 
+import functools
+import operator
+
 import pytest
 import torch
 from support.cases import Subject
@@ -30,6 +33,9 @@ def subjects(name: str) -> list[Subject]:
 NAMES = ["triton"] if interpreted() else BACKENDS
 
 
-@pytest.fixture(params=sum(map(subjects, NAMES), []), ids=lambda subject: subject.name)
+@pytest.fixture(
+    params=functools.reduce(operator.iadd, map(subjects, NAMES), []),
+    ids=lambda subject: subject.name,
+)
 def backend(request) -> Subject:
     return request.param

@@ -52,7 +52,7 @@ def rows_of(inputs, first, last, keys):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("first, last, keys", [(0, 1, 1), (4, 5, 5), (8, 9, 9), (3, 6, 9)])
+@pytest.mark.parametrize(("first", "last", "keys"), [(0, 1, 1), (4, 5, 5), (8, 9, 9), (3, 6, 9)])
 def test_rows_of_a_sequence_draw_what_the_whole_draws(backend, serves, mode, first, last, keys):
     """As in decoding: the last queries, and with them the keys up to the last or more."""
     serves(row_offset=1)

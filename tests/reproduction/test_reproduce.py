@@ -212,7 +212,7 @@ def test_the_time_split_needs_times(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "flags, message",
+    ("flags", "message"),
     [
         (("--datasets", "citulike"), "unknown data set 'citulike'; did you mean 'citeulike'?"),
         (("--models", "rska"), "unknown model 'rska'; did you mean 'rksa'?"),

@@ -54,7 +54,7 @@ def test_pairing_matters():
     better = np.maximum(1, ranks - (np.arange(500) % 5 == 0))
     found = compare([better], [ranks])
     unpaired = scipy.stats.ttest_ind(user_ndcg([better]), user_ndcg([ranks])).pvalue
-    assert 0 < found.difference and found.low > 0 and found.p < 0.01 < unpaired
+    assert found.difference > 0 and found.low > 0 and found.p < 0.01 < unpaired
 
 
 def test_where_nothing_varies():

@@ -88,7 +88,7 @@ def test_an_unknown_flag_names_the_nearest(capsys):
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "message"),
     [
         ('{"widht": 6}', "unknown setting 'widht'; did you mean 'width'"),
         ('{"learning-rate": 6}', "did you mean 'learning_rate'"),
@@ -117,7 +117,7 @@ def test_a_missing_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values, message",
+    ("values", "message"),
     [
         ({"model": "rska"}, "did you mean 'rksa'"),
         ({"dropout": 1.0}, "dropout must be from 0 to below 1, got 1.0"),

@@ -21,7 +21,7 @@ NAN, INF = math.nan, math.inf
 
 
 @pytest.mark.parametrize(
-    "target, others, rank",
+    ("target", "others", "rank"),
     [
         (3.0, [1, 2], 1),
         (3.0, [4, 2, 5], 3),

@@ -54,7 +54,7 @@ def test_hidden_items_are_misses_in_evaluation_and_never_recommended(cycles):
 
 
 def test_the_report_says_how_many_and_what_to_do(cycles, capsys):
-    folder, histories = cycles
+    folder, _histories = cycles
     log = folder / "log.txt"
     for seen, expected in (
         ("hide", "warning: 100.0% of the test targets were had before"),

@@ -129,7 +129,7 @@ def in_one_launch(a: Arguments) -> bool:
 
 def backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
     """Gradients of the arguments at the positions `needs`, in their dtypes."""
-    batch, heads, rows, _ = a.query.shape
+    batch, heads, _rows, _ = a.query.shape
     c = config(a, backward=True)
     p, size = problem(a, c)
     results, g = gradients(grad, {DIFFERENTIABLE[i] for i in needs}, a)

@@ -45,6 +45,8 @@ SIZES = Size._fields
 
 
 class Problem(NamedTuple):
+    """The operator's arguments as the kernels see them."""
+
     query: Heads
     key: Heads
     value: Heads
