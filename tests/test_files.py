@@ -44,7 +44,7 @@ def test_whether_a_file_can_be_written_is_told_without_writing_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source, expected",
+    ("source", "expected"),
     [
         ("/x/ml-1m.txt.gz", "ml-1m"),
         ("a.csv,dir/b.csv", "a"),

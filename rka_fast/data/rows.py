@@ -263,9 +263,6 @@ class Rows:
 
 def _well_formed(separator: str) -> str:
     """Regular expression of a line whose quotes all stand around whole fields."""
-    if len(separator) == 1:
-        other = rf'[^"{re.escape(separator)}]*'
-    else:
-        other = r'[^":]*(?::[^":]+)*'
+    other = rf'[^"{re.escape(separator)}]*' if len(separator) == 1 else r'[^":]*(?::[^":]+)*'
     field = rf'(?:"(?:[^"]|"")*"|{other})'
     return rf"^{field}(?:{re.escape(separator)}{field})*$"

@@ -222,7 +222,9 @@ def test_a_device_that_is_not_there():
         make_accelerator(Config(device="cpu", precision="fp16"))
 
 
-@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
 @pytest.mark.parametrize("model", ["rksa", "sasrec"])
 def test_products_have_the_precision_of_the_setting(trainer_for, model, precision, dtype):
     """In training and in evaluation; the weights stay in float32."""
