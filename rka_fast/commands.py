@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -44,7 +45,7 @@ def exit_status(run: Callable[[], int], stopped: str | None = None) -> int:
     stopped: what is said then, in place of the interruption's own message.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # ids may have letters that a console has not
+        if isinstance(stream, io.TextIOWrapper):  # ids may have letters that a console has not
             stream.reconfigure(errors="backslashreplace")
     try:
         return run()

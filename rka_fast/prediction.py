@@ -74,6 +74,7 @@ def predict(
             mean = mean + step / (i + 1)
             squares = squares + step * (x - mean)
     std = (squares / (draws - 1)).sqrt()
+    assert mean is not None  # there were draws
     return Prediction(mean, std, torch.stack(kept) if return_draws else None)
 
 

@@ -193,7 +193,7 @@ def sampled_candidates(
     # Rejection would be slow where few items are left: there the rest is shuffled instead.
     few = free < 4 * count + num_items // 10
     for row in np.flatnonzero(few):
-        rest = np.setdiff1d(np.arange(1, num_items + 1), taken.of(row))
+        rest = np.setdiff1d(np.arange(1, num_items + 1), taken.of(int(row)))
         drawn = rng.permutation(rest)[:count]
         chosen[row, : len(drawn)] = drawn
     row, column = np.nonzero((chosen == 0) & ~few[:, None])

@@ -66,8 +66,8 @@ def time_boundaries(sequences: Sequences, boundaries: str = BOUNDARIES) -> tuple
         )
     parts = [part.strip() for part in boundaries.split(",")]
     for read in (_quantile, _date):
-        found = [read(part) for part in parts]
-        if len(parts) == 2 and None not in found and found[0] < found[1]:
+        found = [value for part in parts if (value := read(part)) is not None]
+        if len(parts) == len(found) == 2 and found[0] < found[1]:
             break
     else:
         raise DataError(

@@ -55,7 +55,7 @@ class Checkpoint:
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 header = json.loads(file.metadata()["rka_fast"])
-                tensors = {name: file.get_tensor(name) for name in file}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if header["checksum"] != _checksum(tensors):
                 raise ValueError("its checksum does not match its content")
         except FileNotFoundError:
