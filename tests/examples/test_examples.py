@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.runs import write_log
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -46,3 +47,18 @@ def test_huggingface():
     result = load("huggingface").main(["--steps", "60"])
     assert result["loss"] < 0.75 * math.log(32)  # what guessing costs
     assert result["right"] > 0.15 and 0 < result["spread"] < 0.5
+
+
+def test_train_from_python(tmp_path, capsys):
+    log = write_log(tmp_path / "log.txt")
+    run = load("train_from_python").main(str(log), str(tmp_path / "run"))
+    printed = capsys.readouterr().out
+    user = run.sequences.user_ids[0]
+    had = set(run.sequences.sequence(run.sequences.user_index(user)).tolist())
+    found = run.recommend(user, top=5)
+    assert len(found) == 5
+    assert not {run.sequences.item_ids.index(item) + 1 for item, _ in found} & had
+    for item, score in found:
+        assert f"  {item:<12}{score:8.3f}" in printed
+    assert f"'ndcg@10': {round(run.evaluate('test')['full']['ndcg@10'], 4)}" in printed
+    assert (tmp_path / "run" / "result.json").is_file()
