@@ -96,12 +96,12 @@ class ModuleDecoder:
             new = [torch.cat(pair, -2) for pair in zip(self.cache, new, strict=True)]
         self.cache = new
         key, value, scale_key, shape_key, features = new
+        assert m.kernels is not None  # the constructor refuses modules without
+        kernels = m.kernels(features, self.user, cooccurrence)
         output = self.decoder(
             Location(query, key),
             value,
-            Covariance(
-                scale_query, scale_key, m.kernels(features, self.user, cooccurrence), m.scale_bias
-            ),
+            Covariance(scale_query, scale_key, kernels, m.scale_bias),
             Shape(shape_query, shape_key),
             seed=self.seed,
             mode=self.mode,

@@ -57,6 +57,7 @@ def fuzzed(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 1 where something disagrees."""
     parser = argparse.ArgumentParser(prog="rka-fast verify", description=__doc__)
     parser.add_argument("--cases", type=int, default=500, help="random calls (default 500)")
     parser.add_argument("--seed", type=int, default=0, help="of the first call (default 0)")

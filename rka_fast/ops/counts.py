@@ -50,7 +50,7 @@ def check_counts(cooccurrence: Tensor, key_padding_mask: Tensor | None = None) -
         )
     root = support.sqrt() + (support == 0)
     correlation = counts / root[:, :, None] / root[:, None, :]
-    correlation.diagonal(dim1=-2, dim2=-1).copy_(1.0 + counts.shape[-1] * margin)
+    correlation.diagonal(dim1=-2, dim2=-1).fill_(1.0 + counts.shape[-1] * margin)
     info = torch.linalg.cholesky_ex(correlation)[1]
     if info.any():
         b = int(info.nonzero()[0, 0])

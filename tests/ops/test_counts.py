@@ -57,7 +57,7 @@ def test_wrong_counts_are_refused(change, dtype):
     change(c)
     if dtype == torch.int64 and change is not_finite:
         return  # integers are
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="cooccurrence") as error:
         check_counts(c.to(dtype))
     for part in ("cooccurrence", "X.T @ X", *WRONG[change]):
         assert part in str(error.value)

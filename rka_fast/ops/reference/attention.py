@@ -201,10 +201,7 @@ def _spread(
     if a.mode == "mean":  # of normal logits it is the location
         return c if c.skew is None else c._replace(deviates=skew_normal.mean(c.skew))
     batch, heads, _, keys = scale.shape
-    if factor is None:
-        factor = covariance.cholesky(correlation, a.jitter)
-    else:
-        factor = factor.unsqueeze(1)
+    factor = covariance.cholesky(correlation, a.jitter) if factor is None else factor.unsqueeze(1)
     noise = philox.normals(a.seed, batch, heads, _positions(a), keys, scale.dtype)
     c = c._replace(factor=factor, noise=noise)
     if c.skew is None:
