@@ -34,7 +34,10 @@ using MaybeTensor = std::optional<Tensor>;
   X(MaybeTensor, "Tensor?", mixture) SEPARATOR()            \
   X(MaybeTensor, "Tensor?", gate) SEPARATOR()               \
   X(MaybeTensor, "Tensor?", time_table) SEPARATOR()         \
+  X(MaybeTensor, "Tensor?", correlation) SEPARATOR()        \
+  X(MaybeTensor, "Tensor?", factor) SEPARATOR()             \
   X(MaybeTensor, "Tensor?", cooccurrence) SEPARATOR()       \
+  X(MaybeTensor, "Tensor?", prior) SEPARATOR()              \
   X(MaybeTensor, "Tensor?", mask) SEPARATOR()               \
   X(MaybeTensor, "Tensor?", padding) SEPARATOR()            \
   X(MaybeTensor, "Tensor?", row_times) SEPARATOR()          \

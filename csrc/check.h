@@ -38,6 +38,23 @@ class Check {
     sizes("grad", grad, {batch_, heads_, rows_, in_.value.size(3)});
     floating("grad", grad);
     device("grad", grad);
+    positions(needs, int64_t(Argument::query), int64_t(Argument::cooccurrence) - 1);
+  }
+
+  // Of a backward call of the relations: the gradients of K and L, where there are any.
+  void relations_backward(const MaybeTensor& d_correlation, const MaybeTensor& d_factor,
+                          const std::vector<int64_t>& needs) const {
+    square("d_correlation", d_correlation), device("d_correlation", d_correlation);
+    square("d_factor", d_factor), device("d_factor", d_factor);
+    positions(needs, int64_t(Argument::features), int64_t(Argument::gate));
+  }
+
+ private:
+  const Inputs& in_;
+  int64_t batch_, heads_, rows_, keys_;
+
+  // Positions of given arguments from `first` to `last`, each once.
+  void positions(const std::vector<int64_t>& needs, int64_t first, int64_t last) const {
     std::vector<const char*> names;
     std::vector<bool> given;
 #define RKA_GIVEN(type, schema, name) names.push_back(#name), given.push_back(present(in_.name));
@@ -45,19 +62,15 @@ class Check {
 #undef RKA_GIVEN
     std::vector<bool> seen(names.size());
     for (const int64_t i : needs) {
-      STD_TORCH_CHECK(i >= 0 && i < int64_t(Argument::cooccurrence),
-                      "needs: expected positions of arguments with a gradient, 0 to ",
-                      int64_t(Argument::cooccurrence) - 1, ", got ", i);
+      STD_TORCH_CHECK(i >= first && i <= last,
+                      "needs: expected positions of arguments with a gradient, ", first, " to ",
+                      last, ", got ", i);
       const size_t at = size_t(i);
       STD_TORCH_CHECK(given[at], "needs: ", names[at], " was not given");
       STD_TORCH_CHECK(!seen[at], "needs: ", names[at], " is there twice");
       seen[at] = true;
     }
   }
-
- private:
-  const Inputs& in_;
-  int64_t batch_, heads_, rows_, keys_;
 
   static bool present(const Tensor&) { return true; }
   static bool present(const MaybeTensor& t) { return t.has_value(); }
@@ -118,6 +131,10 @@ class Check {
   static void is_float(const char* name, const Tensor& t, const Sizes& expected) {
     sizes(name, t, expected);
     floating(name, t);
+  }
+  // (batch, keys, keys), where it is given.
+  void square(const char* name, const MaybeTensor& t) const {
+    if (t) is_float(name, *t, {batch_, keys_, keys_});
   }
   static void required(const char* name, const MaybeTensor& t, const char* by) {
     STD_TORCH_CHECK(t.has_value(), name, ": ", by, " needs it");
@@ -191,6 +208,7 @@ class Check {
     if (in_.scale_bias) is_float("scale_bias", *in_.scale_bias, {heads_});
     const bool shaped = in_.shape_query || in_.shape_key;
     if (shaped) pairs("shape_query", in_.shape_query, "shape_key", in_.shape_key, "a shape");
+    if (in_.correlation || in_.factor || in_.prior) return relations();
     if (in_.mode == "sample" || shaped) {
       required("features", in_.features, "the covariance");
       required("concentration", in_.concentration, "the covariance");
@@ -215,6 +233,23 @@ class Check {
     STD_TORCH_CHECK(!shaped || rows_ + in_.row_offset <= keys_,
                     "cooccurrence: expected queries that are keys, got ", rows_, " queries and ",
                     keys_, " keys");
+  }
+
+  // Ready-made K, L and prior, and none of what they are made of.
+  void relations() const {
+    required("correlation", in_.correlation, "a ready-made factor or prior");
+    if (in_.mode == "sample") required("factor", in_.factor, "mode sample with a correlation");
+    square("correlation", in_.correlation), square("factor", in_.factor);
+    if (in_.prior) {
+      broadcasts("prior", *in_.prior, {batch_, heads_, rows_, keys_});
+      floating("prior", *in_.prior);
+    }
+    const auto absent = [](const char* name, const MaybeTensor& t) {
+      STD_TORCH_CHECK(!t, name, ": expected nothing beside correlation, which is made of it");
+    };
+    absent("features", in_.features), absent("concentration", in_.concentration);
+    absent("mixture", in_.mixture), absent("gate", in_.gate);
+    absent("cooccurrence", in_.cooccurrence);
   }
 };
 

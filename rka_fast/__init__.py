@@ -15,9 +15,11 @@ from rka_fast.ops.api import (
     Covariance,
     Kernels,
     Location,
+    RelationFactor,
     RelativeTimes,
     Shape,
     kernelized_attention,
+    relation_factor,
 )
 from rka_fast.ops.backends import available_backends
 from rka_fast.ops.counts import check_counts
@@ -49,6 +51,7 @@ __all__ = [
     "Prediction",
     "Recommendations",
     "RelationKernels",
+    "RelationFactor",
     "RelativeTimes",
     "Run",
     "Shape",
@@ -59,6 +62,7 @@ __all__ = [
     "fit",
     "kernelized_attention",
     "predict",
+    "relation_factor",
     "swap_attention",
     "use_draws",
     "use_relations",

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from rka_fast import nested
 from rka_fast.context import told
 from rka_fast.kernels import RelationKernels, initialised_by, zero_bias
-from rka_fast.ops.api import Covariance, Kernels, Location, Shape, kernelized_attention
+from rka_fast.ops.api import (
+    Covariance,
+    Kernels,
+    Location,
+    RelationFactor,
+    Shape,
+    kernelized_attention,
+)
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
 
 
@@ -126,7 +133,7 @@ class KernelizedAttention(nn.MultiheadAttention):
         cooccurrence: Tensor | None = None,
         user: Tensor | None = None,
         mode: str | None = None,
-        kernels: Kernels | None = None,
+        kernels: Kernels | RelationFactor | None = None,
         seed: Tensor | int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """As `nn.MultiheadAttention.forward`, with the relations of the keys.
@@ -141,7 +148,8 @@ class KernelizedAttention(nn.MultiheadAttention):
                 `rka_fast.check_counts` does it.
             user: (B, user_dim).
             mode: "sample" (default in training), "mean" (default in evaluation) or "location".
-            kernels: ready relations in place of the module's own, features and all. The caller
+            kernels: ready relations in place of the module's own, features and all, or what
+                `relation_factor` has made of them under the masks of this call. The caller
                 vouches that position t of the queries is position t of the keys, and for the
                 counts: `rka_fast.check_counts` checks them once, not every call.
             seed: of the noise; by default drawn from PyTorch's generator.
@@ -248,10 +256,10 @@ class KernelizedAttention(nn.MultiheadAttention):
     def _kernels(
         self,
         key: Tensor,
-        kernels: Kernels | None,
+        kernels: Kernels | RelationFactor | None,
         user: Tensor | None,
         cooccurrence: Tensor | None,
-    ) -> Kernels:
+    ) -> Kernels | RelationFactor:
         if kernels is not None:
             return kernels
         if self.kernels is None:

@@ -55,8 +55,9 @@ class Decoder:
         )  # fmt: skip
         if a.mode == "sample":
             self.factor = kernels.grown(self.factor, correlation_of(prepare(a)), a.jitter)
+            a = a._replace(factor=self.factor)
         self.length = keys
-        return attention(a, self.factor)
+        return attention(a)
 
 
 class ModuleDecoder:

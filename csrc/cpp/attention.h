@@ -3,6 +3,7 @@
 
 #include <cfloat>
 
+#include "relations.h"
 #include "skew_normal.h"
 
 namespace rka {
@@ -13,9 +14,13 @@ template <class T>
 void prepare(Sequence<T>& s) {
   if (s.problem.time_table) s.find_buckets();
   if (!s.skewed && !s.sampled) return;
-  correlation(s);
-  if (s.sampled) cholesky(s.m, s.k, s.u, s.ld, T(s.problem.jitter));
-  if (s.prior_from_counts && !s.problem.mask_per_head) shape_prior(s, 0);
+  if (s.problem.correlation) {
+    read_relations(s);
+  } else {
+    correlation(s);
+    if (s.sampled) cholesky(s.m, s.k, s.u, s.ld, T(s.problem.jitter));
+  }
+  if (s.has_prior && !s.problem.prior && !s.problem.mask_per_head) shape_prior(s, 0);
   // Keys that no row of a tile sees get no noise; what stands there must be finite.
   if (s.sampled) clear(s.noise, int64_t(TILE) * s.ld);
 }
@@ -30,7 +35,7 @@ void prepare_head(Sequence<T>& s, int64_t head) {
   s.pack_keys(s.scale, head);
   if (!s.skewed) return;
   s.pack_keys(s.shape, head);
-  if (s.prior_from_counts && s.problem.mask_per_head) shape_prior(s, head);
+  if (s.has_prior && !s.problem.prior && s.problem.mask_per_head) shape_prior(s, head);
 }
 
 // Adds a row's entries of the table of relative times (or sets them, without a bias).
@@ -87,6 +92,7 @@ void weights_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
   const T scale_bias = problem.scale_bias ? read<T>(problem.scale_bias, 0, 0, 0, head) : T(0);
   s.fetch_next(problem.value, t, head, problem.value_width);
   s.allow(t, head);
+  if (s.has_prior && problem.prior) read_prior(s, t, head);
   s.score_tile(s.location, t, head);
   if (s.spread) s.score_tile(s.scale, t, head);
   if (s.skewed || s.sampled) skew_normal_tile(s, t, head);
@@ -98,14 +104,6 @@ void weights_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
                   uint32_t(s.b * problem.heads + head), t.columns, T(problem.dropout),
                   s.keep + r * s.ld);
   }
-}
-
-// Zeros into rows [from, to) of the last two dimensions.
-template <class T>
-void write_zeros(Sequence<T>& s, const View& v, int64_t head, int64_t from, int64_t to, int width) {
-  if (!v || from >= to) return;
-  for (int c = 0; c < width; ++c) s.width_tile[c] = T(0);
-  for (int64_t i = from; i < to; ++i) write_row(v, s.b, head, i, 0, width, T(1), s.width_tile);
 }
 
 template <class T>

@@ -224,11 +224,12 @@ void backward(const Problem& problem, const Gradients& g, int64_t b, void* scrat
   prepare(s);
   const bool covariance =
       (s.skewed || s.sampled) && (g.features || g.gate || g.mixture || g.concentration);
-  if (!covariance) s.du = nullptr;
+  if (!covariance && !g.factor) s.du = nullptr;
   const int64_t square = int64_t(s.padded(s.m)) * s.ld;
   clear(s.dk, square);
   clear(s.du, square);
   for (int64_t head = 0; head < problem.heads; ++head) head_backward(s, g, head);
+  if (problem.correlation) return write_relation_gradients(s, g);
   if (!covariance) return;
   if (s.sampled) cholesky_backward(s.m, s.u, s.du, s.ld, s.d_alpha);
   correlation_backward(s, g);

@@ -24,8 +24,9 @@
 #include "dispatch.h"
 
 namespace rka {
-const InstructionSet instructions_avx512 = {"avx512",     bytes_of,  run_forward,
-                                            run_backward, words_row, normals_row};
+const InstructionSet instructions_avx512 = {"avx512",     bytes_of,      run_forward,
+                                            run_backward, run_relations, run_relations_backward,
+                                            words_row,    normals_row};
 }
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -31,7 +31,7 @@ void gram(int m, int width, const T* transposed, int ld, T* out, T* inverse) {
 template <class T>
 void read_counts(Sequence<T>& s) {
   const View& c = s.problem.cooccurrence;
-  const int rows = s.prior_from_counts && s.n + s.shift > s.m ? s.n + s.shift : s.m;
+  const int rows = s.has_prior && s.n + s.shift > s.m ? s.n + s.shift : s.m;
   for (int i = 0; i < rows; ++i) {
     T* row = s.counts + i * s.ld;
     read_row(c, s.b, 0, s.col0 + i, s.col0, s.m, T(1), row);

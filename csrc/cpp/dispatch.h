@@ -24,6 +24,16 @@ inline void run_backward(const Problem& problem, const Gradients& g, int64_t seq
   f64 ? backward<double>(problem, g, sequence, scratch)
       : backward<float>(problem, g, sequence, scratch);
 }
+inline void run_relations(const Problem& problem, const Relations& out, int64_t sequence, bool f64,
+                          void* scratch) {
+  f64 ? relations<double>(problem, out, sequence, scratch)
+      : relations<float>(problem, out, sequence, scratch);
+}
+inline void run_relations_backward(const Problem& problem, const Relations& grad,
+                                   const Gradients& g, int64_t sequence, bool f64, void* scratch) {
+  f64 ? relations_backward<double>(problem, grad, g, sequence, scratch)
+      : relations_backward<float>(problem, grad, g, sequence, scratch);
+}
 inline void words_row(uint64_t seed, uint32_t row, uint32_t head, uint32_t stream, int columns,
                       uint32_t* out) {
   uint32_t step[4 * GROUPS];

@@ -90,6 +90,7 @@ Problem problem_of(const Inputs& in) {
   c.mixture = view(in.mixture), c.gate = view(in.gate);
   c.cooccurrence = view(in.cooccurrence), c.mask = view(in.mask), c.padding = view(in.padding);
   c.row_times = view(in.row_times), c.key_times = view(in.key_times);
+  c.correlation = view(in.correlation), c.factor = view(in.factor), c.prior = view(in.prior);
   if (in.time_table) c.time_table = table_view(*in.time_table);
   c.mask_per_head = in.mask && in.mask->size(1) != 1;
   c.seed = in.seed ? uint64_t(*static_cast<const int64_t*>(in.seed->data_ptr())) : 0;
@@ -200,21 +201,24 @@ struct Pending {
   Partial sums;
 };
 
-std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int64_t>& needs,
-                                       const Inputs& in) {
-  checked(in).backward(grad, needs);
-  const Problem problem = problem_of(in);
+// The gradients of the arguments at the positions `needs`; f(g, sequence, scratch) fills them.
+template <class F>
+std::vector<Tensor> gradients(Gradients g, const std::vector<int64_t>& needs, const Inputs& in,
+                              const Problem& problem, const F& f) {
   const bool f64 = is_f64(in);
   const int64_t B = problem.batch;
-  Gradients g{};
-  g.output = view(grad);
   std::vector<Tensor> result;
   // What the mode leaves without effect has a gradient of zero and is not computed.
   const bool spread = problem.mode != Mode::location;
-  const bool covariance = problem.mode == Mode::sample || (spread && in.shape_query);
+  const bool shaped = spread && in.shape_query;
+  const bool covariance = problem.mode == Mode::sample || shaped;
 
   const auto zeros = [&](const MaybeTensor& t) {
     result.push_back(torch::stable::new_zeros(*t, t->sizes()));
+  };
+  const auto filled = [&](const MaybeTensor& t, View& v, bool computed) {
+    zeros(t);
+    if (computed) v = view(result.back()), v.stride[3] = 1;
   };
   const auto rows = [&](const MaybeTensor& t, View& v, bool computed) {
     if (!computed) return zeros(t);
@@ -261,20 +265,81 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
         g.time_table.stride[2] = heads > 1 ? TIME_BUCKETS : 0;
         break;
       }
-      case Argument::gate:
-        zeros(in.gate);
-        if (covariance) g.gate = view(result.back()), g.gate.stride[3] = 1;
-        break;
+      case Argument::gate: filled(in.gate, g.gate, covariance); break;
+      case Argument::correlation: filled(in.correlation, g.correlation, shaped); break;
+      case Argument::factor: filled(in.factor, g.factor, problem.mode == Mode::sample); break;
       default: STD_TORCH_CHECK(false, "rka_fast: no gradient for argument ", i);
     }
 
-  const InstructionSet& k = instruction_set();
-  for_each_sequence(B, k.bytes(problem, &g, f64),
-                    [&](int64_t i, void* scratch) { k.backward(problem, g, i, f64, scratch); });
+  for_each_sequence(B, instruction_set().bytes(problem, &g, f64),
+                    [&](int64_t i, void* scratch) { f(g, i, scratch); });
   for (const Pending& p : pending)
     result[p.at] = f64 ? p.sums.reduce<double>(B, p.argument, p.shared)
                        : p.sums.reduce<float>(B, p.argument, p.shared);
   return result;
+}
+
+std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int64_t>& needs,
+                                       const Inputs& in) {
+  checked(in).backward(grad, needs);
+  const Problem problem = problem_of(in);
+  Gradients g{};
+  g.output = view(grad);
+  return gradients(g, needs, in, problem, [&](const Gradients& g, int64_t i, void* scratch) {
+    instruction_set().backward(problem, g, i, is_f64(in), scratch);
+  });
+}
+
+// K, L and the prior alone are those of a call that draws.
+Problem relations_problem(const Inputs& in) {
+  STD_TORCH_CHECK(in.mode == "mean" && in.shape_query && in.features,
+                  "mode, shape_query, features: expected a call in mode mean with a shape and "
+                  "features, which checks all that K, L and the prior are made of");
+  Problem problem = problem_of(in);
+  problem.mode = Mode::sample;
+  return problem;
+}
+
+std::vector<Tensor> relations(const Inputs& in) {
+  checked(in);
+  const Problem problem = relations_problem(in);
+  const int64_t B = problem.batch, m = problem.keys,
+                heads = problem.mask_per_head ? problem.heads : 1;
+  const ScalarType type = is_f64(in) ? ScalarType::Double : ScalarType::Float;
+  const auto zeros = [&](std::vector<int64_t> sizes) {
+    return torch::stable::new_zeros(*in.features, sizes, type);
+  };
+  std::vector<Tensor> result = {zeros({B, m, m}), zeros({B, m, m})};
+  if (in.cooccurrence)
+    result.push_back(zeros({B, heads, problem.rows, m}));
+  else
+    result.push_back(zeros({0}));
+  Relations out{view(result[0]), view(result[1]), in.cooccurrence ? view(result[2]) : View{}};
+  for (View* v : {&out.correlation, &out.factor, &out.prior}) v->stride[3] = 1;
+  const InstructionSet& k = instruction_set();
+  Problem each = problem;
+  each.heads = heads;
+  for_each_sequence(B, k.bytes(each, nullptr, is_f64(in)), [&](int64_t i, void* scratch) {
+    k.relations(each, out, i, is_f64(in), scratch);
+  });
+  return result;
+}
+
+std::vector<Tensor> relations_backward(const MaybeTensor& d_correlation,
+                                       const MaybeTensor& d_factor,
+                                       const std::vector<int64_t>& needs, const Inputs& in) {
+  checked(in).relations_backward(d_correlation, d_factor, needs);
+  const Problem problem = relations_problem(in);
+  const Relations grad{view(d_correlation), view(d_factor), {}};
+  return gradients({}, needs, in, problem, [&](const Gradients& g, int64_t i, void* scratch) {
+    instruction_set().relations_backward(problem, grad, g, i, is_f64(in), scratch);
+  });
+}
+
+std::vector<Tensor> relations_op(RKA_PARAMETERS) { return relations(RKA_INPUTS); }
+std::vector<Tensor> relations_backward_op(MaybeTensor d_correlation, MaybeTensor d_factor,
+                                          std::vector<int64_t> needs, RKA_PARAMETERS) {
+  return relations_backward(d_correlation, d_factor, needs, RKA_INPUTS);
 }
 
 Tensor attention_op(RKA_PARAMETERS) { return attention(RKA_INPUTS); }
@@ -364,6 +429,9 @@ Tensor normals_op(Tensor seed, int64_t row, int64_t head, int64_t columns) {
 STABLE_TORCH_LIBRARY_FRAGMENT(rka_fast_native, m) {
   m.def("attention_cpp(" RKA_SCHEMA ") -> Tensor");
   m.def("attention_cpp_backward(Tensor grad, int[] needs, " RKA_SCHEMA ") -> Tensor[]");
+  m.def("relations_cpp(" RKA_SCHEMA ") -> Tensor[]");
+  m.def("relations_cpp_backward(Tensor? d_correlation, Tensor? d_factor, int[] needs, " RKA_SCHEMA
+        ") -> Tensor[]");
   m.def(
       "gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, Tensor? counted) -> "
       "Tensor");
@@ -379,6 +447,8 @@ STABLE_TORCH_LIBRARY_IMPL(rka_fast_native, CompositeExplicitAutograd, m) {
 STABLE_TORCH_LIBRARY_IMPL(rka_fast_native, CPU, m) {
   m.impl("attention_cpp", TORCH_BOX(&rka::attention_op));
   m.impl("attention_cpp_backward", TORCH_BOX(&rka::attention_backward_op));
+  m.impl("relations_cpp", TORCH_BOX(&rka::relations_op));
+  m.impl("relations_cpp_backward", TORCH_BOX(&rka::relations_backward_op));
   m.impl("gather", TORCH_BOX(&rka::gather));
   m.impl("philox_words_cpp", TORCH_BOX(&rka::words_op));
   m.impl("normals_cpp", TORCH_BOX(&rka::normals_op));

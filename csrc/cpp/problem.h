@@ -13,8 +13,9 @@ enum class Type : int { f32, f64, f16, bf16, u8, i64 };
 
 // A strided array of four dimensions; absent when data is null. Broadcast dimensions have stride 0.
 // One with fewer dimensions keeps its first as the first (sequence) and its last ones as the last:
-// features (B, 1, m, df), gate and mixture (B, 1, 1, .), padding and times (B, 1, 1, m),
-// scale_bias and concentration (1, 1, 1, .); time_table is (1, 1, H or 1, TIME_BUCKETS).
+// features (B, 1, m, df), correlation and factor (B, 1, m, m), gate and mixture (B, 1, 1, .),
+// padding and times (B, 1, 1, m), scale_bias and concentration (1, 1, 1, .); time_table is (1, 1, H
+// or 1, TIME_BUCKETS).
 struct View {
   char* data = nullptr;
   Type type = Type::f32;
@@ -31,6 +32,7 @@ struct Problem {
   int64_t width, scale_width, shape_width, value_width, feature_width;
   View query, key, value, bias, scale_query, scale_key, scale_bias, shape_query, shape_key;
   View features, concentration, mixture, gate, time_table, cooccurrence, mask, padding;
+  View correlation, factor, prior;  // ready-made, in the place of what they are made of
   View row_times, key_times;
   bool mask_per_head;
   uint64_t seed;
@@ -49,11 +51,18 @@ struct Problem {
 struct Gradients {
   View output;  // dL/d output
   View query, key, value, scale_query, scale_key, shape_query, shape_key, features, gate;
-  View bias;           // partial (B, H or 1, n or 1, m or 1)
-  View scale_bias;     // partial (B, 1, 1, H)
-  View concentration;  // partial (B, 1, 1, 2)
-  View mixture;        // partial (B, 1, 1, 3)
-  View time_table;     // partial (B, 1, H or 1, TIME_BUCKETS)
+  View correlation, factor;  // zero to begin with
+  View bias;                 // partial (B, H or 1, n or 1, m or 1)
+  View scale_bias;           // partial (B, 1, 1, H)
+  View concentration;        // partial (B, 1, 1, 2)
+  View mixture;              // partial (B, 1, 1, 3)
+  View time_table;           // partial (B, 1, H or 1, TIME_BUCKETS)
+};
+
+// K, L and the prior of a call: results (zero to begin with), or their gradients. Any may be
+// absent.
+struct Relations {
+  View correlation, factor, prior;
 };
 
 // One instruction set's build of the backend. `scratch` holds `bytes(problem, backward)`, aligned
@@ -64,6 +73,10 @@ struct InstructionSet {
   size_t (*bytes)(const Problem&, const Gradients*, bool f64);
   void (*forward)(const Problem&, int64_t sequence, bool f64, void* scratch);
   void (*backward)(const Problem&, const Gradients&, int64_t sequence, bool f64, void* scratch);
+  // K, L and the prior alone, of a problem in mode sample, and the gradients of what they hang on.
+  void (*relations)(const Problem&, const Relations&, int64_t sequence, bool f64, void* scratch);
+  void (*relations_backward)(const Problem&, const Relations& grad, const Gradients&,
+                             int64_t sequence, bool f64, void* scratch);
   // Noise as the kernels make it, for tests: `columns` words of a stream, and normals, of one row.
   void (*words)(uint64_t seed, uint32_t row, uint32_t head, uint32_t stream, int columns,
                 uint32_t*);

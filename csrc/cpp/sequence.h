@@ -59,7 +59,7 @@ struct Sequence {
   // causal, and with a prior. col0 is a multiple of 4, as the noise needs it.
   int row0 = 0, col0 = 0, n = 0, m = 0, shift = 0;
   int ld;
-  bool spread, skewed, sampled, prior_from_counts;
+  bool spread, skewed, sampled, has_prior;
 
   T *valid = {}, *row_buffer = {};  // (ld); valid: 1 where the key exists
   Score<T> location, scale, shape;
@@ -89,7 +89,7 @@ struct Sequence {
         spread(c.mode != Mode::location),
         skewed(spread && bool(c.shape_query)),
         sampled(c.mode == Mode::sample),
-        prior_from_counts(skewed && bool(c.cooccurrence)) {
+        has_prior(skewed && (c.cooccurrence || c.prior)) {
     ld = padded(c.keys + BLOCK);  // one block of slack: see cholesky_backward
     location = score(c.query, c.key, c.width);
     if (c.scale) location.factor = T(*c.scale);
@@ -144,7 +144,7 @@ struct Sequence {
       while (first < last && is_padding(first)) ++first;
       while (last > first && is_padding(last - 1)) --last;
       // Without causality the prior relates every query to the keys, so none may go.
-      col0 = prior_from_counts && !problem.causal ? 0 : first & ~3;
+      col0 = has_prior && !problem.causal ? 0 : first & ~3;
       for (int j = 0; j < ld; ++j)
         valid[j] = j < last - col0 && !is_padding(col0 + j) ? T(1) : T(0);
     } else {
@@ -256,13 +256,17 @@ struct Sequence {
 
   void allocate_covariance(Arena& arena, int64_t rows, bool backward) {
     const int64_t square = int64_t(ld) * ld;
+    arena.take(square, k, u);
+    if (has_prior) arena.take(rows * ld, prior);
+    if (problem.correlation) {
+      if (backward) arena.take(square, dk, du);
+      return;
+    }
     arena.take(rows * feature_padded, features);
     arena.take(int64_t(feature_padded) * ld, features_transposed);
-    arena.take(square, k, u);
     arena.take(ld, inverse_item, inverse_user, inverse_count);
     if (problem.gate) arena.take(int64_t(feature_padded) * ld, gated_transposed);
     if (problem.cooccurrence) arena.take(rows * ld, counts);
-    if (prior_from_counts) arena.take(rows * ld, prior);
     if (!backward) {  // both end where they began: in the buffers of K and of its factor
       cosine_item = k;
       cosine_user = u;
@@ -274,6 +278,14 @@ struct Sequence {
     arena.take(rows * feature_padded, gated_grad);
   }
 };
+
+// Zeros into rows [from, to) of the last two dimensions.
+template <class T>
+void write_zeros(Sequence<T>& s, const View& v, int64_t head, int64_t from, int64_t to, int width) {
+  if (!v || from >= to) return;
+  for (int c = 0; c < width; ++c) s.width_tile[c] = T(0);
+  for (int64_t i = from; i < to; ++i) write_row(v, s.b, head, i, 0, width, T(1), s.width_tile);
+}
 
 }  // namespace RKA_ISA
 }  // namespace rka

@@ -11,7 +11,7 @@ using Tile = typename Sequence<T>::Tile;
 
 template <class T>
 const T* prior_row(const Sequence<T>& s, const Tile<T>& t, int r) {
-  return s.prior_from_counts ? s.prior + int64_t(t.first + r) * s.ld : s.allowed + r * s.ld;
+  return s.has_prior ? s.prior + int64_t(t.first + r) * s.ld : s.allowed + r * s.ld;
 }
 
 // A, P = A K, X = E U and the coefficients of S for the rows of a tile.

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rka_fast.ops import check, library
-from rka_fast.ops.arguments import Arguments
+from rka_fast.ops import check, library, relations
+from rka_fast.ops.arguments import Arguments, Relations
 from rka_fast.ops.backends import choose
 from rka_fast.ops.counts import counts_or_nan
 
@@ -68,15 +68,29 @@ class Kernels(NamedTuple):
     cooccurrence: Tensor | None = None
 
 
+class RelationFactor(NamedTuple):
+    """K, its factor and the prior of the shape, made by `relation_factor` for any number of calls.
+
+    correlation (B, m, m), factor (B, m, m): K and the lower L of K = L L'. Differentiable.
+    prior (B, H or 1, n, m), row t that of query t, or None without counts: the data part of the
+        shape, which has no gradient.
+    """
+
+    correlation: Tensor
+    factor: Tensor
+    prior: Tensor | None = None
+
+
 class Covariance(NamedTuple):
     """Sigma_t = diag(omega_t) K diag(omega_t), omega = softplus(query key' / sqrt(dh) + bias).
 
-    query (B, H, n, dh), key (B, H, m, dh), bias (H,).
+    query (B, H, n, dh), key (B, H, m, dh), bias (H,). kernels: the relations, or what
+    `relation_factor` has made of them under the same masks.
     """
 
     query: Tensor
     key: Tensor
-    kernels: Kernels
+    kernels: Kernels | RelationFactor
     bias: Tensor | None = None
 
 
@@ -220,6 +234,62 @@ def complete(
     return arguments
 
 
+def relation_factor(
+    kernels: Kernels,
+    *,
+    mask: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    is_causal: bool = False,
+    jitter: float = DEFAULT_JITTER,
+    check_counts: bool = True,
+    backend: str = "auto",
+) -> RelationFactor:
+    """K, its factor and the prior once, for all calls that share relations and masks.
+
+    `Covariance(query, key, relation_factor(kernels, ...))` in the place of `Covariance(query, key,
+    kernels)` gives the same results, where mask, key_padding_mask, is_causal and jitter are those
+    of the call: blocks and heads that relate the same items then factor K once, and the gradients
+    of their calls are summed before they go back through the factor. Keys that a call hides by its
+    bias are to be hidden here by the mask.
+
+    Args:
+        kernels, mask, key_padding_mask, is_causal, jitter, check_counts: as in
+            `kernelized_attention`, of queries that are the keys (n = m).
+        backend: "auto", "cpp" or "reference"; the others take no ready-made relations yet.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was expected and what was given.
+    """
+    if not isinstance(kernels, Kernels):
+        raise TypeError(
+            f"kernels: expected rka_fast.Kernels({', '.join(Kernels._fields)}), got "
+            f"{type(kernels).__name__}"
+        )
+    features = check.is_tensor("kernels.features", kernels.features)
+    if features.dim() != 3:
+        raise ValueError(
+            "kernels.features: expected 3 dimensions (batch, keys, width), got shape "
+            f"{tuple(features.shape)}"
+        )
+    x = features[:, None]
+    if mask is not None and check.is_tensor("mask", mask).dim() > 2:
+        x = x.expand(-1, mask.shape[-3], -1, -1)
+    if key_padding_mask is not None:
+        check.padding(key_padding_mask, Location(x, x))
+    last = 0 if is_causal else None
+    mask, padding = _normalise_masks(mask, key_padding_mask, last, Location(x, x))
+    made_of = Relations(
+        *_completed(kernels), mask=mask, padding=padding, causal=is_causal, jitter=float(jitter)
+    )
+    check.relations(made_of)
+    if check_counts and made_of.cooccurrence is not None:
+        made_of = made_of._replace(cooccurrence=counts_or_nan(made_of.cooccurrence, padding))
+    # Its backend is one that serves the calls: the others read no correlation.
+    name = choose(backend, Arguments(x, x, x, correlation=features))
+    correlation, factor, prior = relations.call(*made_of, name)
+    return RelationFactor(correlation, factor, None if kernels.cooccurrence is None else prior)
+
+
 def _share_heads(
     location: Location, value: Tensor, covariance: Covariance | None, shape: Shape | None
 ) -> tuple[Location, Tensor, Covariance | None, Shape | None]:
@@ -254,8 +324,24 @@ def as_seed(seed: Tensor | SupportsIndex | None, device: torch.device) -> Tensor
 
 
 def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) -> Arguments:
-    """The arguments with the spread of the logits; the weights of missing kernels dropped."""
-    kernels = covariance.kernels
+    """The arguments with the spread of the logits."""
+    a = a._replace(
+        scale_query=covariance.query,
+        scale_key=covariance.key,
+        scale_bias=covariance.bias,
+        shape_query=None if shape is None else shape.query,
+        shape_key=None if shape is None else shape.key,
+    )
+    if isinstance(covariance.kernels, RelationFactor):
+        for name, x in zip(("correlation", "factor"), covariance.kernels[:2], strict=True):
+            check.is_tensor(f"covariance.kernels.{name}", x)
+        return a._replace(**covariance.kernels._asdict())
+    kernels = _completed(covariance.kernels)
+    return a._replace(**kernels._asdict())
+
+
+def _completed(kernels: Kernels) -> Kernels:
+    """With concentration and mixture, the weights of missing kernels dropped."""
     features = check.is_tensor("covariance.kernels.features", kernels.features)
     dtype = torch.promote_types(features.dtype, torch.float32)
     mixture, concentration = kernels.mixture, kernels.concentration
@@ -269,18 +355,7 @@ def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) 
         if (first, end) != (0, 3):
             mixture = F.pad(mixture[:, first:end], (first, 3 - end))
         mixture = mixture / mixture.sum(-1, keepdim=True)
-    return a._replace(
-        scale_query=covariance.query,
-        scale_key=covariance.key,
-        scale_bias=covariance.bias,
-        shape_query=None if shape is None else shape.query,
-        shape_key=None if shape is None else shape.key,
-        features=features,
-        concentration=concentration,
-        mixture=mixture,
-        gate=kernels.gate,
-        cooccurrence=kernels.cooccurrence,
-    )
+    return kernels._replace(concentration=concentration, mixture=mixture)
 
 
 def _hide_far_below(

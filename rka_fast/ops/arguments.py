@@ -4,7 +4,7 @@ B sequences, H heads, n queries, m keys, dh head width, dv value width, df featu
 `csrc/binding.h` holds the same list for C++; a test compares the two.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 from torch import Tensor
 
@@ -30,8 +30,12 @@ class Arguments(NamedTuple):
     mixture: Tensor | None = None  # (B or 1, 3) weights of the counting, item and user kernel
     gate: Tensor | None = None  # (B, df) for the user kernel
     time_table: Tensor | None = None  # (H or 1, TIME_BUCKETS), added to the location by the bucket
+    # Ready-made, in the place of features, concentration, mixture, gate and cooccurrence:
+    correlation: Tensor | None = None  # (B, m, m) K
+    factor: Tensor | None = None  # (B, m, m) L of K = L L'; what is above its diagonal is not read
     # No gradient from here on.
     cooccurrence: Tensor | None = None  # (B, m, m) counts, diagonal = support
+    prior: Tensor | None = None  # (B, H or 1, n, m) of the shape, made of the cooccurrence
     mask: Tensor | None = None  # (B or 1, H or 1, n or 1, m) bool, True = may be attended
     padding: Tensor | None = None  # (B, m) bool, True = the key does not exist
     row_times: Tensor | None = None  # (B, n) int64 seconds, for time_table
@@ -59,9 +63,41 @@ _SCHEMA_TYPES = {
     float: "float",
     float | None: "float?",
 }
-SCHEMA = ", ".join(
-    f"{_SCHEMA_TYPES[kind]} {name}" for name, kind in Arguments.__annotations__.items()
-)
+
+
+def _schema(arguments: type) -> str:
+    return ", ".join(
+        f"{_SCHEMA_TYPES[kind]} {name}" for name, kind in get_type_hints(arguments).items()
+    )
+
+
+SCHEMA = _schema(Arguments)
+
+
+class Relations(NamedTuple):
+    """What correlation, factor and prior are made of, as fields of `Arguments`; n = m."""
+
+    features: Tensor
+    concentration: Tensor
+    mixture: Tensor
+    gate: Tensor | None = None
+    cooccurrence: Tensor | None = None
+    mask: Tensor | None = None
+    padding: Tensor | None = None
+    causal: bool = False
+    jitter: float = 1e-4
+
+    def as_call(self) -> Arguments:
+        """A call in which they arise; the features stand in for what it has beside them."""
+        heads = 1 if self.mask is None else self.mask.shape[1]
+        x = self.features[:, None].expand(-1, heads, -1, -1)
+        spread = dict.fromkeys(("scale_query", "scale_key", "shape_query", "shape_key"), x)
+        return Arguments(x, x, x, mode="mean", **spread, **self._asdict())
+
+
+RELATIONS_SCHEMA = _schema(Relations)
+MADE_OF = Relations._fields[: Relations._fields.index("mask")]
+"""The fields that a ready-made correlation leaves out."""
 
 
 def fold(name: str, grad: Tensor, argument: Tensor) -> Tensor:

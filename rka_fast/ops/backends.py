@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.arguments import Arguments, Relations
 from rka_fast.ops.native.cpp import Cpp
 from rka_fast.ops.native.cuda import Cuda
 from rka_fast.ops.reference import Reference
@@ -34,6 +34,24 @@ class Backend(Protocol):
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (Cpp(), Triton(), Cuda(), Reference())
+}
+
+
+class RelationBackend(Backend, Protocol):
+    """One that also makes correlation, factor and prior, and takes them ready-made."""
+
+    def relations(self, r: Relations) -> tuple[Tensor, Tensor, Tensor]: ...
+    def relations_backward(
+        self,
+        d_correlation: Tensor | None,
+        d_factor: Tensor | None,
+        needs: list[int],
+        r: Relations,
+    ) -> list[Tensor]: ...
+
+
+RELATION_BACKENDS: dict[str, RelationBackend] = {
+    backend.name: backend for backend in (Cpp(), Reference())
 }
 
 

@@ -11,10 +11,12 @@ from torch import Tensor
 from rka_fast.ops.arguments import (
     ACTIVATIONS,
     DIFFERENTIABLE,
+    MADE_OF,
     MODES,
     TENSORS,
     TIME_BUCKETS,
     Arguments,
+    Relations,
 )
 
 # The name under which the caller knows an argument of the schema.
@@ -32,6 +34,9 @@ _CALLER = {
     "mixture": "covariance.kernels.mixture",
     "gate": "covariance.kernels.gate",
     "cooccurrence": "covariance.kernels.cooccurrence",
+    "correlation": "covariance.kernels.correlation",
+    "factor": "covariance.kernels.factor",
+    "prior": "covariance.kernels.prior",
     "padding": "key_padding_mask",
     "time_table": "location.times.table",
     "row_times": "location.times.rows",
@@ -184,12 +189,16 @@ def call(a: Arguments) -> None:
 def _needed(a: Arguments) -> dict[str, tuple[str, ...]]:
     """Arguments that go together: what is given or chosen, and what it cannot do without."""
     kernels = ("scale_query", "scale_key", "features", "concentration", "mixture")
+    ready = ("correlation", "factor", "prior")
+    if any(getattr(a, name) is not None for name in ready):
+        _alone(a)
+        kernels = (*kernels[:2], *(ready[:2] if a.mode == "sample" else ready[:1]))
     needed = {
         "the noise": ("seed",) if a.mode == "sample" or a.dropout > 0.0 else (),
         "the mode": kernels[:2] if a.mode != "location" else (),
         "the covariance": kernels if a.mode == "sample" else (),
     }
-    for name in ("scale_key", "scale_bias", *kernels[2:], "gate", "cooccurrence"):
+    for name in ("scale_key", "scale_bias", *kernels[2:], "gate", "cooccurrence", *ready):
         if getattr(a, name) is not None:
             needed[name] = kernels
     if a.shape_query is not None or a.shape_key is not None:
@@ -197,6 +206,47 @@ def _needed(a: Arguments) -> dict[str, tuple[str, ...]]:
     if a.time_table is not None:
         needed["time_table"] = ("row_times", "key_times")
     return needed
+
+
+def _alone(a: Arguments) -> None:
+    for name in MADE_OF:
+        if getattr(a, name) is not None:
+            raise ValueError(
+                f"{name}: expected None beside a ready-made correlation, factor or prior, which "
+                "are made of it, got a tensor"
+            )
+
+
+def relations(r: Relations) -> None:
+    """Everything that correlation, factor and prior are made of."""
+    if is_tensor("features", r.features).dim() != 3:
+        raise ValueError(
+            "features: expected 3 dimensions (batch, keys, width), got shape "
+            f"{tuple(r.features.shape)}"
+        )
+    if r.mask is not None and is_tensor("mask", r.mask).dim() != 4:
+        raise ValueError(
+            "mask: expected 4 dimensions (batch, heads, queries, keys), got shape "
+            f"{tuple(r.mask.shape)}"
+        )
+    call(r.as_call())
+
+
+def relation_gradients(
+    d_correlation: Tensor | None, d_factor: Tensor | None, needs: list[int], r: Relations
+) -> None:
+    """The other arguments of the registered backward operator of the relations."""
+    batch, keys = r.features.shape[:2]
+    for name, x in (("d_correlation", d_correlation), ("d_factor", d_factor)):
+        if x is not None:
+            _expect(name, x, (batch, keys, keys))
+    differentiable = MADE_OF.index("cooccurrence")
+    for i in needs:
+        if not 0 <= i < differentiable or r[i] is None or needs.count(i) > 1:
+            raise ValueError(
+                "needs: expected positions of given arguments that have a gradient (0 to "
+                f"{differentiable - 1}), each once, got {needs}"
+            )
 
 
 def gradient(grad: Tensor, needs: list[int], a: Arguments) -> None:
@@ -277,7 +327,7 @@ def _shapes(a: Arguments) -> None:
         _expect("time_table", a.time_table, (a.time_table.shape[0], TIME_BUCKETS))
         _expect("row_times", a.row_times, (batch, rows))
         _expect("key_times", a.key_times, (batch, keys))
-    if a.features is not None:
+    if a.features is not None or a.correlation is not None:
         _spread_shapes(a, batch, heads, rows, keys)
 
 
@@ -293,6 +343,14 @@ def _spread_shapes(a: Arguments, batch: int, heads: int, rows: int, keys: int) -
             _expect("shape_query", a.shape_query, (batch, heads, rows, a.query.shape[3]))
         _expect("shape_query", a.shape_query, (batch, heads, rows, a.shape_query.shape[-1]))
         _expect("shape_key", a.shape_key, (batch, heads, keys, a.shape_query.shape[-1]))
+    if a.correlation is not None:
+        _expect("correlation", a.correlation, (batch, keys, keys))
+        if a.factor is not None:
+            _expect("factor", a.factor, (batch, keys, keys))
+        if a.prior is not None:
+            target = (batch, heads, rows, keys)
+            _broadcasts(_name("prior"), a.prior, target, dimensions=4)
+        return
     if a.features.dim() != 3 or a.features.shape[:2] != (batch, keys):
         raise ValueError(
             f"{_name('features')}: expected shape ({batch}, {keys}, feature width), "
@@ -327,6 +385,8 @@ def _dtypes(a: Arguments) -> None:
             raise TypeError(f"{_name(name)}: expected a float dtype, got {x.dtype}")
     if a.padding is not None:
         _boolean_padding(a.padding)
+    if a.prior is not None and not a.prior.is_floating_point():
+        raise TypeError(f"{_name('prior')}: expected a float dtype, got {a.prior.dtype}")
     counts = a.cooccurrence
     if counts is not None and (counts.dtype == torch.bool or counts.is_complex()):
         raise TypeError(f"{_name('cooccurrence')}: expected counts, got {counts.dtype}")

@@ -7,7 +7,7 @@ multiplication with its addition, and nothing for what is done element by elemen
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.arguments import Arguments, Relations
 
 Shapes: TypeAlias = Any  # `Arguments` whose tensors are given as their shapes
 
@@ -24,7 +24,7 @@ def forward(a: Shapes) -> int:
     if a.mode == "sample":
         products += keys  # X = E L'
     flops = 2 * batch * heads * rows * keys * products + batch * _kernels(a, keys)
-    if a.mode == "sample":
+    if a.mode == "sample" and a.factor is None:
         flops += batch * keys**3 // 3  # the factor
     return flops
 
@@ -48,7 +48,9 @@ def _spread_width(a: Shapes) -> int:
 def _kernels(a: Shapes, keys: int) -> int:
     """The Gram matrices of item and user kernel, and the prior's product of the counts."""
     grams = (a.features is not None) + (a.gate is not None)
-    products = grams * a.features[-1] + (keys if a.cooccurrence is not None else 0)
+    products = keys if a.cooccurrence is not None else 0
+    if grams:
+        products += grams * a.features[-1]
     return 2 * keys * keys * products
 
 
@@ -60,3 +62,18 @@ def of_forward(*arguments, out_shape: Sequence[int] | None = None, **_) -> int:
 def of_backward(grad, needs, *arguments, out_shape: Sequence | None = None, **_) -> int:
     """`backward` as the counter calls it."""
     return backward(Arguments(*arguments[:-1]))
+
+
+def relations(r: Shapes) -> int:
+    """The products of a ready-made correlation, factor and prior."""
+    batch, keys = r.features[:2]
+    return batch * (_kernels(r, keys) + keys**3 // 3)
+
+
+def of_relations(*arguments, out_shape: Sequence | None = None, **_) -> int:
+    return relations(Relations(*arguments[:-1]))
+
+
+def of_relations_backward(*arguments, out_shape: Sequence | None = None, **_) -> int:
+    """All of the forward pass again, and each product has two factors to pull back to."""
+    return 3 * relations(Relations(*arguments[3:-1]))

@@ -27,12 +27,12 @@ from rka_fast.ops.reference.attention import attention
 
 _ARGUMENTS = f"{SCHEMA}, str backend"
 
-_library = torch.library.Library("rka_fast", "FRAGMENT")
+fragment = torch.library.Library("rka_fast", "FRAGMENT")
 for _definition in (
     f"kernelized_attention({_ARGUMENTS}) -> Tensor",
     f"kernelized_attention_backward(Tensor grad, int[] needs, {_ARGUMENTS}) -> Tensor[]",
 ):
-    _library.define(_definition, tags=torch.Tag.pt2_compliant_tag)
+    fragment.define(_definition, tags=torch.Tag.pt2_compliant_tag)
 forward_op = torch.ops.rka_fast.kernelized_attention.default
 backward_op = torch.ops.rka_fast.kernelized_attention_backward.default
 
@@ -40,7 +40,7 @@ backward_op = torch.ops.rka_fast.kernelized_attention_backward.default
 def call(*arguments) -> Tensor:
     """The output for `Arguments` and the name of a backend, differentiable in every way."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore
-        if torch.onnx.is_in_onnx_export() or _plain.get():
+        if torch.onnx.is_in_onnx_export() or in_plain.get():
             return _in_plain_operators(Arguments(*arguments[:-1]))
         return forward_op(*arguments)
     if torch._C._are_functorch_transforms_active():
@@ -48,17 +48,17 @@ def call(*arguments) -> Tensor:
     return Eager.apply(*arguments)
 
 
-_plain: ContextVar[bool] = ContextVar("rka_fast_plain", default=False)
+in_plain: ContextVar[bool] = ContextVar("rka_fast_plain", default=False)
 
 
 @contextmanager
 def plain_operators() -> Iterator[None]:
     """Programs that are exported in this block hold PyTorch's operators in the place of ours."""
-    token = _plain.set(True)
+    token = in_plain.set(True)
     try:
         yield
     finally:
-        _plain.reset(token)
+        in_plain.reset(token)
 
 
 def _in_plain_operators(a: Arguments) -> Tensor:
@@ -68,7 +68,7 @@ def _in_plain_operators(a: Arguments) -> Tensor:
             "nothing. Put the model into evaluation, model.eval(), or export inside "
             "rka_fast.use_draws(model, 'mean')"
         )
-    with _own_precision(a.query):
+    with own_precision(a.query):
         return attention(a)
 
 
@@ -76,7 +76,7 @@ def _forward(*arguments) -> Tensor:
     a, backend = _checked(arguments)
     if _is_empty(a):
         return a.value.new_zeros((*a.query.shape[:3], a.value.shape[-1]))
-    with _own_precision(a.query):
+    with own_precision(a.query):
         return backend.forward(a)
 
 
@@ -87,7 +87,7 @@ def _backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
     if _is_empty(a):  # a shared argument has a gradient all the same
         given: Any = a
         return [given[i].new_zeros(given[i].shape) for i in needs]
-    with _own_precision(grad):
+    with own_precision(grad):
         return backend.backward(grad, needs, a)
 
 
@@ -106,7 +106,7 @@ def _is_empty(a: Arguments) -> bool:
     return 0 in a.query.shape[:3] or 0 in a.key.shape[2:3]
 
 
-def _own_precision(x: Tensor) -> torch.autocast:
+def own_precision(x: Tensor) -> torch.autocast:
     """Autocast must not round what a backend computes: the covariance would lose its rank."""
     return torch.autocast(x.device.type, enabled=False)
 
@@ -128,10 +128,10 @@ def _save(ctx, inputs: tuple, output: Tensor | None = None) -> None:
 def _differentiate(ctx, grad: Tensor, backward: Callable = backward_op) -> tuple:
     needs = list(compress(range(len(DIFFERENTIABLE)), ctx.needs_input_grad))
     inputs = (*ctx.saved_tensors, *ctx.options)  # checkpointing lets them be unpacked once
-    return _at(needs, backward(grad, needs, *inputs), len(inputs))
+    return placed(needs, backward(grad, needs, *inputs), len(inputs))
 
 
-def _at(positions: Sequence[int], values: Sequence, length: int) -> tuple:
+def placed(positions: Sequence[int], values: Sequence, length: int) -> tuple:
     """A tuple of `length` with the values at their positions and None elsewhere."""
     result = [None] * length
     for i, value in zip(positions, values, strict=True):
@@ -157,7 +157,7 @@ class Eager(torch.autograd.Function):
     def jvp(ctx, *tangents) -> Tensor:
         moved = [i for i in range(len(DIFFERENTIABLE)) if tangents[i] is not None]
         function, primals = _reference((*ctx.saved_tensors, *ctx.options), moved)
-        return _push(function, primals, tuple(tangents[i] for i in moved))
+        return push(function, primals, tuple(tangents[i] for i in moved))
 
 
 class Functional(Eager):
@@ -196,14 +196,14 @@ class FunctionalBackward(torch.autograd.Function):
         moved = [i for i in range(len(DIFFERENTIABLE)) if ctx.needs_input_grad[i + 2]]
         function, primals = _reference_gradients(ctx, moved)
         grad, *others = torch.func.vjp(function, *primals)[1](grads)
-        return grad, None, *_at(moved, others, len(ctx.needs_input_grad) - 2)
+        return grad, None, *placed(moved, others, len(ctx.needs_input_grad) - 2)
 
     @staticmethod
     def jvp(ctx, grad: Tensor | None, _, *tangents) -> tuple[Tensor, ...]:
         moved = [i for i in range(len(DIFFERENTIABLE)) if tangents[i] is not None]
         function, primals = _reference_gradients(ctx, moved)
         grad = torch.zeros_like(primals[0]) if grad is None else grad
-        return _push(function, primals, (grad, *(tangents[i] for i in moved)))
+        return push(function, primals, (grad, *(tangents[i] for i in moved)))
 
     @staticmethod
     def vmap(info, in_dims: tuple, *arguments):
@@ -226,7 +226,7 @@ def _reference(inputs: Sequence, moved: list[int]) -> tuple[Callable, tuple[Tens
         for i, x in zip(moved, primals, strict=True):
             given[i] = x
         a = Arguments(*given)
-        with _own_precision(a.query):
+        with own_precision(a.query):
             return attention(a)
 
     return function, tuple(inputs[i] for i in moved)
@@ -247,7 +247,7 @@ def _reference_gradients(ctx, moved: list[int]) -> tuple[Callable, tuple[Tensor,
     return gradients, (grad, *(inputs[i] for i in moved))
 
 
-def _push(function: Callable, primals: tuple, tangents: tuple):
+def push(function: Callable, primals: tuple, tangents: tuple):
     """The product of the Jacobian and the tangents, by reverse mode twice: levels nest freely."""
     output, pull, *_ = torch.func.vjp(function, *primals)
     zeros = tree_map(torch.zeros_like, output)
@@ -271,7 +271,7 @@ def _one_by_one(op: Callable, info, in_dims: tuple, arguments: tuple):
         tuple(stacked), (0,) * len(stacked))  # fmt: skip
 
 
-def _refuse(ctx, *grads) -> tuple:
+def refuse(ctx, *grads) -> tuple:
     raise RuntimeError(
         "kernelized_attention: a second derivative of a compiled, exported or traced call is not "
         "supported; call the function or module in eager mode, where it is computed by the "
@@ -279,17 +279,17 @@ def _refuse(ctx, *grads) -> tuple:
     )
 
 
-def _register(op, implementation, fake, differentiate, setup_context) -> None:
+def register(op, implementation, fake, differentiate, setup_context) -> None:
     name = op._schema.name
-    _library.impl(op.name().split("::")[1], implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(name, fake, lib=_library)
-    torch.library.register_autograd(name, differentiate, setup_context=setup_context, lib=_library)
+    fragment.impl(op.name().split("::")[1], implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(name, fake, lib=fragment)
+    torch.library.register_autograd(name, differentiate, setup_context=setup_context, lib=fragment)
     torch.library.register_vmap(
-        name, lambda info, dims, *arguments: _one_by_one(op, info, dims, arguments), lib=_library
+        name, lambda info, dims, *arguments: _one_by_one(op, info, dims, arguments), lib=fragment
     )
 
 
-_register(forward_op, _forward, _fake_forward, _differentiate, _save)
-_register(backward_op, _backward, _fake_backward, _refuse, None)
+register(forward_op, _forward, _fake_forward, _differentiate, _save)
+register(backward_op, _backward, _fake_backward, refuse, None)
 register_flop_formula(torch.ops.rka_fast.kernelized_attention)(flops.of_forward)
 register_flop_formula(torch.ops.rka_fast.kernelized_attention_backward)(flops.of_backward)

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,39 +16,43 @@ import torch
 
 import rka_fast
 from rka_fast import native
-from rka_fast.ops.arguments import DIFFERENTIABLE, TENSORS
+from rka_fast.ops.arguments import DIFFERENTIABLE, MADE_OF, TENSORS
 from rka_fast.ops.check import _CALLER
 
 HERE = Path(__file__).resolve()
 B, H, N, M, W, F = 2, 2, 5, 5, 3, 4
 
 
-def right() -> dict:
-    """A call with everything, by name."""
+READY = ("correlation", "factor", "prior")
+
+
+def right(ready: bool = False) -> dict:
+    """A call with everything, by name: the relations as what they are made of, or ready-made."""
 
     def new(*shape: int) -> torch.Tensor:
         return torch.rand(*shape)
 
-    return {
+    call = {
         "query": new(B, H, N, W), "key": new(B, H, M, W), "value": new(B, H, M, W),
         "bias": new(B, 1, N, M), "scale_query": new(B, H, N, W), "scale_key": new(B, H, M, W),
         "scale_bias": new(H), "shape_query": new(B, H, N, W), "shape_key": new(B, H, M, W),
         "features": new(B, M, F), "concentration": new(2) + 1, "mixture": torch.ones(B, 3) / 3,
         "gate": new(B, F), "time_table": new(H, 129),
+        "correlation": torch.eye(M).expand(B, M, M), "factor": torch.eye(M).expand(B, M, M),
         "cooccurrence": torch.eye(M).expand(B, M, M).contiguous() * 4,
-        "mask": torch.ones(B, H, N, M, dtype=torch.bool),
+        "prior": new(B, 1, N, M), "mask": torch.ones(B, H, N, M, dtype=torch.bool),
         "padding": torch.zeros(B, M, dtype=torch.bool),
         "row_times": torch.arange(B * N).view(B, N), "key_times": torch.arange(B * M).view(B, M),
         "seed": torch.tensor(3), "causal": True, "mode": "sample", "activation": "tanh",
         "dropout": 0.1, "jitter": 1e-4, "scale": None, "row_offset": 0,
     }  # fmt: skip
+    return call | dict.fromkeys(MADE_OF if ready else READY)
 
 
-def wrong(target: str) -> list[tuple[str, dict]]:
+def wrong_tensors(target: str, call: dict, names: Iterable[str]) -> list[tuple[str, dict]]:
     """(the argument at fault, changes to the right call)."""
-    call = right()
     found = []
-    for name in TENSORS:
+    for name in names:
         x = call[name]
         longer = torch.cat((x, x), -1) if x.dim() else x.expand(2)
         if name != "value":  # a wider one is another call
@@ -64,8 +69,19 @@ def wrong(target: str) -> list[tuple[str, dict]]:
         if target == "native":  # the fake kernel of the others takes these
             found.append((name, {name: x.to("meta")}))
         if name not in ("query", "key", "value", "bias", "scale_bias", "gate", "cooccurrence",
-                        "mask", "padding", "time_table"):  # fmt: skip
+                        "mask", "padding", "time_table", "prior"):  # fmt: skip
             found.append((name, {name: None}))
+    return found
+
+
+def wrong(target: str) -> list[tuple[str, dict]]:
+    """(the argument at fault, changes to the right call)."""
+    call, ready = right(), right(ready=True)
+    found = wrong_tensors(target, call, [name for name in TENSORS if name not in READY])
+    for name, changes in wrong_tensors(target, ready, READY):
+        found.append((name, ready | changes))
+    for name in MADE_OF:
+        found.append((name, ready | {name: call[name]}))
     found += [
         ("mode", {"mode": "median"}), ("activation", {"activation": "gelu"}),
         ("dropout", {"dropout": 1.0}), ("dropout", {"dropout": -0.5}),
@@ -103,6 +119,7 @@ def answers(target: str) -> list[str]:
 
     call, grad, said = right(), torch.ones(B, H, N, W), []
     assert forward(*call.values(), *last).isfinite().all()
+    assert forward(*right(ready=True).values(), *last).isfinite().all()
     for _, changes in wrong(target):
         values = (*(call | changes).values(), *last)
         said.append(attempt(forward, *values))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rka_fast import native
-from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.arguments import Arguments, Relations
 
 
 class Cpp:
@@ -24,6 +24,21 @@ class Cpp:
 
     def backward(self, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
         return _operators().attention_cpp_backward(grad, needs, *_with_float_counts(a))
+
+    def relations(self, r: Relations) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(_operators().relations_cpp(*_with_float_counts(r.as_call())))
+
+    def relations_backward(
+        self,
+        d_correlation: Tensor | None,
+        d_factor: Tensor | None,
+        needs: list[int],
+        r: Relations,
+    ) -> list[Tensor]:
+        positions = [Arguments._fields.index(Relations._fields[i]) for i in needs]
+        return _operators().relations_cpp_backward(
+            d_correlation, d_factor, positions, *_with_float_counts(r.as_call())
+        )
 
 
 def _operators():

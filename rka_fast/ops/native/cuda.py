@@ -7,7 +7,7 @@ from rka_fast import native
 from rka_fast.ops import limits
 from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments, fold
 
-UNREAD = ("time_table", "scale", "row_offset")
+UNREAD = ("time_table", "scale", "row_offset", "correlation", "factor", "prior")
 # Arguments with batch, head and row strides; the rest are small and become contiguous float32.
 _STRIDED = ("query", "key", "value", "scale_query", "scale_key", "shape_query", "shape_key")
 _SMALL = ("scale_bias", "features", "concentration", "mixture", "gate", "cooccurrence")

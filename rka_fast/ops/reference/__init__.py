@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from rka_fast.ops.arguments import Arguments
-from rka_fast.ops.reference import attention
+from rka_fast.ops.arguments import Arguments, Relations
+from rka_fast.ops.reference import attention, relations
 
 
 class Reference:
@@ -20,3 +20,15 @@ class Reference:
 
     def backward(self, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
         return attention.attention_backward(grad, needs, a)
+
+    def relations(self, r: Relations) -> tuple[Tensor, Tensor, Tensor]:
+        return relations.relations(r)
+
+    def relations_backward(
+        self,
+        d_correlation: Tensor | None,
+        d_factor: Tensor | None,
+        needs: list[int],
+        r: Relations,
+    ) -> list[Tensor]:
+        return relations.relations_backward(d_correlation, d_factor, needs, r)

@@ -33,12 +33,9 @@ _DERIVATIVES = {
 }
 
 
-def attention(a: Arguments, factor: Tensor | None = None) -> Tensor:
-    """softmax(Z) V of shape (batch, heads, queries, value width), in value's dtype.
-
-    factor: that of K (batch, keys, keys) where it is there already, not to be made again.
-    """
-    return _forward(prepare(a), factor).output.to(a.value.dtype)
+def attention(a: Arguments) -> Tensor:
+    """softmax(Z) V of shape (batch, heads, queries, value width), in value's dtype."""
+    return _forward(prepare(a)).output.to(a.value.dtype)
 
 
 def attention_backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
@@ -71,7 +68,7 @@ def attention_backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Ten
     if a.padding is not None:
         for name in ("key", "value", "scale_key", "shape_key"):
             grads[name] = _blank(grads[name], a.padding)
-    return [_like(grads[DIFFERENTIABLE[i]], original[i]) for i in needs]
+    return [like(grads[DIFFERENTIABLE[i]], original[i]) for i in needs]
 
 
 def scores(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
@@ -110,7 +107,7 @@ def prepare(a: Arguments) -> Arguments:
     What such a key holds (even NaN) must reach neither values nor gradients.
     """
     dtype = torch.promote_types(a.query.dtype, torch.float32)
-    floats = (*DIFFERENTIABLE, "cooccurrence")
+    floats = (*DIFFERENTIABLE, "cooccurrence", "prior")
     a = a._replace(
         **{n: x.to(dtype) for n in floats if (x := getattr(a, n)) is not None},
     )
@@ -153,7 +150,7 @@ class Forward(NamedTuple):
     bucket: Tensor | None  # (batch, rows, keys) of the relative times
 
 
-def _forward(a: Arguments, factor: Tensor | None = None) -> Forward:
+def _forward(a: Arguments) -> Forward:
     f = _ACTIVATIONS[a.activation]
     allowed = allowed_pairs(a)
     spread = bucket = keep = None
@@ -165,7 +162,7 @@ def _forward(a: Arguments, factor: Tensor | None = None) -> Forward:
         bucket = times.buckets(a.row_times, a.key_times)
         z = z + times.bias(a.time_table, bucket)
     if a.mode != "location":
-        spread = _spread(a, allowed, f, factor)
+        spread = _spread(a, allowed, f)
         z = z + softplus(spread.scale) * spread.deviates
     weights = masked_softmax(z, allowed)
     if a.dropout > 0.0:
@@ -176,15 +173,15 @@ def _forward(a: Arguments, factor: Tensor | None = None) -> Forward:
 
 
 def correlation_of(a: Arguments) -> Tensor:
-    """K of the keys: (batch, keys, keys)."""
+    """K of the keys, made or given: (batch, keys, keys)."""
+    if a.correlation is not None:
+        return a.correlation
     return covariance.correlation(
         a.features, a.concentration, a.mixture, a.gate, a.cooccurrence, a.padding, a.jitter
     )
 
 
-def _spread(
-    a: Arguments, allowed: Tensor, f: Callable[[Tensor], Tensor], factor: Tensor | None
-) -> Spread:
+def _spread(a: Arguments, allowed: Tensor, f: Callable[[Tensor], Tensor]) -> Spread:
     scale = scores(a.scale_query, a.scale_key)
     if a.scale_bias is not None:
         scale = scale + a.scale_bias[:, None, None]
@@ -193,7 +190,9 @@ def _spread(
     if a.shape_query is not None:
         shape = scores(a.shape_query, a.shape_key)
         prior = allowed.to(shape.dtype)
-        if a.cooccurrence is not None:
+        if a.prior is not None:
+            prior = torch.where(allowed, a.prior, 0.0)
+        elif a.cooccurrence is not None:
             prior = covariance.shape_prior(a.cooccurrence, allowed, a.row_offset)
         alpha = f(shape) * prior
         skew = skew_normal.skewness(alpha, correlation)
@@ -201,7 +200,10 @@ def _spread(
     if a.mode == "mean":  # of normal logits it is the location
         return c if c.skew is None else c._replace(deviates=skew_normal.mean(c.skew))
     batch, heads, _, keys = scale.shape
-    factor = covariance.cholesky(correlation, a.jitter) if factor is None else factor.unsqueeze(1)
+    if a.factor is None:
+        factor = covariance.cholesky(correlation, a.jitter)
+    else:  # laid out by columns, as LAPACK's are: the same products to the bit
+        factor = a.factor.tril().mT.contiguous().mT.unsqueeze(1)
     noise = philox.normals(a.seed, batch, heads, _positions(a), keys, scale.dtype)
     c = c._replace(factor=factor, noise=noise)
     if c.skew is None:
@@ -235,7 +237,10 @@ def _spread_backward(
             d_deviates, c.alpha, c.correlation, c.skew, c.noise, c.draw
         )
         d_correlation, d_factor = d_correlation.sum(1), d_factor.sum(1)
-    if d_factor is not None:
+    if a.correlation is not None:
+        grads["correlation"] = d_correlation
+        grads["factor"] = None if d_factor is None else d_factor.tril()
+    elif d_factor is not None:
         through_factor = covariance.cholesky_backward(d_factor, c.factor.squeeze(1))
         d_correlation = through_factor if d_correlation is None else d_correlation + through_factor
     if d_alpha is not None:
@@ -243,6 +248,8 @@ def _spread_backward(
         grads["shape_query"], grads["shape_key"] = _scores_backward(
             d_shape, a.shape_query, a.shape_key
         )
+    if a.correlation is not None:
+        return
     names = ("features", "concentration", "mixture", "gate")
     grads.update(
         zip(
@@ -272,7 +279,7 @@ def _blank(x: Tensor | None, padding: Tensor) -> Tensor | None:
     return None if x is None else x.masked_fill(padding[:, None, :, None], 0.0)
 
 
-def _like(grad: Tensor | None, argument: Tensor) -> Tensor:
+def like(grad: Tensor | None, argument: Tensor) -> Tensor:
     """The gradient as the argument's own dtype; zeros where the argument had no effect."""
     if grad is None:
         return argument.new_zeros(argument.shape)  # contiguous, as the fake kernel says

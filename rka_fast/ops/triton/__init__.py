@@ -19,7 +19,7 @@ from rka_fast.ops import limits
 from rka_fast.ops.arguments import Arguments
 
 AMD = "gfx942"
-UNREAD = ("time_table", "scale", "row_offset")  # arguments
+UNREAD = ("time_table", "scale", "row_offset", "correlation", "factor", "prior")  # arguments
 
 
 class Triton:
