@@ -279,7 +279,11 @@ def relation_factor(
     last = 0 if is_causal else None
     mask, padding = _normalise_masks(mask, key_padding_mask, last, Location(x, x))
     made_of = Relations(
-        *_completed(kernels), mask=mask, padding=padding, causal=is_causal, jitter=float(jitter)
+        **_completed(kernels)._asdict(),
+        mask=mask,
+        padding=padding,
+        causal=is_causal,
+        jitter=float(jitter),
     )
     check.relations(made_of)
     if check_counts and made_of.cooccurrence is not None:

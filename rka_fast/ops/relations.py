@@ -74,7 +74,7 @@ def _backward(
     r, backend = _checked(arguments)
     check.relation_gradients(d_correlation, d_factor, needs, r)
     if r.features.shape[0] == 0 or r.features.shape[1] == 0:
-        return [r[i].new_zeros(r[i].shape) for i in needs]
+        return [arguments[i].new_zeros(arguments[i].shape) for i in needs]
     with own_precision(r.features):
         return backend.relations_backward(d_correlation, d_factor, needs, r)
 

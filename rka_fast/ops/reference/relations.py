@@ -3,6 +3,8 @@
 # The tensors of a call made by `Relations.as_call` are there.
 # pyright: reportArgumentType=false
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,8 @@ def relations_backward(
     if d_factor is not None:
         factor = covariance.cholesky(covariance.correlation(*of_correlation), a.jitter)
         total = total + covariance.cholesky_backward(d_factor.to(factor.dtype), factor)
+    given: Any = r
     if d_correlation is None and d_factor is None:
-        return [r[i].new_zeros(r[i].shape) for i in needs]
+        return [like(None, given[i]) for i in needs]
     grads = covariance.correlation_backward(total, *of_correlation)
-    return [like(grads[i], r[i]) for i in needs]
+    return [like(grads[i], given[i]) for i in needs]
