@@ -71,6 +71,7 @@ def relations(r: Shapes) -> int:
 
 
 def of_relations(*arguments, out_shape: Sequence | None = None, **_) -> int:
+    """Of the registered operator that makes the relations."""
     return relations(Relations(*arguments[:-1]))
 
 

@@ -272,14 +272,16 @@ def _one_by_one(op: Callable, info, in_dims: tuple, arguments: tuple):
 
 
 def refuse(ctx, *grads) -> tuple:
+    """In the place of the derivative that a registered backward operator does not have."""
     raise RuntimeError(
-        "kernelized_attention: a second derivative of a compiled, exported or traced call is not "
+        "rka_fast: a second derivative of a compiled, exported or traced call is not "
         "supported; call the function or module in eager mode, where it is computed by the "
         "reference"
     )
 
 
 def register(op, implementation, fake, differentiate, setup_context) -> None:
+    """The operator's implementation, its rules for tracing and autograd, and vmap as a loop."""
     name = op._schema.name
     fragment.impl(op.name().split("::")[1], implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(name, fake, lib=fragment)
