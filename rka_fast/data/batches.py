@@ -23,7 +23,8 @@ class Batch(NamedTuple):
     users: int64 (B,), -1 for a person without training events.
     items: int64 (B, n), left padded with 0.
     targets: int64 (B, n), the item after every position; 0 = none.
-    negatives: int64 (B, n, k), items outside the user's training set; 0 where there is no target.
+    negatives: int64 (B, n, k), items outside the user's training set, 0 where there is no target;
+        (B, k), the same for all positions of a sequence; or (k,), any items, for all of a batch.
     cooccurrence: float32 (B, n, n), counts at every pair of positions.
     kernel_items: int64 (S,), distinct items of the batch; kernel_counts: float32 (S, S), plain
         counts between them.
@@ -49,6 +50,8 @@ class Batcher:
     cooccurrence: None leaves the counts out of every batch.
     max_length: n, the width of every batch; longer histories keep their last n items.
     negatives: k per position, uniform over items outside the user's training set.
+    shared_negatives: "none"; or "sequence", k for all positions of a user together; or "batch", k
+        for all of a batch, uniform over all items.
     leave_self_out: take a training user's own contribution out of its counts.
     kernel_loss: add up to `kernel_items` distinct items of the batch and their plain counts.
     """
@@ -63,11 +66,13 @@ class Batcher:
         leave_self_out: bool = True,
         kernel_loss: bool = False,
         kernel_items: int = 512,
+        shared_negatives: str = "none",
     ):
         if kernel_loss and cooccurrence is None:
             raise ValueError("kernel_loss=True needs cooccurrence, got None")
         num_items = split.sequences.num_items
-        if negatives and split.training_items.distinct.max() >= num_items:
+        of_user = negatives and shared_negatives != "batch"
+        if of_user and split.training_items.distinct.max() >= num_items:
             user = split.sequences.user_ids[split.training_items.distinct.argmax()]
             raise DataError(
                 f"user {user!r} trains on all {num_items} items, so no negative is left; "
@@ -77,7 +82,7 @@ class Batcher:
         self.cooccurrence = cooccurrence
         self.max_length = max_length
         self.seed = seed
-        self.negatives = negatives
+        self.negatives, self.shared_negatives = negatives, shared_negatives
         self.leave_self_out = leave_self_out
         self.kernel_loss = kernel_loss
         self.kernel_items = kernel_items
@@ -162,18 +167,23 @@ class Batcher:
     def _negatives(
         self, users: np.ndarray, targets: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """Draw, and draw again what the user has trained on: uniform over the rest."""
+        """As `Batch.negatives`; what the user has trained on is drawn again."""
+        num_items = self.split.sequences.num_items
+        if self.shared_negatives == "batch":
+            return rng.integers(1, num_items, self.negatives, endpoint=True)
         row, position = np.nonzero(targets)
-        owner = np.repeat(users[row], self.negatives)
+        per_user = self.shared_negatives == "sequence"
+        owner = np.repeat(users if per_user else users[row], self.negatives)
         drawn = np.empty(len(owner), np.int64)
         pending = np.arange(len(owner))
         while len(pending):
-            drawn[pending] = rng.integers(
-                1, self.split.sequences.num_items, len(pending), endpoint=True
-            )
+            drawn[pending] = rng.integers(1, num_items, len(pending), endpoint=True)
             pending = pending[self.split.training_items.contains(owner[pending], drawn[pending])]
+        drawn = drawn.reshape(-1, self.negatives)
+        if per_user:
+            return drawn
         negatives = np.zeros((*targets.shape, self.negatives), np.int64)
-        negatives[row, position] = drawn.reshape(-1, self.negatives)
+        negatives[row, position] = drawn
         return negatives
 
 

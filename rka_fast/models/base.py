@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rka_fast.models.losses import STATE_LOSSES, recommendation_loss
+from rka_fast.models.losses import (
+    DEFAULT_OPTIONS,
+    STATE_LOSSES,
+    LossOptions,
+    recommendation_loss,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,6 +40,7 @@ class Recommender(nn.Module):
     trains: ClassVar[bool] = True
     uses_cooccurrence: ClassVar[bool] = False  # wants Batch.cooccurrence
     has_attention: ClassVar[bool] = False  # its blocks are those of a transformer
+    loss_options: LossOptions = DEFAULT_OPTIONS
 
     @classmethod
     def settings(cls) -> dict[str, Any]:
@@ -50,7 +56,11 @@ class Recommender(nn.Module):
             getattr(split.sequences, p.name) for p in parameters if p.kind is not p.KEYWORD_ONLY
         ]
         settings = {name: getattr(config, name) for name in cls.settings() if hasattr(config, name)}
-        return cls(*sizes, **settings)
+        model = cls(*sizes, **settings)
+        options = {name: getattr(config, name, None) for name in LossOptions._fields}
+        given = {name: value for name, value in options.items() if value is not None}
+        model.loss_options = DEFAULT_OPTIONS._replace(**given)
+        return model
 
     @property
     def uses_kernel_loss(self) -> bool:
@@ -81,10 +91,15 @@ class Recommender(nn.Module):
         loss: a name out of `losses`.
         """
         wanted = batch.targets > 0
-        negatives = None if batch.negatives is None else batch.negatives[wanted]
+        negatives, rows = batch.negatives, None
+        if negatives is not None and negatives.dim() == 3:
+            negatives = negatives[wanted]
+        elif negatives is not None and negatives.dim() == 2:
+            rows = wanted.nonzero()[:, 0]
         main = recommendation_loss(
-            loss, self.encode(batch)[wanted], batch.targets[wanted], self.item_vectors(), negatives
-        )
+            loss, self.encode(batch)[wanted], batch.targets[wanted], self.item_vectors(),
+            negatives, rows, self.loss_options,
+        )  # fmt: skip
         if not (extra := self.extra_losses(batch)):
             return {"loss": main}
         return {"loss": sum(extra.values(), start=main), "recommendation": main, **extra}

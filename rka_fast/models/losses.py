@@ -1,81 +1,177 @@
 """Losses on states: what the next item is, and what the item kernel must explain.
 
 Shapes: P positions, k negatives each. states (P, width); targets (P,) in 1..num_items; vectors
-(num_items + 1, width), row 0 is padding; negatives (P, k), None for a loss that compares with all
-items. Each loss is a mean over the positions.
+(num_items + 1, width), row 0 is padding. Each loss is a mean over the positions.
 """
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+WHOLE = 2**28
+"""Products of states and items up to which cross-entropy holds them all: 1 GiB in float32."""
+
+CHUNK = 2**25
+"""Products that it holds at once where there are more."""
 
 
-def cross_entropy(
-    states: Tensor, targets: Tensor, vectors: Tensor, negatives: Tensor | None
-) -> Tensor:
-    """Softmax cross-entropy over all items."""
-    return F.cross_entropy(states @ vectors[1:].T, targets - 1)
+class LossOptions(NamedTuple):
+    """What a loss reads beside its inputs.
+
+    calibration: t of gbce, from 0 (binary cross-entropy) to 1 (calibrated probabilities).
+    log_q: whether sampled_ce weighs the negatives for how rarely an item is drawn.
+    """
+
+    calibration: float = 0.75
+    log_q: bool = False
 
 
-def binary_cross_entropy(
-    states: Tensor, targets: Tensor, vectors: Tensor, negatives: Tensor | None
-) -> Tensor:
+DEFAULT_OPTIONS = LossOptions()
+
+
+class Scores(NamedTuple):
+    """Of the targets, (P,), and of their negatives, (P, k); -inf where one is the target itself."""
+
+    targets: Tensor
+    negatives: Tensor
+
+
+def cross_entropy(states: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
+    """Softmax cross-entropy over all items.
+
+    Above `WHOLE` products in chunks of positions, whose products are computed again in the
+    backward pass, so that memory does not grow with positions times items.
+    """
+    items = vectors[1:]
+    if len(states) * len(items) <= WHOLE:
+        return F.cross_entropy(states @ items.T, targets - 1)
+
+    def of_some(some_states: Tensor, some_targets: Tensor) -> Tensor:
+        return F.cross_entropy(some_states @ items.T, some_targets - 1, reduction="sum")
+
+    size = max(1, CHUNK // len(items))
+    chunks = zip(states.split(size), targets.split(size), strict=True)
+    sums = [
+        checkpoint(of_some, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in chunks
+    ]
+    return torch.stack(sums).sum() / len(states)
+
+
+def binary_cross_entropy(scores: Scores, num_items: int, options: LossOptions) -> Tensor:
     """Of the target as a positive, and of the negatives, each averaged (SASRec)."""
-    scores = candidate_scores(states, targets, vectors, negatives)
-    return F.softplus(-scores[:, 0]).mean() + F.softplus(scores[:, 1:]).mean()
+    return F.softplus(-scores.targets).mean() + F.softplus(scores.negatives).mean()
 
 
-def sampled_cross_entropy(
-    states: Tensor, targets: Tensor, vectors: Tensor, negatives: Tensor | None
+def generalised_binary_cross_entropy(
+    scores: Scores, num_items: int, options: LossOptions
 ) -> Tensor:
-    """Softmax cross-entropy over the target and its negatives."""
-    scores = candidate_scores(states, targets, vectors, negatives)
-    return (scores.logsumexp(-1) - scores[:, 0]).mean()
+    """-(beta log sigma(s+) + sum log(1 - sigma(s-))) / (k + 1), beta = alpha t - t + 1.
+
+    alpha = k / (num_items - 1) is the share of the items that are drawn, t the calibration: with
+    t = 1 the probabilities are calibrated in spite of the drawing (gSASRec, Petrov and Macdonald,
+    RecSys 2023, arXiv 2308.07192).
+    """
+    k, t = scores.negatives.shape[1], options.calibration
+    beta = 1.0 - t * (1.0 - k / (num_items - 1))
+    positive = beta * F.softplus(-scores.targets)
+    return (positive + F.softplus(scores.negatives).sum(-1)).mean() / (k + 1)
+
+
+def sampled_cross_entropy(scores: Scores, num_items: int, options: LossOptions) -> Tensor:
+    """Softmax cross-entropy over the target and its negatives.
+
+    With options.log_q a negative's score is lowered by the logarithm of how often it is drawn,
+    k / (num_items - 1), so that the negatives stand for all items but the target.
+    """
+    negatives = scores.negatives
+    if options.log_q:
+        negatives = negatives - math.log(negatives.shape[1] / (num_items - 1))
+    every = torch.cat((scores.targets[:, None], negatives), dim=1)
+    return (every.logsumexp(-1) - scores.targets).mean()
 
 
 def candidate_scores(
-    states: Tensor, targets: Tensor, vectors: Tensor, negatives: Tensor | None
-) -> Tensor:
-    """Inner products (P, 1 + k) of the states with the target, first, and its negatives."""
-    if negatives is None:
-        raise ValueError("negatives: expected a tensor (P, k), got None")
-    candidates = torch.cat((targets[:, None], negatives), dim=1)  # one look-up, one gradient
-    return (F.embedding(candidates, vectors) @ states.unsqueeze(-1)).squeeze(-1)
+    states: Tensor, targets: Tensor, vectors: Tensor, negatives: Tensor, rows: Tensor | None = None
+) -> Scores:
+    """Inner products of the states with their targets and negatives.
+
+    negatives: (P, k), of each position; (k,), shared by all; or, with rows (P,) ascending in
+    0..B-1, (B, k), shared by the positions of a row. Shared ones are a matrix product.
+    """
+    if negatives.dim() == 2 and rows is None:
+        candidates = torch.cat((targets[:, None], negatives), dim=1)  # one look-up, one gradient
+        scores = (F.embedding(candidates, vectors) @ states.unsqueeze(-1)).squeeze(-1)
+        return Scores(scores[:, 0], scores[:, 1:])
+    found, drawn = F.embedding(negatives, vectors), negatives
+    if rows is None:
+        scores = states @ found.T
+    else:
+        lengths = rows.bincount(minlength=len(negatives))
+        place = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
+        padded = states.new_zeros(len(negatives), int(lengths.max()), states.shape[1])
+        padded = padded.index_put((rows, place), states)
+        scores, drawn = (padded @ found.mT)[rows, place], negatives[rows]
+    positive = (F.embedding(targets, vectors) * states).sum(-1)
+    return Scores(positive, scores.masked_fill(drawn == targets[:, None], -torch.inf))
 
 
 class Loss(NamedTuple):
-    """compute: as above; None where the model that has the loss computes it itself.
+    """compute: of the scores, the number of items and the options; None where the loss needs no
+    negatives, or where the model that has it computes it itself.
 
     negatives: sampled per position unless told otherwise; 0 where there are none to sample.
     """
 
-    compute: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] | None
+    compute: Callable[[Scores, int, LossOptions], Tensor] | None = None
     negatives: int = 0
 
 
 LOSSES = {
-    "ce": Loss(cross_entropy),
+    "ce": Loss(),
     "bce": Loss(binary_cross_entropy, negatives=1),
+    "gbce": Loss(generalised_binary_cross_entropy, negatives=256),
     "sampled_ce": Loss(sampled_cross_entropy, negatives=128),
-    "hinge": Loss(None, negatives=1),  # of distances with a margin (AttRec)
+    "hinge": Loss(negatives=1),  # of distances with a margin (AttRec)
 }
 """The losses by the name of the setting `loss`; `Recommender.losses` says which a model can use."""
 
-STATE_LOSSES = tuple(name for name, loss in LOSSES.items() if loss.compute)
+STATE_LOSSES = ("ce", *(name for name, loss in LOSSES.items() if loss.compute))
 """Those that are computed from states and item vectors."""
+
+SHARING = ("none", "sequence", "batch")
+"""Who shares negatives: nobody, the positions of a sequence, or all of a batch."""
 
 
 def recommendation_loss(
-    loss: str, states: Tensor, targets: Tensor, vectors: Tensor, negatives: Tensor | None
+    loss: str,
+    states: Tensor,
+    targets: Tensor,
+    vectors: Tensor,
+    negatives: Tensor | None,
+    rows: Tensor | None = None,
+    options: LossOptions = DEFAULT_OPTIONS,
 ) -> Tensor:
-    """The loss of this name. Raises ValueError for one that is not computed from states."""
-    compute = LOSSES[loss].compute if loss in LOSSES else None
-    if compute is None:
+    """The loss of this name; negatives and rows as in `candidate_scores`, None for "ce".
+
+    Raises ValueError for a loss that is not computed from states, or lacks its negatives.
+    """
+    if loss not in STATE_LOSSES:
         raise ValueError(f"loss: expected one of {', '.join(STATE_LOSSES)}, got {loss!r}")
-    return compute(states, targets, vectors, negatives)
+    compute = LOSSES[loss].compute
+    if compute is None:
+        return cross_entropy(states, targets, vectors)
+    if negatives is None:
+        raise ValueError(f"negatives: expected a tensor with loss {loss!r}, got None")
+    scores = candidate_scores(states, targets, vectors, negatives, rows)
+    return compute(scores, len(vectors) - 1, options)
 
 
 def kernel_loss(vectors: Tensor, counts: Tensor, concentration: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from rka_fast.data.split_rules import BOUNDARIES, SPLITS, TARGETS
 from rka_fast.errors import ConfigError, hint
 from rka_fast.files import stem
 from rka_fast.models import MODELS
-from rka_fast.models.losses import LOSSES
+from rka_fast.models.losses import LOSSES, SHARING, STATE_LOSSES
 from rka_fast.models.rksa import parse_kernels
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
 
@@ -44,6 +44,9 @@ TRAINING = {
     "save_every": None,
 }
 """Settings of the training loop, with the defaults of models that have none of their own."""
+
+NEGATIVE_LOSSES = tuple(name for name in STATE_LOSSES if LOSSES[name].negatives)
+"""Losses of which positions can share negatives."""
 
 SYNTHETIC_EPOCHS = 12
 """The most epochs by default on synthetic data."""
@@ -220,8 +223,8 @@ class Config:
     )
     loss: str | None = setting(
         "loss",
-        "Cross-entropy over all items, binary cross-entropy, cross-entropy over sampled items, or "
-        "the hinge of distances.",
+        "Cross-entropy over all items, binary cross-entropy, the same with calibration, "
+        "cross-entropy over sampled items, or the hinge of distances.",
         choices=LOSSES,
     )
     negatives: int | None = setting(
@@ -230,6 +233,23 @@ class Config:
         + ", ".join(f"{of.negatives} for {name}" for name, of in LOSSES.items() if of.negatives)
         + ".",
         rule=COUNT,
+    )
+    shared_negatives: str | None = setting(
+        "loss",
+        "Draw negatives for every position, or once for the positions of a sequence, or for all of "
+        "a batch: a matrix product in place of a look-up.",
+        choices=SHARING,
+    )
+    calibration: float | None = setting(
+        "loss",
+        "Of loss gbce, .75 by default: from 0, binary cross-entropy, to 1, calibrated "
+        "probabilities.",
+        rule=Rule("must be from 0 to 1", lambda value: 0 <= value <= 1),
+    )
+    log_q: bool | None = setting(
+        "loss",
+        "Weigh the negatives of loss sampled_ce for how rarely an item is drawn, so that they "
+        "stand for all items.",
     )
     kernel_weight: float | None = setting(
         "loss",
@@ -372,6 +392,17 @@ class Config:
                 f"negatives has no meaning with loss {self.loss!r}, which compares with all "
                 f"items; leave it out or choose loss {' or '.join(map(repr, sampled))}"
             )
+        of_losses = {
+            "shared_negatives": (self.shared_negatives not in (None, "none"), NEGATIVE_LOSSES),
+            "calibration": (self.calibration is not None, ("gbce",)),
+            "log_q": (bool(self.log_q), ("sampled_ce",)),
+        }
+        for name, (given, able) in of_losses.items():
+            if given and self.loss not in able:
+                raise ConfigError(
+                    f"{name} has no meaning with loss {self.loss!r}; leave it out or choose loss "
+                    f"{' or '.join(map(repr, able))}"
+                )
 
     @property
     def column_names(self) -> tuple[str, ...] | None:
@@ -454,6 +485,8 @@ def _read_by(model: type[Recommender]) -> dict[str, Any]:
     read: dict[str, Any] = {}
     if model.trains:
         read |= {**TRAINING, "loss": model.losses[0], "negatives": None, **model.defaults}
+    if any(loss in STATE_LOSSES for loss in model.losses):
+        read |= {"shared_negatives": SHARING[0], "calibration": None, "log_q": False}
     if model.uses_cooccurrence:
         read["leave_self_out"] = True
     names = {field.name for field in dataclasses.fields(Config)}

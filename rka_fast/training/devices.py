@@ -69,6 +69,8 @@ def shard(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
         rows = np.arange(1)
     per_user = ("users", "items", "targets", "negatives", "cooccurrence")
     parts = {name: getattr(batch, name) for name in per_user}
+    if batch.negatives is not None and batch.negatives.dim() == 1:
+        del parts["negatives"]  # shared by all of the batch
     return batch._replace(
         **{name: part if part is None else part[rows] for name, part in parts.items()}
     ), own * world / total

@@ -68,6 +68,20 @@ def test_negatives_are_uniform_over_what_the_user_did_not_train_on(split):
         assert chi2 < len(free) + 5 * np.sqrt(2 * len(free))
 
 
+@pytest.mark.parametrize("sharing", ["sequence", "batch"])
+def test_shared_negatives(split, sharing):
+    made = batcher(split, negatives=400, kernel_loss=False, shared_negatives=sharing)
+    users = made.training_users[:4]
+    drawn = made.training(users, 1).negatives.numpy()
+    assert drawn.shape == ((4, 400) if sharing == "sequence" else (400,))
+    assert (drawn == made.training(users, 1).negatives.numpy()).all()
+    assert (drawn != made.training(users, 2).negatives.numpy()).any()
+    s = split.sequences
+    for user, row in zip(users, np.atleast_2d(drawn), strict=sharing == "sequence"):
+        train = s.items[s.indptr[user] : split.train_end[user]] if sharing == "sequence" else []
+        assert set(row.tolist()) == set(range(1, 41)) - set(map(int, train))  # 400 draws of 40
+
+
 def test_kernel_items_are_distinct_items_of_the_batch(split):
     made = batcher(split)
     batch = made.training(made.training_users[:9], 2)

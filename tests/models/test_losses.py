@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from rka_fast.models.losses import kernel_loss, recommendation_loss
+from rka_fast.models import losses
+from rka_fast.models.losses import LossOptions, kernel_loss, recommendation_loss
 
 STATES = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 VECTORS = torch.randn(6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -28,9 +29,6 @@ def test_cross_entropy_is_over_items_without_padding():
 
 
 def test_binary_cross_entropy():
-    def log_sigmoid(x):
-        return -math.log1p(math.exp(-x))
-
     expected = 0.0
     for p, target in enumerate(TARGETS.tolist()):
         expected -= log_sigmoid(score(p, target)) / 3
@@ -49,8 +47,105 @@ def test_sampled_cross_entropy():
     assert actual == pytest.approx(expected)
 
 
+def log_sigmoid(x):
+    return -math.log1p(math.exp(-x))
+
+
+def test_calibrated_binary_cross_entropy():
+    """The positive's logit as the paper transforms it: log(1 / (sigma(s)^-beta - 1))."""
+    for t in (0.0, 0.75, 1.0):
+        alpha = 2 / 4  # two of the four other items
+        beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
+        expected = 0.0
+        for p, target in enumerate(TARGETS.tolist()):
+            probability = 1 / (1 + math.exp(-score(p, target)))
+            transformed = math.log(1 / (probability**-beta - 1))
+            expected -= log_sigmoid(transformed) / 9
+            expected -= sum(log_sigmoid(-score(p, i)) for i in NEGATIVES[p].tolist()) / 9
+        actual = recommendation_loss(
+            "gbce", STATES, TARGETS, VECTORS, NEGATIVES, options=LossOptions(calibration=t)
+        )
+        assert actual.item() == pytest.approx(expected)
+
+
+def test_sampled_cross_entropy_with_all_other_items_and_log_q_is_cross_entropy():
+    """Drawing half of the others counts each twice; drawing all of them counts each once."""
+    options = LossOptions(log_q=True)
+    others = torch.tensor([[i for i in range(1, 6) if i != t] for t in TARGETS.tolist()])
+    whole = recommendation_loss("sampled_ce", STATES, TARGETS, VECTORS, others, options=options)
+    torch.testing.assert_close(whole, recommendation_loss("ce", STATES, TARGETS, VECTORS, None))
+    half = recommendation_loss("sampled_ce", STATES, TARGETS, VECTORS, NEGATIVES, options=options)
+    twice = torch.cat((NEGATIVES, NEGATIVES), dim=1)
+    expected = recommendation_loss("sampled_ce", STATES, TARGETS, VECTORS, twice)
+    torch.testing.assert_close(half, expected)
+
+
+@pytest.mark.parametrize("loss", ["bce", "gbce", "sampled_ce"])
+@pytest.mark.parametrize("sharing", ["sequence", "batch"])
+def test_shared_negatives_equal_the_same_ones_of_every_position(loss, sharing):
+    """In value and gradient; positions 0 and 2 of row 0 and 2, none of row 1."""
+    rows = torch.tensor([0, 2, 2]) if sharing == "sequence" else None
+    negatives = torch.tensor([[1, 3], [2, 2], [4, 3]]) if sharing == "sequence" else NEGATIVES[0]
+    each = negatives[rows] if sharing == "sequence" else negatives.expand(3, 2)
+    targets = torch.tensor([2, 5, 2])  # never one of the negatives
+    found = []
+    for given, of_rows in ((negatives, rows), (each, None)):
+        states, vectors = STATES.clone().requires_grad_(), VECTORS.clone().requires_grad_()
+        value = recommendation_loss(loss, states, targets, vectors, given, of_rows)
+        found.append([value, *torch.autograd.grad(value, (states, vectors))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_shared_negative_that_is_the_target_does_not_count():
+    shared = torch.tensor([2, 3])  # the first target, and nobody's
+    states = STATES.clone().requires_grad_()
+    value = recommendation_loss("sampled_ce", states, TARGETS, VECTORS, shared)
+    expected = 0.0
+    for p, target in enumerate(TARGETS.tolist()):
+        total = sum(math.exp(score(p, i)) for i in {target, 2, 3})
+        expected -= math.log(math.exp(score(p, target)) / total) / 3
+    assert value.item() == pytest.approx(expected)
+    value.backward()
+    assert states.grad.isfinite().all()
+
+
+def test_cross_entropy_in_chunks_is_the_plain_one(monkeypatch):
+    found = []
+    for whole in (losses.WHOLE, 0):
+        monkeypatch.setattr(losses, "WHOLE", whole)
+        monkeypatch.setattr(losses, "CHUNK", 10)  # two of the three positions at once
+        states, vectors = STATES.clone().requires_grad_(), VECTORS.clone().requires_grad_()
+        value = recommendation_loss("ce", states, TARGETS, vectors, None)
+        found.append([value, *torch.autograd.grad(value, (states, vectors))])
+    for plain, chunked in zip(*found, strict=True):
+        torch.testing.assert_close(chunked, plain)
+
+
+def test_cross_entropy_in_chunks_never_holds_all_products(monkeypatch):
+    """What is kept for the backward pass, all in all, is less than the products."""
+    monkeypatch.setattr(losses, "WHOLE", 0)
+    monkeypatch.setattr(losses, "CHUNK", 200)
+    states = torch.randn(50, 4, requires_grad=True)
+    vectors = torch.randn(101, 4, requires_grad=True)
+    saved = []
+
+    def keep(x):
+        saved.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        recommendation_loss("ce", states, torch.arange(1, 51), vectors, None)
+    assert sum(saved) < 50 * 100
+
+
+def test_negatives_are_asked_for():
+    with pytest.raises(ValueError, match="negatives: expected a tensor with loss 'bce', got None"):
+        recommendation_loss("bce", STATES, TARGETS, VECTORS, None)
+
+
 def test_an_unknown_loss_is_named():
-    with pytest.raises(ValueError, match="expected one of ce, bce, sampled_ce, got 'hinge'"):
+    with pytest.raises(ValueError, match="expected one of ce, bce, gbce, sampled_ce, got 'hinge'"):
         recommendation_loss("hinge", STATES, TARGETS, VECTORS, NEGATIVES)
 
 

@@ -38,8 +38,10 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "heads": 2,
         "dropout": 0.25,
         "activation": "tanh",
-        "loss": "bce",
+        "loss": "sampled_ce",
         "negatives": 4,
+        "shared_negatives": "sequence",
+        "log_q": True,
         "kernel_weight": 0.125,
         "kernels": "item,user",
         "initial_scale": 0.75,
@@ -62,12 +64,15 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "split_targets": "last",
         "seen": "keep",
     }
-    of_files = {"valid", "test"}  # of another split
-    assert set(values) | of_files == {field.name for field in dataclasses.fields(Config)}
+    others = {"valid", "test", "calibration"}  # of another split, of another loss
+    assert set(values) | others == {field.name for field in dataclasses.fields(Config)}
     flags = []
     for name, value in values.items():
         flag = name.replace("_", "-")
-        flags += ["--no-" + flag] if value is False else ["--" + flag, str(value)]
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags += ["--" + flag, str(value)]
     file = tmp_path / "config.json"
     file.write_text(json.dumps(values))
     assert parse(flags).config == parse(["--config", str(file)]).config == Config(**values)
@@ -96,7 +101,7 @@ def test_an_unknown_flag_names_the_nearest(capsys):
         ('{"width": "6"}', "width must be int or null, got '6'"),
         ('{"width": true}', "width must be int or null, got True"),
         ('{"seed": null}', "seed must be int, got None"),
-        ('{"loss": "hing"}', "must be one of ce, bce, sampled_ce, hinge, got 'hing'; did you mean"),
+        ('{"loss": "hing"}', "ce, bce, gbce, sampled_ce, hinge, got 'hing'; did you mean"),
         ('{"negatives": 1.5}', "negatives must be int or null, got 1.5"),
         ('{"leave_self_out": 1}', "leave_self_out must be bool or null, got 1"),
         ("[1]", "expected one JSON object"),
@@ -136,7 +141,7 @@ def test_a_missing_file(tmp_path):
             {"loss": "bce", "model": "attrec"},
             "cannot be used by model 'attrec'; choose hinge",
         ),
-        ({"loss": "hinge"}, "loss 'hinge' cannot be used by model 'rksa'; choose ce or bce or sam"),
+        ({"loss": "hinge"}, "cannot be used by model 'rksa'; choose ce or bce or gbce or sam"),
         ({"loss": "ce", "model": "pop"}, "loss is not used by model 'pop'; leave it out"),
         ({"negatives": 2, "model": "bpr_mf"}, "negatives is not used by model 'bpr_mf'; leave it"),
         (
@@ -156,6 +161,21 @@ def test_a_value_out_of_range(values, message):
     with pytest.raises(ConfigError) as error:
         Config(**values)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"loss": "ce", "shared_negatives": "batch"}, "'bce' or 'gbce' or 'sampled_ce'"),
+        ({"loss": "bce", "calibration": 0.5}, "calibration has no meaning with loss 'bce'"),
+        ({"loss": "gbce", "log_q": True}, "log_q has no meaning with loss 'gbce'"),
+        ({"loss": "gbce", "calibration": 1.5}, "calibration must be from 0 to 1, got 1.5"),
+        ({"model": "attrec", "shared_negatives": "batch"}, "not used by model 'attrec'"),
+    ],
+)
+def test_what_a_loss_does_not_read_is_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Config(**values)
 
 
 def test_whole_numbers_are_numbers():

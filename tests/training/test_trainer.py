@@ -158,9 +158,11 @@ def test_what_was_logged_after_the_checkpoint_is_dropped(tmp_path):
     assert folder.read_log() == kept
 
 
+@pytest.mark.parametrize("loss", ["ce", "sampled_ce --shared-negatives batch"])
 @pytest.mark.parametrize("users", [16, 5, 1])
-def test_weighted_shards_average_to_the_gradient_of_the_whole_batch(trainer_for, users):
-    trainer = trainer_for("shards", "--model", "sasrec", "--dropout", "0")
+def test_weighted_shards_average_to_the_gradient_of_the_whole_batch(trainer_for, users, loss):
+    flags = f"--model sasrec --dropout 0 --loss {loss}"
+    trainer = trainer_for("shards", *flags.split())
     batch = trainer.batcher.training(trainer.batcher.epoch_order(0)[:users], 0)
 
     def gradients(part, weight):
