@@ -57,7 +57,7 @@ def data(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def train(seed: int, x: Tensor, y: Tensor, epochs: int, ours: bool, dropout: float = 0.1) -> Vit:
     torch.manual_seed(seed)
     model = Vit(dropout)
-    if ours:  # from scratch; identity did no worse than leaky ReLU here
+    if ours:  # from scratch
         swap_attention(model, start="rksa", activation="identity")
     optimiser = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.01)
     steps = epochs * -(-len(x) // 64)
