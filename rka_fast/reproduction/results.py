@@ -13,6 +13,7 @@ import numpy as np
 from rka_fast.reproduction.datasets import Dataset
 from rka_fast.reproduction.paper import FIGURES
 from rka_fast.reproduction.significance import Comparison, compare
+from rka_fast.training.list_quality import QUALITIES
 from rka_fast.training.metrics import METRICS, RANKINGS
 
 OURS = "rksa"
@@ -36,6 +37,18 @@ class Scores:
         """Sample standard deviation over the seeds; None for one seed."""
         values = self.values(ranking, metric)
         return statistics.stdev(values) if len(values) > 1 else None
+
+    def half_width(self, ranking: str, metric: str) -> float | None:
+        """Half of the 95 % interval over users, mean over the seeds; None where cells lack it."""
+        found = [r.get("intervals", {}).get(ranking, {}).get(metric) for r in self.results.values()]
+        if None in found:
+            return None
+        return statistics.fmean((high - low) / 2 for low, high in found)
+
+    def quality(self, name: str) -> float | None:
+        """What the lists of the full ranking are like, mean over the seeds."""
+        found = [result.get("lists", {}).get(name) for result in self.results.values()]
+        return None if None in found else statistics.fmean(found)
 
     def compared_with(self, other: Scores, ranking: str) -> Comparison:
         """Paired over the seeds that both have; there must be one."""
@@ -62,6 +75,8 @@ class Scores:
                 ranking: {name: self.values(ranking, name, "valid") for name in METRICS}
                 for ranking in RANKINGS
             },
+            "lists": {name: self.quality(name) for name in QUALITIES},
+            "intervals": [result.get("intervals") for result in self.results.values()],
             "seconds_per_epoch": self.seconds_per_epoch,
             "seconds": self.seconds,
             "seeds": list(self.results),

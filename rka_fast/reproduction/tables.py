@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from typing import Any
 
+from rka_fast.data.targets import FEW
 from rka_fast.models import MODELS
 from rka_fast.reproduction.paper import PAPER_METRICS, POP_FOOTNOTE
 from rka_fast.reproduction.results import OURS, Outcome, Scores
+from rka_fast.training.list_quality import QUALITIES
 from rka_fast.training.metrics import METRICS, RANKINGS
 
 HEADINGS = {"sampled": "Against 100 negatives", "full": "Full ranking over all unseen items"}
@@ -25,6 +28,7 @@ def markdown(outcomes: list[Outcome], not_run: dict[str, str], facts: dict[str, 
     lines += [f"- {name}: {fact}" for name, fact in facts.items()]
     lines += [
         "- mean ± sample standard deviation over the seeds; the best mean of a column is bold",
+        "- 95 %: half of the interval of NDCG@10 over the test users, mean over the seeds",
         "- time: seconds per training epoch, and a cell's training and evaluation in all",
     ]
     for outcome in outcomes:
@@ -48,10 +52,12 @@ def _section(outcome: Outcome) -> list[str]:
         lines.append(
             f"These files are not the known ones ({expected}): no figures to compare with."
         )
+    lines += _tested(data)
     if dataset.note:
         lines.append(dataset.note)
     for ranking in RANKINGS if outcome.scores else ():
         lines += ["", f"**{HEADINGS[ranking]}**", "", *_table(outcome, ranking)]
+    lines += _qualities(outcome)
     if "pop" in outcome.paper and "pop" in outcome.scores:
         lines += ["", POP_FOOTNOTE]
     if outcome.comparisons:
@@ -65,7 +71,7 @@ def _table(outcome: Outcome, ranking: str) -> list[str]:
     beside = ["paper"] if paper else []
     header = ["model", *(cell for m in PAPER_METRICS for cell in (METRICS[m].title, *beside))]
     best = {m: max(s.mean(ranking, m) for s in outcome.scores.values()) for m in PAPER_METRICS}
-    rows = [[*header, "seeds", "s/epoch", "s in all"]]
+    rows = [[*header, "95 %", "seeds", "s/epoch", "s in all"]]
     rows.append(["---"] + ["--:"] * (len(rows[0]) - 1))
     for model, scores in outcome.scores.items():
         row = [title(model)]
@@ -74,10 +80,44 @@ def _table(outcome: Outcome, ranking: str) -> list[str]:
             row.append(f"**{text}**" if scores.mean(ranking, metric) == best[metric] else text)
             if paper:
                 row.append(number(paper[model][metric]) if model in paper else "–")
+        half = scores.half_width(ranking, "ndcg@10")
+        row.append("–" if half is None else f"± {number(half)}")
         per_epoch = scores.seconds_per_epoch
         row += [str(len(scores.results)), f"{per_epoch:.3g}" if per_epoch else "–"]
         rows.append([*row, f"{sum(scores.seconds) / len(scores.seconds):.0f}"])
     return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _tested(data: dict[str, Any]) -> list[str]:
+    """Over how many users the figures are, and what is doubtful about that."""
+    evaluation = data.get("evaluation")
+    if evaluation is None:
+        return []
+    users = evaluation["target_users"]["test"]
+    lines = [f"Tested: {users:,} users."]
+    if users < FEW:
+        lines.append("**Warning: so few users say little; differences inside 95 % mean nothing.**")
+    if had := evaluation["targets_had"]["test"]:
+        lines.append(f"{had:.1%} of the test targets were had before by their user.")
+    return lines
+
+
+def _qualities(outcome: Outcome) -> list[str]:
+    """The table of what is shown beside the hits, of models whose cells have it."""
+    rows = {
+        title(model): [scores.quality(name) for name in QUALITIES]
+        for model, scores in outcome.scores.items()
+    }
+    known = {name: values for name, values in rows.items() if None not in values}
+    if not known:
+        return []
+    lines = ["", "**What the first ten of the full ranking are like** (docs/data.md)", ""]
+    lines += ["| model | " + " | ".join(QUALITIES.values()) + " |"]
+    lines += ["| --- |" + " --: |" * len(QUALITIES)]
+    return lines + [
+        f"| {name} | " + " | ".join(f"{value:.4g}" for value in values) + " |"
+        for name, values in known.items()
+    ]
 
 
 def value(scores: Scores, ranking: str, metric: str) -> str:

@@ -117,6 +117,15 @@ def test_the_markdown_table(done):
     assert DATASETS["citeulike"].source in text
     for fact in ("split: leave-one-out", "command: `python -m rka_fast.reproduce --datasets games"):
         assert fact in text
+    cells = results(done, "games", "rksa")
+    half = statistics.mean(
+        (high - low) / 2 for low, high in (r["intervals"]["sampled"]["ndcg@10"] for r in cells)
+    )
+    assert row[9] == f"± {half:.4f}".replace("0.", ".", 1)
+    assert "Tested: 60 users." in mine and "Warning: so few users" in mine
+    shown = next(line for line in mine.split("are like**")[1].splitlines() if "| SASRec" in line)
+    coverage = [r["lists"]["coverage@10"] for r in results(done, "mine", "sasrec")]
+    assert shown.split("|")[2].strip() == f"{statistics.mean(coverage):.4g}"
     means = {
         title: statistics.mean(r["test"]["full"]["hit@10"] for r in results(done, "mine", model))
         for model, title in (("pop", "POP"), ("sasrec", "SASRec"), ("rksa", "RKSA"))
