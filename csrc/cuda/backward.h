@@ -147,8 +147,9 @@ RKA_DEVICE void backward_tile(const F& f, const Tile& t) {
 }
 
 template <class Block>
-RKA_DEVICE void backward_block(const Block& block, const Problem& p, int b, float* shared) {
-  const Frame<Block> f(block, p, b, b, shared);
+RKA_DEVICE void backward_block(
+    const Block& block, const Problem& p, int b, int64_t scratch, float* shared) {
+  const Frame<Block> f(block, p, b, scratch, shared);
   const int64_t keys = int64_t(p.heads) * p.keys;
   set_zero(f, p.d_key, keys * p.query.width);
   set_zero(f, p.d_value, keys * p.value.width);

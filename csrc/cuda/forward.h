@@ -11,8 +11,9 @@ constexpr int FORWARD_TILES = 3;
 // blocks there are changes nothing in the results.
 template <class Block>
 RKA_DEVICE void forward_block(
-    const Block& block, const Problem& p, int b, int part, int parts, float* shared) {
-  const Frame<Block> f(block, p, b, int64_t(b) * parts + part, shared);
+    const Block& block, const Problem& p, int b, int64_t scratch, int part, int parts,
+    float* shared) {
+  const Frame<Block> f(block, p, b, scratch, shared);
   prepare(f);
   const int tiles = f.tile_count();
   for (int index = part; index < p.heads * tiles; index += parts) {

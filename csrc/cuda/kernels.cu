@@ -17,25 +17,29 @@ Device describe_device(int index) {
 
 namespace {
 
-constexpr int BLOCKS = 2;  // on one multiprocessor: at most 128 registers
-
 extern __shared__ float4 dynamic_shared[];
 
 template <bool IN_SHARED>
 __global__ void __launch_bounds__(THREADS, BLOCKS)
     forward_kernel(const __grid_constant__ Problem p) {
-  forward_block(DeviceBlock<IN_SHARED>{}, p, blockIdx.x, blockIdx.y, gridDim.y,
-                reinterpret_cast<float*>(dynamic_shared));
+  const int64_t scratch = int64_t(blockIdx.x) * gridDim.y + blockIdx.y;
+  for (int b = blockIdx.x; b < p.batch; b += gridDim.x) {
+    forward_block(DeviceBlock<IN_SHARED>{}, p, b, scratch, blockIdx.y, gridDim.y,
+                  reinterpret_cast<float*>(dynamic_shared));
+  }
 }
 
 template <bool IN_SHARED>
 __global__ void __launch_bounds__(THREADS, BLOCKS)
     backward_kernel(const __grid_constant__ Problem p) {
-  backward_block(DeviceBlock<IN_SHARED>{}, p, blockIdx.x,
-                 reinterpret_cast<float*>(dynamic_shared));
+  for (int b = blockIdx.x; b < p.batch; b += gridDim.x) {
+    backward_block(DeviceBlock<IN_SHARED>{}, p, b, blockIdx.x,
+                   reinterpret_cast<float*>(dynamic_shared));
+  }
 }
 
-const char* launch(void (*kernel)(Problem), const Problem& p, int parts, void* stream) {
+const char* launch(
+    void (*kernel)(Problem), const Problem& p, int sequences, int parts, void* stream) {
   const int bytes = int(p.layout.shared_size() * sizeof(float));
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -44,7 +48,7 @@ const char* launch(void (*kernel)(Problem), const Problem& p, int parts, void* s
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  int(describe_device(device).shared_limit));
   if (error == cudaSuccess) {
-    kernel<<<dim3(p.batch, parts), THREADS, bytes, static_cast<cudaStream_t>(stream)>>>(p);
+    kernel<<<dim3(sequences, parts), THREADS, bytes, static_cast<cudaStream_t>(stream)>>>(p);
     error = cudaGetLastError();
   }
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
@@ -52,14 +56,14 @@ const char* launch(void (*kernel)(Problem), const Problem& p, int parts, void* s
 
 }  // namespace
 
-const char* launch_forward(const Problem& p, int parts, void* stream) {
+const char* launch_forward(const Problem& p, int sequences, int parts, void* stream) {
   const bool shared = p.layout.factor_in_shared;
-  return launch(shared ? forward_kernel<true> : forward_kernel<false>, p, parts, stream);
+  return launch(shared ? forward_kernel<true> : forward_kernel<false>, p, sequences, parts, stream);
 }
 
-const char* launch_backward(const Problem& p, void* stream) {
+const char* launch_backward(const Problem& p, int sequences, void* stream) {
   const bool shared = p.layout.factor_in_shared;
-  return launch(shared ? backward_kernel<true> : backward_kernel<false>, p, 1, stream);
+  return launch(shared ? backward_kernel<true> : backward_kernel<false>, p, sequences, 1, stream);
 }
 
 }  // namespace rka::cuda

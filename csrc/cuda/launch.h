@@ -6,6 +6,9 @@
 
 namespace rka::cuda {
 
+constexpr int BLOCKS = 2;        // on one multiprocessor: at most 128 registers a thread
+constexpr int STRIP_BLOCKS = 4;  // of those for short sequences
+
 struct Device {
   int64_t shared_limit;    // bytes of shared memory that a block may use
   int multiprocessors;
@@ -14,10 +17,12 @@ struct Device {
 
 Device describe_device(int index);
 
-// Both fill p.output or the gradients; `parts` blocks share one sequence. nullptr or what failed.
-const char* launch_forward(const Problem& p, int parts, void* stream);
+// All fill p.output or the gradients; nullptr or what failed. `sequences` are worked on at a time,
+// each by `parts` blocks: what the scratch memory is for.
+const char* launch_forward(const Problem& p, int sequences, int parts, void* stream);
 // For short sequences: `tiles` as strip_tiles says.
 const char* launch_strip_forward(const Problem& p, int tiles, int parts, void* stream);
-const char* launch_backward(const Problem& p, void* stream);
+const char* launch_strip_backward(const Problem& p, int tiles, int sequences, void* stream);
+const char* launch_backward(const Problem& p, int sequences, void* stream);
 
 }  // namespace rka::cuda

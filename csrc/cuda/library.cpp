@@ -118,14 +118,19 @@ Tensor new_floats(const Tensor& like, std::vector<int64_t> sizes, bool zero = fa
               : torch::stable::new_empty(like, sizes, ScalarType::Float);
 }
 
-// Chooses the layout, allocates the scratch memory of `parts` blocks per sequence.
-Tensor plan(Problem& p, const Tensor& like, bool backward, int parts, int64_t shared_limit) {
+// As many sequences at a time as the device holds blocks, and no more: the others follow in turn.
+int sequences_at_once(const Problem& p, const Device& device) {
+  return std::min(p.batch, BLOCKS * device.multiprocessors);
+}
+
+// Chooses the layout, allocates the scratch memory of `blocks` blocks.
+Tensor plan(Problem& p, const Tensor& like, bool backward, int blocks, int64_t shared_limit) {
   p.layout = choose_layout(
       p.keys, p.rows, backward ? BACKWARD_TILES : FORWARD_TILES, shared_limit);
   STD_TORCH_CHECK(p.layout.tile_rows > 0 && p.keys <= MAX_KEYS,
                   "rka_fast: ", p.keys, " keys do not fit into shared memory");
   p.scratch_per_block = scratch_per_block(p, backward);
-  Tensor scratch = new_floats(like, {p.scratch_per_block * p.batch * parts});
+  Tensor scratch = new_floats(like, {p.scratch_per_block * blocks});
   p.scratch = static_cast<float*>(scratch.data_ptr());
   return scratch;
 }
@@ -144,8 +149,9 @@ Tensor attention(const Inputs& in) {
       in.value, std::vector<int64_t>{p.batch, p.heads, p.rows, p.value.width});
   if (p.batch == 0 || p.heads == 0) return output;
   p.output = output.data_ptr();
-  if (const int tiles = device.tensor_cores ? strip_tiles(p) : 0) {  // few sequences: several blocks share the heads of one
-    const int parts = std::clamp(2 * device.multiprocessors / p.batch, 1, p.heads);
+  if (const int tiles = device.tensor_cores ? strip_tiles(p) : 0) {
+    // Few sequences: several blocks share the heads of one.
+    const int parts = std::clamp(BLOCKS * device.multiprocessors / p.batch, 1, p.heads);
     check(launch_strip_forward(p, tiles, parts, current_stream(index)));
     return output;
   }
@@ -153,9 +159,10 @@ Tensor attention(const Inputs& in) {
   const Layout layout = choose_layout(p.keys, p.rows, FORWARD_TILES, device.shared_limit);
   const int tile_rows = std::max(layout.tile_rows, 1);
   const int tiles = p.heads * ((p.rows + tile_rows - 1) / tile_rows);
-  const int parts = std::clamp(2 * device.multiprocessors / p.batch, 1, tiles);
-  const Tensor scratch = plan(p, in.query, false, parts, device.shared_limit);
-  check(launch_forward(p, parts, current_stream(index)));
+  const int parts = std::clamp(BLOCKS * device.multiprocessors / p.batch, 1, tiles);
+  const int sequences = sequences_at_once(p, device);
+  const Tensor scratch = plan(p, in.query, false, sequences * parts, device.shared_limit);
+  check(launch_forward(p, sequences, parts, current_stream(index)));
   return output;
 }
 
@@ -197,8 +204,18 @@ std::vector<Tensor> attention_backward(
       default: STD_TORCH_CHECK(false, "rka_fast: no gradient for argument ", i);
     }
   if (B == 0 || H == 0) return result;
-  const Tensor scratch = plan(p, in.query, true, 1, describe_device(index).shared_limit);
-  check(launch_backward(p, current_stream(index)));
+  const Device device = describe_device(index);
+  if (const int tiles = device.tensor_cores ? strip_backward_tiles(p) : 0) {
+    const int sequences = std::min(p.batch, STRIP_BLOCKS * device.multiprocessors);
+    p.scratch_per_block = strip_scratch(tiles);
+    Tensor scratch = new_floats(in.query, {p.scratch_per_block * sequences});
+    p.scratch = static_cast<float*>(scratch.data_ptr());
+    check(launch_strip_backward(p, tiles, sequences, current_stream(index)));
+    return result;
+  }
+  const int sequences = sequences_at_once(p, device);
+  const Tensor scratch = plan(p, in.query, true, sequences, device.shared_limit);
+  check(launch_backward(p, sequences, current_stream(index)));
   return result;
 }
 

@@ -100,6 +100,18 @@ RKA_DEVICE void multiply_add(float (&c)[4], float (&d)[4], const Left& a, Pair b
   multiply_tile(d, a.high, e.x, e.y);
 }
 
+// Where an ill-conditioned K would magnify what is lost: all four products, the right operand
+// rounded too.
+RKA_DEVICE void multiply_add_all(float (&c)[4], const Left& a, Pair b) {
+  Pair high, low;
+  split(b.x, high.x, low.x);
+  split(b.y, high.y, low.y);
+  multiply_tile(c, a.low, low.x, low.y);
+  multiply_tile(c, a.low, high.x, high.y);
+  multiply_tile(c, a.high, low.x, low.y);
+  multiply_tile(c, a.high, high.x, high.y);
+}
+
 // x restricted to what is on or above (UPPER) or below the diagonal of a tile: row g, column 2 t.
 template <bool UPPER>
 RKA_DEVICE Pair triangle(const Lane& l, Pair x) {
@@ -217,6 +229,86 @@ RKA_DEVICE void multiply_lower_transposed(
     for (int c = 0; c < 4; ++c) {
       x[i][c] = u[c];
       if (two) x[(i + 1) % S::TILES][c] = v[c];
+    }
+  }
+}
+
+// out += x' y of two squares, sums over tiles first .. last of their rows: 16 columns of x from
+// `column` on, `width` tiles of y.
+template <class S>
+RKA_DEVICE void multiply_transposed(
+    const Lane& l, Strip<S::TILES>& out, const float* x, const float* y, int first, int last,
+    int width) {
+  const int second = l.first_row + l.g + 8 < S::SIZE ? 8 : 0;
+  x += kept(2 * l.t * S::PITCH + l.first_row + l.g);
+  y += kept(2 * l.t * S::PITCH + l.g);
+#pragma unroll 1
+  for (int k = first; k < last; ++k) {
+    const float *u = x + 8 * k * S::PITCH, *v = y + 8 * k * S::PITCH;
+    const Left a = left_operand(u[0], u[second], u[S::PITCH], u[S::PITCH + second]);
+#pragma unroll
+    for (int j = 0; j < S::TILES; j += 2) {
+      if (j >= width) continue;
+      const Pair b = {v[8 * j], v[8 * j + S::PITCH]};
+      if (j + 1 < S::TILES) {
+        multiply_add(out[j], out[(j + 1) % S::TILES], a, b, {v[8 * j + 8], v[8 * j + 8 + S::PITCH]});
+      } else {
+        multiply_add(out[j], a, b);
+      }
+    }
+  }
+}
+
+// out += L' y: the warp's rows of L' from above the diagonal of the square, y by rows.
+template <class S>
+RKA_DEVICE void multiply_upper(
+    const Lane& l, Strip<S::TILES>& out, const float* square, const float* y, int last) {
+  const bool below = l.first_row + l.g + 8 < S::SIZE;
+  const float* top = square + kept((l.first_row + l.g) * S::PITCH + 2 * l.t);
+  y += kept(2 * l.t * S::PITCH + l.g);
+#pragma unroll 1
+  for (int k = 2 * l.warp; k < last; ++k) {
+    Pair u = load_pair(top + 8 * k), v = load_pair(top + (below ? 8 * S::PITCH : 0) + 8 * k);
+    if (k == 2 * l.warp) u = triangle<true>(l, u), v = {0.0f, 0.0f};
+    if (k == 2 * l.warp + 1) v = triangle<true>(l, v);
+    const Left a = left_operand(u.x, v.x, u.y, v.y);
+    const float* at = y + 8 * k * S::PITCH;
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      if (j / 2 > l.warp) continue;
+      multiply_add(out[j], a, {at[8 * j], at[8 * j + S::PITCH]});
+    }
+  }
+}
+
+// x <- x L^-1, in place: from the last columns on, 16 at a time. The square has L' above its
+// diagonal, but the transposed inverses of L's 16 x 16 blocks on it.
+template <class S>
+RKA_DEVICE void divide_by_lower(
+    const Lane& l, Strip<S::TILES>& x, const float* square, int pairs) {
+  const float* rows = square + kept(l.g * S::PITCH + 2 * l.t);
+#pragma unroll
+  for (int i = (S::TILES - 1) / 2 * 2; i >= 0; i -= 2) {
+    if (i / 2 >= pairs) continue;
+    const int next = (i + 1) % S::TILES;
+    const bool two = i + 1 < S::TILES;
+    const float *top = rows + 8 * i * S::PITCH, *bottom = rows + 8 * next * S::PITCH;
+#pragma unroll
+    for (int j = i + 2; j < S::TILES; ++j) {
+      if (j / 2 >= pairs) continue;
+      const Left a = left_operand(-x[j][0], -x[j][2], -x[j][1], -x[j][3]);
+      multiply_add(x[i], x[next], a, load_pair(top + 8 * j), load_pair(bottom + 8 * j));
+    }
+    float u[4] = {}, v[4] = {};
+    multiply_add(u, left_operand(x[i]), triangle<true>(l, load_pair(top + 8 * i)));
+    if (two) {
+      const Left a = left_operand(x[next]);
+      const Pair e = triangle<true>(l, load_pair(bottom + 8 * next));
+      multiply_add(u, v, a, load_pair(top + 8 * next), e);
+    }
+    for (int c = 0; c < 4; ++c) {
+      x[i][c] = u[c];
+      if (two) x[next][c] = v[c];
     }
   }
 }

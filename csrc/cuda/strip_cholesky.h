@@ -28,7 +28,8 @@ RKA_DEVICE void subtract_finished(const Lane& l, float* m, int c0, int rows) {
     for (int k = 0; k < c0; k += 8) {
       const Pair x = load_pair(top + k), y = load_pair(bottom + k);
       const Left a = left_operand(x.x, y.x, x.y, y.y);
-      multiply_add(u, v, a, load_pair(right + k), load_pair(right + (whole ? 8 * P : 0) + k));
+      multiply_add_all(u, a, load_pair(right + k));
+      multiply_add_all(v, a, load_pair(right + (whole ? 8 * P : 0) + k));
     }
     subtract(top + c0, u[0], u[1]);
     if (whole) subtract(top + c0 + 8, v[0], v[1]);

@@ -32,13 +32,8 @@ RKA_DEVICE void add_gram(
     for (int j = 0; j < S::TILES; ++j) {
       if (j / 2 >= pairs) continue;
       const Pair b = load_pair(right + 8 * j * S::PITCH + 8 * k);
-      const Pair low = {low_part(b.x), low_part(b.y)};
-      multiply_tile(item[j], a.low, b.x, b.y);
-      multiply_tile(user[j], gated.low, b.x, b.y);
-      multiply_tile(item[j], a.high, low.x, low.y);
-      multiply_tile(user[j], gated.high, low.x, low.y);
-      multiply_tile(item[j], a.high, b.x, b.y);
-      multiply_tile(user[j], gated.high, b.x, b.y);
+      multiply_add_all(item[j], a, b);
+      multiply_add_all(user[j], gated, b);
     }
   }
 }

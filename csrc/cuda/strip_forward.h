@@ -43,19 +43,18 @@ RKA_DEVICE void prepare(const Sequence<S>& s, int head) {
   }
 }
 
-// The strip of a head: S, scaled, plus the location, weights, times the values.
+// The prior of a head into x, zeros without shapes. K or its factor is in the square afterwards, and
+// the first two operands are on their way.
 template <class S>
-RKA_DEVICE void forward_head(const Sequence<S>& s, int head, bool first) {
-  const Problem& p = s.p;
-  const Rows rows = s.rows_of(head);
-  const int start = first_operand(p);
-  Strip<S::TILES> x, y;
+RKA_DEVICE void begin_head(
+    const Sequence<S>& s, const Rows& rows, int head, bool first, Strip<S::TILES>& x) {
+  const int start = first_operand(s.p);
   if (!first) {
     sync_block();  // the last head is done with both buffers
     if (start == SHAPE_KEY) {
-      if (p.cooccurrence) s.fetch_counts();
+      if (s.p.cooccurrence) s.fetch_counts();
       fetch_operand(s, SHAPE_KEY, head);
-      if (p.cooccurrence) {
+      if (s.p.cooccurrence) {
         wait_for_copies<1>();
         s.clear_diagonal();
         sync_block();
@@ -65,14 +64,23 @@ RKA_DEVICE void forward_head(const Sequence<S>& s, int head, bool first) {
   x.clear();
   if (start == SHAPE_KEY) shape_prior(s, rows, x);
   sync_block();  // the factor is there, the counts' place is free
-  if (start != SHAPE_KEY) {
-    fetch_operand(s, start, head);
-    if (p.needs_covariance()) {  // a draw without shapes
-      draw_noise(s, rows, head, x);
-      multiply_lower_transposed<S>(s.lane, x, s.square, rows.pairs);
-    }
-  }
+  if (start != SHAPE_KEY) fetch_operand(s, start, head);
   fetch_operand(s, start + 1, head);
+}
+
+// The strip of a head: S, scaled, plus the location, weights, times the values.
+template <class S>
+RKA_DEVICE void forward_head(const Sequence<S>& s, int head, bool first) {
+  const Problem& p = s.p;
+  const Rows rows = s.rows_of(head);
+  const int start = first_operand(p);
+  const auto ignore = [](const Strip<S::TILES>&, const Strip<S::TILES>&) {};
+  Strip<S::TILES> x, y;
+  begin_head(s, rows, head, first, x);
+  if (p.needs_covariance() && start != SHAPE_KEY) {  // a draw without shapes
+    draw_noise(s, rows, head, x);
+    multiply_lower_transposed<S>(s.lane, x, s.square, rows.pairs);
+  }
 #pragma unroll 1
   for (int operand = start; operand < VALUE; ++operand) {
     const Heads query = choose(operand == SHAPE_KEY, p.shape_query,
@@ -98,7 +106,7 @@ RKA_DEVICE void forward_head(const Sequence<S>& s, int head, bool first) {
         for (int c = 0; c < 4; ++c) x[j][c] *= y[j][c];
       }
       if (p.mode == Mode::sample) {
-        draw_skew_normal(s, rows, head, x, y);
+        draw_skew_normal(s, rows, head, x, y, ignore);
       } else {
         mean_of_skew_normal(s, rows, x, y);
       }
@@ -115,7 +123,7 @@ RKA_DEVICE void forward_head(const Sequence<S>& s, int head, bool first) {
   const int width = p.value.width;
   multiply_columns<S>(s.lane, y, x, rows.pairs, s.buffer(VALUE % 2), (width + 7) / 8);
   float* out = static_cast<float*>(p.output) + s.noise_head(head) * p.rows * width;
-  s.store(y, out, p.rows, width, weight);
+  s.store(y, out, p.rows, width, width, weight);
 }
 
 // Heads part, part + parts, ...: blocks that share a sequence repeat its covariance.

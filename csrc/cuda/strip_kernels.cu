@@ -8,12 +8,10 @@
 namespace rka::cuda {
 namespace {
 
-constexpr int BLOCKS = 4;  // on one multiprocessor: at most 128 registers
-
 extern __shared__ float4 dynamic_shared[];
 
 template <int TILES>
-__global__ void __launch_bounds__(WARPS * LANES, BLOCKS)
+__global__ void __launch_bounds__(WARPS * LANES, STRIP_BLOCKS)
     strip_forward_kernel(const __grid_constant__ Problem p) {
   strip_forward<Shape<TILES>>(
       p, blockIdx.x, blockIdx.y, gridDim.y, reinterpret_cast<float*>(dynamic_shared));

@@ -194,10 +194,11 @@ struct Draw {
   SkewRow<float> row[2];
 };
 
-// From the shapes A in x: S = C L' with C = E + c B and B = A L, in x again; B comes out as well.
-template <class S>
+// From the shapes A in x: S = C L' with C = E + c B and B = A L, in x again. set_aside(C, B).
+template <class S, class F>
 RKA_DEVICE Draw draw_skew_normal(
-    const Sequence<S>& s, const Rows& rows, int head, Strip<S::TILES>& x, Strip<S::TILES>& b) {
+    const Sequence<S>& s, const Rows& rows, int head, Strip<S::TILES>& x, Strip<S::TILES>& b,
+    F set_aside) {
   float q[2] = {}, projection[2] = {}, skew[2];
   multiply_lower<S>(s.lane, b, x, s.square, rows.pairs);
   draw_noise(s, rows, head, x);
@@ -218,6 +219,7 @@ RKA_DEVICE Draw draw_skew_normal(
   for (int j = 0; j < S::TILES; ++j) {
     for (int c = 0; c < 4; ++c) x[j][c] = fmaf(draw.row[c / 2].p_weight, b[j][c], x[j][c]);
   }
+  set_aside(x, b);
   multiply_lower_transposed<S>(s.lane, x, s.square, rows.pairs);
   return draw;
 }

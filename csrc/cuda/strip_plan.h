@@ -19,4 +19,13 @@ inline int strip_tiles(const Problem& p) {
   return longest > 8 * FEWEST_TILES ? MOST_TILES : FEWEST_TILES;
 }
 
+// The same for the backward pass.
+inline int strip_backward_tiles(const Problem& p) {
+  const bool served = p.mode != Mode::mean && p.activation != Activation::tanh && p.rows > 0;
+  return served && strip_tiles(p) == FEWEST_TILES ? FEWEST_TILES : 0;
+}
+
+// Floats that a block sets aside in the backward pass: eight strips of its 128 threads.
+inline int64_t strip_scratch(int tiles) { return 8 * 4 * 128 * int64_t(tiles); }
+
 }  // namespace rka::cuda

@@ -59,7 +59,9 @@ RKA_DEVICE void fetch_rows(
 
 template <class S>
 struct Sequence {
-  static constexpr int FLOATS = 3 * S::SQUARE + 4 * S::SIZE + WARPS;  // of shared memory
+  // Of shared memory; the backward pass has a square more.
+  static constexpr int FLOATS = 3 * S::SQUARE + 4 * S::SIZE + WARPS,
+                       BACKWARD_FLOATS = FLOATS + S::SQUARE + 8 * WARPS;
 
   const Problem& p;
   const int b;
@@ -89,6 +91,8 @@ struct Sequence {
   // compiler has to see that this is shared memory.)
   RKA_DEVICE float* buffer(int i) const { return square + (1 + i) * S::SQUARE; }
   RKA_DEVICE uint64_t all_keys() const { return ~uint64_t(0) >> (64 - p.keys); }
+  RKA_DEVICE float* extra() const { return rounded + WARPS; }         // backward: a square
+  RKA_DEVICE float* sums() const { return extra() + S::SQUARE; }      // and eight of each warp
   RKA_DEVICE bool has(int key) const { return exists >> key & 1; }
   // Rows beyond the square repeat its last one; they see nothing and are stored nowhere.
   RKA_DEVICE int row_in_square(int half) const {
@@ -99,6 +103,44 @@ struct Sequence {
     return p.cooccurrence + int64_t(b) * p.keys * p.keys;
   }
   RKA_DEVICE int64_t noise_head(int head) const { return int64_t(b) * p.heads + head; }
+
+  // The warp's rows into a square and back, and the warp's columns of a square as rows.
+  RKA_DEVICE void put(const Strip<S::TILES>& x, float* to) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (lane.row(half) >= S::SIZE) continue;
+      float* at = to + kept(lane.row(half) * S::PITCH + 2 * lane.t);
+#pragma unroll
+      for (int j = 0; j < S::TILES; ++j) {
+        store_pair(at + 8 * j, x[j][2 * half], x[j][2 * half + 1]);
+      }
+    }
+  }
+  RKA_DEVICE Strip<S::TILES> get(const float* from) const {
+    Strip<S::TILES> x;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float* at = from + kept(row_in_square(half) * S::PITCH + 2 * lane.t);
+#pragma unroll
+      for (int j = 0; j < S::TILES; ++j) {
+        const Pair u = load_pair(at + 8 * j);
+        x[j][2 * half] = u.x, x[j][2 * half + 1] = u.y;
+      }
+    }
+    return x;
+  }
+  RKA_DEVICE Strip<S::TILES> transposed(const float* from) const {
+    Strip<S::TILES> x;
+    const float* at[2];
+    for (int half = 0; half < 2; ++half) {
+      at[half] = from + kept(2 * lane.t * S::PITCH + row_in_square(half));
+    }
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      for (int c = 0; c < 4; ++c) x[j][c] = at[c / 2][(8 * j + c % 2) * S::PITCH];
+    }
+    return x;
+  }
 
   // Starts the copy of the rows of keys that exist, zeros for the others.
   RKA_DEVICE void fetch(
@@ -116,6 +158,11 @@ struct Sequence {
   RKA_DEVICE void fetch_heads(float* to, const Heads& x, int head) const {
     const float* from = static_cast<const float*>(x.data) + b * x.batch + head * x.head;
     fetch(to, from, x.row, x.width);
+  }
+  // All rows of a (B, H, n, width) tensor, where rows are summed over.
+  RKA_DEVICE void fetch_queries(float* to, const Heads& x, int head) const {
+    const float* from = static_cast<const float*>(x.data) + b * x.batch + head * x.head;
+    fetch_rows<S>(to, from, x.row, x.width, S::SIZE, ~uint64_t(0) >> (64 - p.rows));
   }
   // This thread's part of the counts' diagonal becomes zero. To be called when its copies are
   // complete, before the barrier.
@@ -151,14 +198,15 @@ struct Sequence {
     return strip;
   }
 
-  // The warp's rows into a contiguous (rows, width) matrix, each row times its weight.
+  // The warp's rows into `width` columns of a matrix, each row times its weight.
   RKA_DEVICE void store(
-      const Strip<S::TILES>& x, float* to, int rows, int width, const float (&weight)[2]) const {
-    const bool pairs = in_pairs(to, width, width);
+      const Strip<S::TILES>& x, float* to, int rows, int stride, int width,
+      const float (&weight)[2]) const {
+    const bool pairs = in_pairs(to, stride, width);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = lane.row(half), left = row < rows ? width - 2 * lane.t : 0;
-      float* at = to + row * width + 2 * lane.t;
+      float* at = to + row * stride + 2 * lane.t;
 #pragma unroll
       for (int j = 0; j < S::TILES; ++j) {
         const float u = x[j][2 * half] * weight[half], v = x[j][2 * half + 1] * weight[half];
@@ -202,5 +250,18 @@ struct Sequence {
     return r;
   }
 };
+
+// The sum of x over the block, for thread 0, after the next barrier.
+template <class S>
+RKA_DEVICE void add_up(const Sequence<S>& s, int which, float x) {
+  for (int mask = 1; mask < LANES; mask *= 2) x += shuffle_xor(x, mask);
+  if (s.lane.lane == 0) s.sums()[8 * s.lane.warp + which] = x;
+}
+template <class S>
+RKA_DEVICE float added_up(const Sequence<S>& s, int which) {
+  float sum = 0.0f;
+  for (int w = 0; w < WARPS; ++w) sum += s.sums()[8 * w + which];
+  return sum;
+}
 
 }  // namespace rka::cuda

@@ -27,6 +27,16 @@ RKA_DEVICE int uniform_in_warp(int x) { return __shfl_sync(~0u, x, 0); }
 RKA_DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 RKA_DEVICE int bits_of(uint64_t x) { return __popcll(x); }
 
+// What this thread stored, from global memory: the compiler would rather keep it in registers.
+RKA_DEVICE Four load4_again(const float* p) {
+  Four x;
+  asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.v[0]), "=f"(x.v[1]), "=f"(x.v[2]), "=f"(x.v[3])
+               : "l"(p)
+               : "memory");
+  return x;
+}
+
 // c += a b on the tensor core: a 16 x 8, b 8 x 8 in TF32, whose low 13 bits are not read.
 RKA_DEVICE void multiply_tile(float (&c)[4], const float (&a)[4], float b0, float b1) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
@@ -125,6 +135,7 @@ inline void split(float x, float& high, float& low) {
   low = x - bits_to_float(rounded & 0xFFFFE000u);
 }
 inline int kept(int x) { return x; }
+inline Four load4_again(const float* p) { return load4(p); }
 inline void copy_one(float* to, const float* from, uint32_t exists) {
   host::copy_later(to, from, 1, exists != 0);
 }

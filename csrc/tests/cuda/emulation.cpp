@@ -14,7 +14,7 @@
 #include "../../cuda/backward.h"
 #include "../../cuda/forward.h"
 #include "../../cuda/launch.h"
-#include "../../cuda/strip_forward.h"
+#include "../../cuda/strip_backward.h"
 #include "../../cuda/strip_plan.h"
 #include "threads.h"
 
@@ -22,7 +22,7 @@ namespace rka::cuda {
 namespace {
 
 int64_t order = 0, shared_limit = LARGE_SHARED, multiprocessors = 132, launches = 0,
-        strip_launches = 0;
+        strip_launches = 0, scratch_floats = 0;
 bool tensor_cores = true;
 
 template <bool IN_SHARED>
@@ -61,30 +61,31 @@ const char* with_shared(size_t size, F f) {
   return nullptr;
 }
 
-void poison_scratch(const Problem& p, int64_t blocks) {
-  for (int64_t i = 0; i < blocks * p.scratch_per_block; ++i) p.scratch[i] = POISON;
+void poison_scratch(const Problem& p, int64_t block) {
+  for (int64_t i = 0; i < p.scratch_per_block; ++i) p.scratch[block * p.scratch_per_block + i] = POISON;
 }
 
+// Sequence by sequence as the blocks of a grid take them: `sequences` at a time.
 template <bool IN_SHARED>
-const char* forward(const Problem& p, int parts) {
-  poison_scratch(p, int64_t(p.batch) * parts);
-  for (int b = 0; b < p.batch; ++b) {
-    for (int part = 0; part < parts; ++part) {
-      const char* error = with_shared(p.layout.shared_size(), [&](float* shared) {
-        forward_block(HostBlock<IN_SHARED>{}, p, b, part, parts, shared);
-      });
-      if (error) return error;
-    }
+const char* forward(const Problem& p, int sequences, int parts) {
+  for (int i = 0; i < p.batch * parts; ++i) {
+    const int b = i / parts, part = i % parts, scratch = b % sequences * parts + part;
+    poison_scratch(p, scratch);
+    const char* error = with_shared(p.layout.shared_size(), [&](float* shared) {
+      forward_block(HostBlock<IN_SHARED>{}, p, b, scratch, part, parts, shared);
+    });
+    if (error) return error;
   }
   return nullptr;
 }
 
 template <bool IN_SHARED>
-const char* backward(const Problem& p) {
-  poison_scratch(p, p.batch);
+const char* backward(const Problem& p, int sequences) {
   for (int b = 0; b < p.batch; ++b) {
-    const char* error = with_shared(
-        p.layout.shared_size(), [&](float* shared) { backward_block(HostBlock<IN_SHARED>{}, p, b, shared); });
+    poison_scratch(p, b % sequences);
+    const char* error = with_shared(p.layout.shared_size(), [&](float* shared) {
+      backward_block(HostBlock<IN_SHARED>{}, p, b, b % sequences, shared);
+    });
     if (error) return error;
   }
   return nullptr;
@@ -104,18 +105,34 @@ const char* strip_forward_blocks(const Problem& p, int parts) {
   return nullptr;
 }
 
+template <int TILES>
+const char* strip_backward_blocks(const Problem& p, int sequences) {
+  for (int b = 0; b < p.batch; ++b) {
+    poison_scratch(p, b % sequences);
+    const char* failed = nullptr;
+    const char* error = with_shared(Sequence<Shape<TILES>>::BACKWARD_FLOATS, [&](float* shared) {
+      failed = host::run_block(WARPS * LANES, order, [&] {
+        strip_backward<Shape<TILES>>(p, b, b % sequences, shared);
+      });
+    });
+    if (failed || error) return failed ? failed : error;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 Device describe_device(int) { return {shared_limit, int(multiprocessors), tensor_cores}; }
 
-const char* launch_forward(const Problem& p, int parts, void*) {
-  ++launches;
-  return p.layout.factor_in_shared ? forward<true>(p, parts) : forward<false>(p, parts);
+const char* launch_forward(const Problem& p, int sequences, int parts, void*) {
+  ++launches, scratch_floats = p.scratch_per_block * sequences * parts;
+  return p.layout.factor_in_shared ? forward<true>(p, sequences, parts)
+                                   : forward<false>(p, sequences, parts);
 }
 
-const char* launch_backward(const Problem& p, void*) {
-  ++launches;
-  return p.layout.factor_in_shared ? backward<true>(p) : backward<false>(p);
+const char* launch_backward(const Problem& p, int sequences, void*) {
+  ++launches, scratch_floats = p.scratch_per_block * sequences;
+  return p.layout.factor_in_shared ? backward<true>(p, sequences) : backward<false>(p, sequences);
 }
 
 const char* launch_strip_forward(const Problem& p, int tiles, int parts, void*) {
@@ -124,12 +141,18 @@ const char* launch_strip_forward(const Problem& p, int tiles, int parts, void*) 
                                : strip_forward_blocks<MOST_TILES>(p, parts);
 }
 
+const char* launch_strip_backward(const Problem& p, int, int sequences, void*) {
+  ++launches, ++strip_launches, scratch_floats = p.scratch_per_block * sequences;
+  return strip_backward_blocks<FEWEST_TILES>(p, sequences);
+}
+
 void set_device(int64_t limit, int64_t count, bool tensors) {
   shared_limit = limit, multiprocessors = count, tensor_cores = tensors;
 }
 void set_order(int64_t seed) { order = seed; }
 int64_t launch_count() { return launches; }
 int64_t strip_launch_count() { return strip_launches; }
+int64_t scratch_bytes() { return scratch_floats * int64_t(sizeof(float)); }
 
 }  // namespace rka::cuda
 
@@ -138,10 +161,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(rka_fast_emulation, m) {
   m.def("set_order(int seed) -> ()");
   m.def("launch_count() -> int");
   m.def("strip_launch_count() -> int");
+  m.def("scratch_bytes() -> int");  // of the last launch
 }
 STABLE_TORCH_LIBRARY_IMPL(rka_fast_emulation, CompositeExplicitAutograd, m) {
   m.impl("set_device", TORCH_BOX(&rka::cuda::set_device));
   m.impl("set_order", TORCH_BOX(&rka::cuda::set_order));
   m.impl("launch_count", TORCH_BOX(&rka::cuda::launch_count));
   m.impl("strip_launch_count", TORCH_BOX(&rka::cuda::strip_launch_count));
+  m.impl("scratch_bytes", TORCH_BOX(&rka::cuda::scratch_bytes));
 }

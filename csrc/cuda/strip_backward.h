@@ -1,0 +1,337 @@
+// The backward pass for short sequences: one block of four warps a sequence.
+//
+// The forward pass is run again. Strips that are needed later are set aside in global memory, each
+// thread's in a place of its own: there are as many places as blocks at a time, so they stay in the
+// cache. Sums over the rows go through squares in shared memory; every gradient has one owner.
+#pragma once
+
+#include "strip_covariance_backward.h"
+#include "strip_forward.h"
+
+namespace rka::cuda {
+
+enum SavedStrip {
+  SAVED_SLOPES,    // d alpha / d shape score
+  SAVED_SHAPES,    // A
+  SAVED_PRODUCTS,  // B = A L
+  SAVED_SUMS,      // C = E + c B
+  SAVED_DRAWS,     // S
+  SAVED_SCALES,    // scale scores
+  SAVED_D_LOGITS,
+  SAVED_D_FACTOR,
+  SAVED_STRIPS
+};
+
+template <class S>
+struct Saved {
+  float* place;
+
+  static constexpr int FLOATS = 4 * WARPS * LANES * S::TILES;  // of a strip, all threads'
+  RKA_DEVICE Saved(const Problem& p, int64_t scratch)
+      : place(p.scratch + scratch * p.scratch_per_block + 4 * thread_index()) {}
+
+  RKA_DEVICE void put(int which, const Strip<S::TILES>& x) const {
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      store4(place + which * FLOATS + 4 * WARPS * LANES * j, {{x[j][0], x[j][1], x[j][2], x[j][3]}});
+    }
+  }
+  RKA_DEVICE Strip<S::TILES> get(int which) const {
+    Strip<S::TILES> x;
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      const Four u = load4_again(place + which * FLOATS + 4 * WARPS * LANES * j);
+      for (int c = 0; c < 4; ++c) x[j][c] = u[c];
+    }
+    return x;
+  }
+};
+
+RKA_DEVICE float softplus_fast(float z) {
+  return fmaf(LN_2, log2_fast(1.0f + exp2_fast(-LOG2_E * fabsf(z))), z < 0.0f ? 0.0f : z);
+}
+RKA_DEVICE float sigmoid_fast(float z) { return reciprocal(1.0f + exp2_fast(-LOG2_E * z)); }
+
+// x = x f'(score) for the piecewise linear f; `slope` where the score is not positive.
+RKA_DEVICE float slope_of(Activation f) {
+  return f == Activation::leaky_relu ? 0.01f : f == Activation::relu ? 0.0f : 1.0f;
+}
+
+// What one head leaves for its gradients besides the saved strips.
+template <class S>
+struct HeadState {
+  Rows rows;
+  Draw draw;
+  uint32_t positive = 0;  // bit 4 j + c: the location score is
+  uint32_t kept = ~0u;    // of dropout
+};
+
+// The forward pass up to the weights, in x, and the gradient of the weights as they meet the values
+// in y.
+template <class S>
+RKA_DEVICE void weights_again(
+    const Sequence<S>& s, const Saved<S>& saved, int head, bool first, HeadState<S>& h,
+    Strip<S::TILES>& x, Strip<S::TILES>& y) {
+  const Problem& p = s.p;
+  const int start = first_operand(p);
+  const float slope = slope_of(p.activation);
+  begin_head(s, h.rows, head, first, x);
+  if (p.needs_covariance() && start != SHAPE_KEY) {
+    draw_noise(s, h.rows, head, x);
+    saved.put(SAVED_SUMS, x);
+    multiply_lower_transposed<S>(s.lane, x, s.square, h.rows.pairs);
+  }
+#pragma unroll 1
+  for (int operand = start; operand < NO_OPERAND; ++operand) {
+    const Heads query =
+        choose(operand < LOCATION_KEY, choose(operand == SHAPE_KEY, p.shape_query, p.scale_query),
+               choose(operand == VALUE, p.grad, p.query));
+    const float factor = operand == VALUE ? 1.0f : inverse_sqrt(float(query.width));
+    {
+      const Strip<S::TILES> q = s.load(query, head);
+      y.clear();
+      wait_for_copies<1>();
+      sync_block();
+      multiply_rows<S>(
+          s.lane, y, q, (query.width + 7) / 8, s.buffer(operand % 2), h.rows.pairs);
+    }
+    sync_block();
+    fetch_operand(s, operand + 2, head);
+    if (operand == VALUE) break;
+    if (operand == SCALE_KEY) {
+      const float bias = p.scale_bias ? p.scale_bias[head] : 0.0f;
+      saved.put(SAVED_DRAWS, x);
+#pragma unroll
+      for (int j = 0; j < S::TILES; ++j) {
+        for (int c = 0; c < 4; ++c) {
+          y[j][c] = fmaf(y[j][c], factor, bias);
+          x[j][c] *= softplus_fast(y[j][c]);
+        }
+      }
+      saved.put(SAVED_SCALES, y);
+      continue;
+    }
+    if (operand == SHAPE_KEY) {
+      Strip<S::TILES> slopes;
+#pragma unroll
+      for (int j = 0; j < S::TILES; ++j) {
+        for (int c = 0; c < 4; ++c) {
+          slopes[j][c] = y[j][c] > 0.0f ? x[j][c] : slope * x[j][c];
+          x[j][c] = slopes[j][c] * factor * y[j][c];
+        }
+      }
+      saved.put(SAVED_SLOPES, slopes);
+      saved.put(SAVED_SHAPES, x);
+      h.draw = draw_skew_normal(
+          s, h.rows, head, x, y, [&](const Strip<S::TILES>& c, const Strip<S::TILES>& b) {
+            saved.put(SAVED_SUMS, c);
+            saved.put(SAVED_PRODUCTS, b);
+          });
+      continue;
+    }
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      for (int c = 0; c < 4; ++c) h.positive |= (y[j][c] > 0.0f ? 1u : 0u) << (4 * j + c);
+    }
+    activate_strip<S>(p.activation, factor, y);
+    float weight[2];
+    softmax(s, h.rows, head, y, x, weight);
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      for (int c = 0; c < 4; ++c) x[j][c] *= weight[c / 2];
+    }
+    if (p.dropout > 0.0f) h.kept = draw_dropout(s, h.rows, head);
+  }
+}
+
+// From the weights in x and their gradient in y: the gradient of the logits, set aside, and the
+// weights after dropout in x.
+template <class S>
+RKA_DEVICE void softmax_backward(
+    const Sequence<S>& s, const Saved<S>& saved, int head, const HeadState<S>& h,
+    Strip<S::TILES>& x, Strip<S::TILES>& y) {
+  const Problem& p = s.p;
+  const float factor = 1.0f / (1.0f - p.dropout);
+  if (p.dropout > 0.0f) drop<S>(h.kept, factor, y);
+  float total[2] = {};
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    for (int c = 0; c < 4; ++c) total[c / 2] = fmaf(x[j][c], y[j][c], total[c / 2]);
+  }
+  for (float& t : total) t = sum_of_row(t);
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    for (int c = 0; c < 4; ++c) y[j][c] = x[j][c] * (y[j][c] - total[c / 2]);
+  }
+  saved.put(SAVED_D_LOGITS, y);
+  if (p.d_bias) {
+    s.store(y, p.d_bias + s.noise_head(head) * p.rows * p.keys, p.rows, p.keys, p.keys, {1.0f, 1.0f});
+  }
+  if (p.dropout > 0.0f) drop<S>(h.kept, factor, x);
+}
+
+// d S = d Z omega; adds to the gradient of the factor, and leaves that of the shapes in x.
+template <class S>
+RKA_DEVICE void draw_backward(
+    const Sequence<S>& s, const Saved<S>& saved, const HeadState<S>& h, bool first,
+    Strip<S::TILES>& x) {
+  const Problem& p = s.p;
+  const Lane& l = s.lane;
+  const int last = (p.rows + 7) / 8, from = p.causal ? 2 * l.warp : 0;
+  const int width = l.first_row < p.keys ? 2 * (l.warp + 1) : 0;  // up to the diagonal
+  Strip<S::TILES> y = saved.get(SAVED_SCALES), sum;
+  x = saved.get(SAVED_D_LOGITS);
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    for (int c = 0; c < 4; ++c) x[j][c] *= softplus_fast(y[j][c]);
+  }
+  if (first) {
+    sum.clear();
+  } else {
+    sum = saved.get(SAVED_D_FACTOR);
+  }
+  sync_block();
+  s.put(x, s.buffer(0));
+  s.put(saved.get(SAVED_SUMS), s.buffer(1));
+  sync_block();
+  multiply_transposed<S>(l, sum, s.buffer(0), s.buffer(1), from, last, width);
+  if (p.has_shape()) {
+    multiply_lower<S>(l, y, x, s.square, h.rows.pairs);  // d C
+    const Strip<S::TILES> b = saved.get(SAVED_PRODUCTS);
+    x = saved.get(SAVED_SUMS);
+    float along[2] = {};
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      for (int c = 0; c < 4; ++c) along[c / 2] = fmaf(y[j][c], b[j][c], along[c / 2]);
+    }
+    float of_c[2], of_b[2];
+    for (int half = 0; half < 2; ++half) {
+      const SkewRowGrad<float> g =
+          SkewRowGrad<float>::of(h.draw.row[half], sum_of_row(along[half]));
+      of_c[half] = g.shape_to_x;  // of E = C - c B
+      of_b[half] = 2.0f * g.shape_to_p - g.shape_to_x * h.draw.row[half].p_weight;
+    }
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      for (int c = 0; c < 4; ++c) {
+        const float noise = fmaf(of_c[c / 2], x[j][c], of_b[c / 2] * b[j][c]);
+        y[j][c] = fmaf(h.draw.row[c / 2].p_weight, y[j][c], noise);
+      }
+    }
+    sync_block();
+    s.put(saved.get(SAVED_SHAPES), s.buffer(0));
+    s.put(y, s.buffer(1));
+    sync_block();
+    multiply_transposed<S>(l, sum, s.buffer(0), s.buffer(1), from, last, width);
+    multiply_lower_transposed<S>(l, y, s.square, h.rows.pairs);
+    x = y;
+  }
+  saved.put(SAVED_D_FACTOR, sum);
+}
+
+// From d scores (or weights) in x: gradients of the rows that made them. `key` may have no data:
+// then there is no query of its own either.
+template <class S>
+RKA_DEVICE void rows_backward(
+    const Sequence<S>& s, const HeadState<S>& h, int head, const Strip<S::TILES>& x,
+    const Heads& query, const Heads& key, float factor, float* d_query, float* d_key) {
+  const Problem& p = s.p;
+  sync_block();  // buffers and the extra square are done with
+  if (key.data) s.fetch_heads(s.buffer(0), key, head);
+  s.fetch_queries(s.buffer(1), query, head);
+  s.put(x, s.extra());
+  wait_for_copies<0>();
+  sync_block();
+  const int width = query.width, tiles = (width + 7) / 8;
+  Strip<S::TILES> y;
+  if (d_query && key.data) {
+    y.clear();
+    multiply_columns<S>(s.lane, y, x, h.rows.pairs, s.buffer(0), tiles);
+    s.store(y, d_query + s.noise_head(head) * p.rows * width, p.rows, width, width, {factor, factor});
+  }
+  if (d_key) {
+    y.clear();
+    multiply_transposed<S>(
+        s.lane, y, s.extra(), s.buffer(1), p.causal ? 2 * s.lane.warp : 0, (p.rows + 7) / 8, tiles);
+    s.store(y, d_key + s.noise_head(head) * p.keys * width, p.keys, width, width, {factor, factor});
+  }
+}
+
+template <class S>
+RKA_DEVICE void backward_head(
+    const Sequence<S>& s, const Saved<S>& saved, int head, bool first) {
+  const Problem& p = s.p;
+  HeadState<S> h;
+  h.rows = s.rows_of(head);
+  Strip<S::TILES> x;
+  {
+    Strip<S::TILES> y;
+    weights_again(s, saved, head, first, h, x, y);
+    softmax_backward(s, saved, head, h, x, y);
+  }
+  const float slope = slope_of(p.activation);
+#pragma unroll 1
+  for (int operand = VALUE; operand >= SHAPE_KEY; --operand) {
+    if (operand == SCALE_KEY && !p.has_spread()) break;
+    if (operand == LOCATION_KEY) {
+      x = saved.get(SAVED_D_LOGITS);
+#pragma unroll
+      for (int j = 0; j < S::TILES; ++j) {
+        for (int c = 0; c < 4; ++c) x[j][c] *= h.positive >> (4 * j + c) & 1 ? 1.0f : slope;
+      }
+    } else if (operand == SCALE_KEY) {
+      x = saved.get(SAVED_D_LOGITS);
+      const Strip<S::TILES> y = saved.get(SAVED_SCALES);
+      const Strip<S::TILES> draws = saved.get(SAVED_DRAWS);
+      float share = 0.0f;
+#pragma unroll
+      for (int j = 0; j < S::TILES; ++j) {
+        for (int c = 0; c < 4; ++c) {
+          x[j][c] *= draws[j][c] * sigmoid_fast(y[j][c]);
+          share += x[j][c];
+        }
+      }
+      add_up(s, 0, share);
+    } else if (operand == SHAPE_KEY) {
+      if (p.d_scale_bias && thread_index() == 0) {
+        p.d_scale_bias[int64_t(s.b) * p.heads + head] = added_up(s, 0);
+      }
+      if (!p.needs_covariance()) break;
+      draw_backward(s, saved, h, first, x);
+      if (!p.has_shape()) break;
+      const Strip<S::TILES> y = saved.get(SAVED_SLOPES);
+#pragma unroll
+      for (int j = 0; j < S::TILES; ++j) {
+        for (int c = 0; c < 4; ++c) x[j][c] *= y[j][c];
+      }
+    }
+    const bool shape = operand == SHAPE_KEY, scale = operand == SCALE_KEY, value = operand == VALUE;
+    const Heads query = choose(operand < LOCATION_KEY, choose(shape, p.shape_query, p.scale_query),
+                               choose(value, p.grad, p.query));
+    const Heads key = choose(operand < LOCATION_KEY, choose(shape, p.shape_key, p.scale_key),
+                             choose(value, Heads{}, p.key));
+    rows_backward(s, h, head, x, query, key, value ? 1.0f : inverse_sqrt(float(query.width)),
+                  shape ? p.d_shape_query : scale ? p.d_scale_query : p.d_query,
+                  shape   ? p.d_shape_key
+                  : scale ? p.d_scale_key
+                  : value ? p.d_value
+                          : p.d_key);
+  }
+}
+
+template <class S>
+RKA_DEVICE void strip_backward(const Problem& p, int b, int64_t scratch, float* shared) {
+  const Sequence<S> s(p, b, shared);
+  const Saved<S> saved(p, scratch);
+  if (p.needs_covariance()) prepare(s, 0);
+#pragma unroll 1
+  for (int head = 0; head < p.heads; ++head) backward_head(s, saved, head, head == 0);
+  if (p.wants_covariance()) {
+    Strip<S::TILES> x = saved.get(SAVED_D_FACTOR);
+    factor_backward(s, x);
+    correlation_backward(s);
+  }
+  sync_block();  // shared memory is the next sequence's
+}
+
+}  // namespace rka::cuda
