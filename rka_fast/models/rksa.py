@@ -75,6 +75,7 @@ class RKSA(TransformerRecommender):
         num_items, num_users: size of the catalogue; items count from 1 (0 is padding), users from
             0 (-1 is a person without a user vector).
         max_length, width, blocks, heads, dropout: as in SASRec.
+        block, expansion, temperature, tied: as in `TransformerRecommender`.
         activation: f of location and shape.
         kernel_weight: weight of the loss term in which the item kernel explains the counting
             kernel; 0 leaves it out.
@@ -99,6 +100,10 @@ class RKSA(TransformerRecommender):
         blocks: int = 2,
         heads: int = 1,
         dropout: float = 0.2,
+        block: str = "sasrec",
+        expansion: int | None = None,
+        temperature: float | None = None,
+        tied: bool = True,
         activation: str = "leaky_relu",
         kernel_weight: float = 0.5,
         train_mode: str = "sample",
@@ -113,10 +118,13 @@ class RKSA(TransformerRecommender):
             )
             for _ in range(blocks)
         ]
-        super().__init__(num_items, attentions, max_length, width, dropout)
+        super().__init__(
+            num_items, attentions, max_length, width, dropout, block=block, expansion=expansion,
+            temperature=temperature, tied=tied,
+        )  # fmt: skip
         self.kernel_weight, self.heads, self.backend = kernel_weight, heads, backend
         self.users = nn.Embedding(num_users + 1, width, padding_idx=0)
-        nn.init.normal_(self.users.weight, std=0.02)
+        self.initialise_table(self.users.weight)
         nn.init.zeros_(self.users.weight[0].data)
         self.kernels = RelationKernels(width, user_dim=width)
         names = parse_kernels(kernels)

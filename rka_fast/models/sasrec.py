@@ -50,6 +50,13 @@ class SASRec(TransformerRecommender):
         blocks: int = 2,
         heads: int = 1,
         dropout: float = 0.2,
+        block: str = "sasrec",
+        expansion: int | None = None,
+        temperature: float | None = None,
+        tied: bool = True,
     ):
         attentions = [CausalAttention(width, heads, dropout) for _ in range(blocks)]
-        super().__init__(num_items, attentions, max_length, width, dropout)
+        super().__init__(
+            num_items, attentions, max_length, width, dropout, block=block, expansion=expansion,
+            temperature=temperature, tied=tied,
+        )  # fmt: skip

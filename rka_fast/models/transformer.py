@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rka_fast.models.base import Recommender
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 class FeedForward(nn.Module):
     """Position-wise ReLU network with its residual."""
 
-    def __init__(self, width: int, dropout: float):
+    def __init__(self, width: int, dropout: float, expansion: int):
         super().__init__()
-        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
+        self.inner = nn.Linear(width, expansion * width)
+        self.outer = nn.Linear(expansion * width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,12 +34,12 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """query = LN(x), key = value = x; the residual adds LN(x) (SASRec's and the paper's order)."""
 
-    def __init__(self, attention: nn.Module, width: int, dropout: float):
+    def __init__(self, attention: nn.Module, width: int, dropout: float, expansion: int | None):
         super().__init__()
         self.attention = attention
         self.attention_norm = nn.LayerNorm(width, eps=1e-8)
         self.feed_forward_norm = nn.LayerNorm(width, eps=1e-8)
-        self.feed_forward = FeedForward(width, dropout)
+        self.feed_forward = FeedForward(width, dropout, expansion or 1)
 
     def forward(self, x: Tensor, groups: LengthGroups, inputs: list[dict[str, Any]]) -> Tensor:
         query = self.attention_norm(x)
@@ -46,12 +48,61 @@ class Block(nn.Module):
         return self.feed_forward(self.feed_forward_norm(query + groups.pack(attended)))
 
 
+class SwiGLU(nn.Module):
+    """W_c drop(SiLU(W_a x) * W_b x), without biases (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, dropout: float, expansion: int):
+        super().__init__()
+        hidden = expansion * width
+        self.gate, self.inner = (nn.Linear(width, hidden, bias=False) for _ in range(2))
+        self.outer = nn.Linear(hidden, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(self.dropout(F.silu(self.gate(x)) * self.inner(x)))
+
+
+class GatedBlock(nn.Module):
+    """x + sigmoid(W x + b) * drop(f(LN(x))), with f the attention and then SwiGLU.
+
+    The gates read x as it is. LiGR (Borisyuk et al., arXiv 2502.03417), as eSASRec has it.
+    """
+
+    def __init__(self, attention: nn.Module, width: int, dropout: float, expansion: int | None):
+        super().__init__()
+        self.attention = attention
+        self.attention_norm = nn.LayerNorm(width, eps=1e-8)
+        self.attention_gate = nn.Linear(width, width)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=1e-8)
+        self.feed_forward_gate = nn.Linear(width, width)
+        self.feed_forward = SwiGLU(width, dropout, expansion or 4)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, groups: LengthGroups, inputs: list[dict[str, Any]]) -> Tensor:
+        parts = zip(groups.unpack(self.attention_norm(x)), groups.groups, inputs, strict=True)
+        attended = groups.pack([self.attention(y, y, g.padding, **more) for y, g, more in parts])
+        x = x + torch.sigmoid(self.attention_gate(x)) * self.dropout(attended)
+        hidden = self.feed_forward(self.feed_forward_norm(x))
+        return x + torch.sigmoid(self.feed_forward_gate(x)) * self.dropout(hidden)
+
+
+BLOCKS: dict[str, type[Block | GatedBlock]] = {"sasrec": Block, "ligr": GatedBlock}
+"""The blocks by the name of the setting `block`."""
+
+
 class TransformerRecommender(Recommender):
     """x_t = e_{i_t} sqrt(d) + p_t through blocks; the item embedding is the output embedding too.
 
     `attentions` are modules called as attention(query, x, padding, **inputs) on
     (b, l, width) with padding (b, l) True at positions without an item, for rows of similar length;
     inputs are what `attention_inputs` says.
+
+    block: "sasrec", or "ligr": gated blocks, no sqrt(d), no final normalisation, and all that has
+        two dimensions or more starts Xavier-normal.
+    expansion: hidden width of the position-wise network in widths; None is 1 for sasrec, 4 for
+        ligr.
+    temperature: states and items are compared by their cosine over it; None, by inner product.
+    tied: False gives the output an item embedding of its own.
     """
 
     has_attention = True
@@ -63,19 +114,36 @@ class TransformerRecommender(Recommender):
         max_length: int,
         width: int,
         dropout: float,
+        *,
+        block: str,
+        expansion: int | None,
+        temperature: float | None,
+        tied: bool,
     ):
         super().__init__()
+        gated = block == "ligr"
+        self.temperature, self.scale = temperature, 1.0 if gated else math.sqrt(width)
         self.items = nn.Embedding(num_items + 1, width, padding_idx=0)
         self.positions = nn.Embedding(max_length, width)
+        self.output = None if tied else nn.Embedding(num_items + 1, width, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(a, width, dropout) for a in attentions)
-        self.norm = nn.LayerNorm(width, eps=1e-8)
-        for table in (self.items, self.positions):
-            nn.init.normal_(table.weight, std=0.02)
-        nn.init.zeros_(self.items.weight[0].data)
+        self.blocks = nn.ModuleList(
+            BLOCKS[block](attention, width, dropout, expansion) for attention in attentions
+        )
+        self.norm = nn.Identity() if gated else nn.LayerNorm(width, eps=1e-8)
+        self.initialise_table = nn.init.xavier_normal_ if gated else _normal
+        if gated:
+            for parameter in self.blocks.parameters():
+                if parameter.dim() >= 2:
+                    nn.init.xavier_normal_(parameter)
+        for table in filter(None, (self.items, self.positions, self.output)):
+            self.initialise_table(table.weight)
+            if table.padding_idx == 0:
+                nn.init.zeros_(table.weight[0].data)
 
     def item_vectors(self) -> Tensor:
-        return self.items.weight
+        weight = self.items.weight if self.output is None else self.output.weight
+        return weight if self.temperature is None else F.normalize(weight, dim=-1)
 
     def attention_inputs(
         self, batch: Batch, groups: LengthGroups, items: Tensor
@@ -88,8 +156,15 @@ class TransformerRecommender(Recommender):
         items = self.items(batch.items[groups.present])
         # Left-padded: the newest item always has the last position.
         position = groups.position + self.positions.num_embeddings - batch.items.shape[1]
-        x = self.dropout(items * math.sqrt(self.items.embedding_dim) + self.positions(position))
+        x = self.dropout(items * self.scale + self.positions(position))
         inputs = self.attention_inputs(batch, groups, items)
         for block in self.blocks:
             x = block(x, groups, inputs)
-        return groups.unpack_all(self.norm(x))
+        states = self.norm(x)
+        if self.temperature is not None:
+            states = F.normalize(states, dim=-1) / self.temperature
+        return groups.unpack_all(states)
+
+
+def _normal(weight: Tensor) -> Tensor:
+    return nn.init.normal_(weight, std=0.02)

@@ -24,6 +24,7 @@ from rka_fast.files import stem
 from rka_fast.models import MODELS
 from rka_fast.models.losses import LOSSES, SHARING, STATE_LOSSES
 from rka_fast.models.rksa import parse_kernels
+from rka_fast.models.transformer import BLOCKS
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
 
 if TYPE_CHECKING:
@@ -196,6 +197,24 @@ class Config:
         "model",
         "Dropout probability; recurrent models drop half as much of the embedded items.",
         rule=Rule("must be from 0 to below 1", lambda value: 0 <= value < 1),
+    )
+    block: str | None = setting(
+        "model",
+        "What stands around the attention: SASRec's block, or LiGR's, with gates.",
+        choices=BLOCKS,
+    )
+    expansion: int | None = setting(
+        "model",
+        "Hidden width of a block's position-wise network in widths; 1 in SASRec's, 4 in LiGR's.",
+        rule=COUNT,
+    )
+    temperature: float | None = setting(
+        "model",
+        "Compare states and items by their cosine over this, not by their inner product.",
+        rule=POSITIVE,
+    )
+    tied: bool | None = setting(
+        "model", "Use the item embedding for the output too, or one of its own (--no-tied)."
     )
     activation: str | None = setting(
         "model",

@@ -123,6 +123,103 @@ def test_a_few_steps_learn_the_training_sequences(split, batch):
         assert losses[-1] < 0.75 * losses[0]
 
 
+LEVERS = [
+    {"block": "ligr"},
+    {"block": "ligr", "expansion": 2, "temperature": 0.2},
+    {"temperature": 0.2, "tied": False},
+    {"expansion": 3},
+]
+
+
+def with_levers(name, split, **levers):
+    torch.manual_seed(0)
+    return MODELS[name].from_config(SimpleNamespace(**{**vars(CONFIG), **levers}), split)
+
+
+@pytest.mark.parametrize("levers", LEVERS)
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_a_lever_learns_with_all_its_parameters_and_sees_no_future(name, levers, split, batch):
+    model = with_levers(name, split, **levers)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(40):
+        loss = model.training_loss(batch, "ce")["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        losses.append(loss.item())
+        if len(losses) == 1:
+            for parameter_name, parameter in model.named_parameters():
+                assert parameter.grad is not None and parameter.grad.any(), parameter_name
+            assert not model.items.weight.grad[0].any()
+        optimizer.step()
+    assert losses[-1] < 0.75 * losses[0]
+    before = model.eval().encode(batch)
+    items = batch.items.clone()
+    items[:, -2:] = items[:, -2:] % 12 + 1
+    after = model.encode(batch._replace(items=items))
+    assert torch.equal(before[:, :-2], after[:, :-2])
+    assert not torch.allclose(before[:, -1], after[:, -1])
+
+
+def test_the_gated_block_by_its_formula(split, batch):
+    """One history, one block, written out from the parameters, in float64."""
+    model = with_levers("sasrec", split, block="ligr", blocks=1, heads=1).double().eval()
+    items = batch.items[batch.items.count_nonzero(1).argmax()]
+    items, n = items[items > 0], int((items > 0).sum())
+    of = model.blocks[0]
+
+    def norm(layer, x):
+        centred = x - x.mean(-1, keepdim=True)
+        variance = centred.square().mean(-1, keepdim=True)
+        return centred / (variance + 1e-8).sqrt() * layer.weight + layer.bias
+
+    x = model.items.weight[items] + model.positions.weight[8 - n :]
+    y = norm(of.attention_norm, x)
+    query = y @ of.attention.query.weight.T + of.attention.query.bias
+    key, value = (y @ of.attention.key_value.weight.T + of.attention.key_value.bias).chunk(2, -1)
+    attended = torch.empty_like(x)
+    for t in range(n):
+        weights = torch.softmax(key[: t + 1] @ query[t] / math.sqrt(12), dim=0)
+        attended[t] = weights @ value[: t + 1]
+    attended = attended @ of.attention.output.weight.T + of.attention.output.bias
+    gate = of.attention_gate
+    x = x + attended / (1 + torch.exp(-(x @ gate.weight.T + gate.bias)))
+    z, ffn = norm(of.feed_forward_norm, x), of.feed_forward
+    opened = z @ ffn.gate.weight.T
+    hidden = opened / (1 + torch.exp(-opened)) * (z @ ffn.inner.weight.T)
+    gate = of.feed_forward_gate
+    x = x + hidden @ ffn.outer.weight.T / (1 + torch.exp(-(x @ gate.weight.T + gate.bias)))
+    alone = batch._replace(items=items[None], users=batch.users[:1], cooccurrence=None)
+    torch.testing.assert_close(model.encode(alone)[0], x)
+
+
+def test_the_gated_form_starts_xavier_normal():
+    torch.manual_seed(0)
+    model = RKSA(500, 300, width=64, blocks=1, block="ligr")
+    for weight in (
+        model.items.weight[1:],
+        model.users.weight[1:],
+        model.blocks[0].feed_forward.gate.weight,
+    ):
+        rows, columns = weight.shape
+        std = math.sqrt(2 / (rows + columns))
+        # The standard deviation of n normal values has itself one of std / sqrt(2 n).
+        assert weight.std().item() == pytest.approx(std, rel=5 / math.sqrt(2 * weight.numel()))
+    assert not model.items.weight[0].any() and not model.users.weight[0].any()
+
+
+def test_scores_with_a_temperature_are_cosines_over_it(split, batch):
+    """Of the state that the model without one has."""
+    model = with_levers("sasrec", split, temperature=0.25, tied=False).eval()
+    scores = model.scores(batch)
+    model.temperature = None
+    state = model.encode(batch)[:, -1]
+    for item in (1, 12):
+        vector = model.output.weight[item]
+        expected = (state @ vector) / state.norm(dim=-1) / vector.norm() / 0.25
+        torch.testing.assert_close(scores[:, item], expected)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_rksa_in_location_mode_ignores_every_relation(training, split, batch):
     mode = {"train_mode" if training else "eval_mode": "location"}
