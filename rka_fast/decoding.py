@@ -77,6 +77,11 @@ class ModuleDecoder:
         mode: str | None = None,
         user: Tensor | None = None,
     ):
+        if module.kernels is None:
+            raise ValueError(
+                "module: expected one with kernels of its own, got one built with "
+                "own_kernels=False: decode with `Decoder` and the kernels that its calls bring"
+            )
         self.module, self.seed, self.user = module, seed, user
         self.mode = mode or ("sample" if module.training else "mean")
         self.decoder = Decoder()
@@ -97,7 +102,7 @@ class ModuleDecoder:
             new = [torch.cat(pair, -2) for pair in zip(self.cache, new, strict=True)]
         self.cache = new
         key, value, scale_key, shape_key, features = new
-        assert m.kernels is not None  # the constructor refuses modules without
+        assert m.kernels is not None
         kernels = m.kernels(features, self.user, cooccurrence)
         output = self.decoder(
             Location(query, key),

@@ -96,3 +96,9 @@ def test_a_gap_is_named():
     decoder(**positions(inputs, 0, 4), seed=1)
     with pytest.raises(ValueError, match="the 4 positions so far and the 1 of location.query, got"):
         decoder(**positions(inputs, 5, 6), seed=1)
+
+
+def test_a_module_without_kernels_is_refused():
+    module = KernelizedAttention(8, 2, own_kernels=False)
+    with pytest.raises(ValueError, match="module: .*own_kernels=False.*`Decoder`"):
+        ModuleDecoder(module, seed=1)

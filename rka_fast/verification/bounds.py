@@ -46,7 +46,7 @@ def leaves(inputs: dict[str, Any]) -> dict[str, Tensor]:
     found = {}
 
     def visit(name: str, x: Any) -> None:
-        if isinstance(x, tuple) and hasattr(x, "_fields"):
+        if hasattr(x, "_fields"):
             for field, y in zip(x._fields, x, strict=True):
                 visit(f"{name}.{field}", y)
         elif isinstance(x, Tensor) and x.is_floating_point() and not name.endswith("cooccurrence"):
@@ -61,7 +61,7 @@ def replaced(inputs: dict[str, Any], new: dict[str, Tensor]) -> dict[str, Any]:
     """The inputs with tensors exchanged by their dotted names."""
 
     def visit(name: str, x: Any) -> Any:
-        if isinstance(x, tuple) and hasattr(x, "_fields"):
+        if hasattr(x, "_fields"):
             return type(x)(*(visit(f"{name}.{f}", y) for f, y in zip(x._fields, x, strict=True)))
         return new.get(name, x)
 
