@@ -384,6 +384,14 @@ def test_the_schema_is_pythons(emulation):
     assert [(a.name, str(a.type)) for a in actual] == expected
 
 
+def test_ready_made_relations_are_refused(emulation):
+    x, square = torch.ones(1, 1, 3, 2), torch.eye(3)[None]
+    spread = {"scale_query": x, "scale_key": x, "mode": "sample", "seed": torch.tensor(1)}
+    a = Arguments(x, x, x, **spread, correlation=square, factor=square)
+    with pytest.raises(RuntimeError, match="have no ready-made correlation"):
+        emulation.attention_cuda(*a)
+
+
 @pytest.mark.usefixtures("either_kernel")
 def test_pivots_that_are_not_positive_are_set_as_in_the_reference():
     inputs = inputs_of(n=12, shape=False)  # whose K alpha the reference takes of K, not of L L'

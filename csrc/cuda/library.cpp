@@ -93,6 +93,8 @@ Check checked(const Inputs& in) {
 Problem problem_of(const Inputs& in) {
   STD_TORCH_CHECK(!in.time_table && !in.scale && in.row_offset == 0,
                   "rka_fast: the CUDA kernels have no time_table, scale and row_offset");
+  STD_TORCH_CHECK(!in.correlation && !in.factor && !in.prior,
+                  "rka_fast: the CUDA kernels have no ready-made correlation, factor and prior");
   Problem p;
   p.batch = int(in.query.size(0)), p.heads = int(in.query.size(1));
   p.rows = int(in.query.size(2)), p.keys = int(in.key.size(2));
