@@ -201,16 +201,42 @@ static void test_call(int n, int width, bool causal, bool padded, Mode mode, dou
     for (View* v : {&g.scale_query, &g.scale_key, &g.scale_bias, &g.shape_query, &g.shape_key,
                     &g.features, &g.gate, &g.concentration, &g.mixture})
       *v = View{};
-  for (int pass = 0; pass < 2; ++pass) {
-    const size_t bytes = scratch_bytes<T>(c, pass == 1);
+  const auto each = [&](const Problem& p, bool back, const auto& f) {
+    const size_t bytes = scratch_bytes<T>(p, back);
     std::unique_ptr<void, void (*)(void*)> scratch(std::aligned_alloc(64, bytes), std::free);
     for (int64_t b = 0; b < B; ++b) {
       std::memset(scratch.get(), 0xFF, bytes);
-      if (pass == 0)
-        forward<T>(c, b, scratch.get());
-      else
-        backward<T>(c, g, b, scratch.get());
+      f(b, scratch.get());
     }
+  };
+  each(c, false, [&](int64_t b, void* scratch) { forward<T>(c, b, scratch); });
+  each(c, true, [&](int64_t b, void* scratch) { backward<T>(c, g, b, scratch); });
+  double apart = 0;  // from the same call on ready-made relations, and their gradients
+  if (mode == Mode::sample) {
+    const auto square = [&](int64_t heads) { return array(B, heads, n, n, 0, 0); };
+    const Relations ready{square(1), square(1), square(1)}, grad{square(1), square(1), {}};
+    Problem shared = c;
+    shared.heads = 1;  // of the prior, as no mask differs by head
+    each(shared, false, [&](int64_t b, void* scratch) { relations<T>(shared, ready, b, scratch); });
+    Problem r = c;
+    r.features = r.gate = r.concentration = r.mixture = r.cooccurrence = View{};
+    r.feature_width = 0, r.output = rows();
+    r.correlation = ready.correlation, r.factor = ready.factor, r.prior = ready.prior;
+    r.prior.stride[1] = 0;
+    Gradients direct{}, through{};
+    direct.output = g.output, direct.correlation = grad.correlation, direct.factor = grad.factor;
+    through.features = array(B, 1, n, width, 0, 1);
+    each(r, false, [&](int64_t b, void* scratch) { forward<T>(r, b, scratch); });
+    each(r, true, [&](int64_t b, void* scratch) { backward<T>(r, direct, b, scratch); });
+    each(c, true,
+         [&](int64_t b, void* scratch) { relations_backward<T>(c, grad, through, b, scratch); });
+    const auto compare = [&](const View& x, const View& y, int64_t count) {
+      for (int64_t i = 0; i < count; ++i)
+        apart = std::fmax(apart, std::fabs(double(reinterpret_cast<T*>(x.data)[i]) -
+                                           double(reinterpret_cast<T*>(y.data)[i])));
+    };
+    compare(c.output, r.output, B * H * n * width);
+    compare(g.features, through.features, B * n * width);
   }
   double bad = 0;
   for (const auto& m : memory)
@@ -219,6 +245,7 @@ static void test_call(int n, int width, bool causal, bool padded, Mode mode, dou
   std::snprintf(what, sizeof what, "n %d, width %d%s%s, mode %d, f%d", n, width,
                 causal ? ", causal" : "", padded ? ", padded" : "", int(mode), int(8 * sizeof(T)));
   check(bad == 0, what, bad);
+  check(apart == 0, "the same call on ready-made relations", apart);
 }
 
 int main() {
