@@ -14,6 +14,7 @@ from rka_fast.ops.api import (
     Kernels,
     Location,
     RelationFactor,
+    RelativeTimes,
     Shape,
     kernelized_attention,
 )
@@ -135,6 +136,7 @@ class KernelizedAttention(nn.MultiheadAttention):
         mode: str | None = None,
         kernels: Kernels | RelationFactor | None = None,
         seed: Tensor | int | None = None,
+        times: RelativeTimes | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """As `nn.MultiheadAttention.forward`, with the relations of the keys.
 
@@ -153,12 +155,16 @@ class KernelizedAttention(nn.MultiheadAttention):
                 vouches that position t of the queries is position t of the keys, and for the
                 counts: `rka_fast.check_counts` checks them once, not every call.
             seed: of the noise; by default drawn from PyTorch's generator.
+            times: of queries and keys, with the table of what they add to the location; not for
+                nested tensors.
 
         Returns:
             The output and, with `need_weights`, the weights that were applied: (B, n, m), or
             (B, H, n, m) with `average_attn_weights=False`.
         """
         if query.is_nested or key.is_nested or value.is_nested:
+            if times is not None:
+                raise ValueError("times: expected None with nested tensors, got RelativeTimes")
             return nested.attend(
                 self, query, key, value, attn_mask, key_padding_mask,
                 need_weights=need_weights, average_attn_weights=average_attn_weights,
@@ -198,7 +204,7 @@ class KernelizedAttention(nn.MultiheadAttention):
             identity = torch.eye(v.shape[-2], dtype=v.dtype, device=v.device)
             v = torch.cat((v, identity.expand(*v.shape[:2], -1, -1)), dim=-1)
         output = kernelized_attention(
-            Location(q, k, bias),
+            Location(q, k, bias, times),
             v,
             covariance,
             shape,

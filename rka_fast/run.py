@@ -66,13 +66,23 @@ class Run(Recommendations):
         """
         return cls(folder, device)
 
-    def recommend(self, of: str | Sequence[str], top: int = 10) -> list[tuple[str, float]]:
+    def recommend(
+        self,
+        of: str | Sequence[str],
+        top: int = 10,
+        *,
+        times: Sequence[float] | None = None,
+        at: float | None = None,
+    ) -> list[tuple[str, float]]:
         """The best items that were not had, as (item id, score), the best first.
 
         of: the id of a user of the data, or the item ids of anyone's history, oldest first.
+        times, at: as in `for_history`, read by models with time_bias; a user of the data has times.
         Raises DataError for ids that are not in the data.
         """
-        return self.for_user(of, top) if isinstance(of, str) else self.for_history(of, top)
+        if isinstance(of, str):
+            return self.for_user(of, top, at)
+        return self.for_history(of, top, times, at)
 
     def evaluate(self, stage: str = "test") -> dict[str, dict[str, float]]:
         """Metrics by ranking, "sampled" and "full", of the targets of "valid" or "test"."""

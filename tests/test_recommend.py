@@ -119,3 +119,39 @@ def test_a_run_with_the_time_split_recommends_from_its_own_counts(tmp_path, caps
     diagonal = loaded.batcher.cooccurrence.matrix.diagonal()
     assert diagonal.sum() == expected.training_items.distinct.sum()
     assert len(loaded.for_user("u7", top=5)) == 5
+
+
+@pytest.mark.parametrize("model", ["sasrec", "rksa"])
+def test_a_run_with_a_time_bias_is_asked_at_a_time(model, tmp_path, capsys):
+    lines = write_log(tmp_path / "log.txt").read_text().splitlines()
+    log = tmp_path / "log.csv"
+    rows = [f"{line.replace(' ', ',')},{1e9 + n * 99_991:.0f}" for n, line in enumerate(lines)]
+    log.write_text("user,item,timestamp\n" + "\n".join(rows) + "\n")
+    flags = ("--model", model, "--epochs", "1", "--time-bias", "--position-bias")
+    assert train(tmp_path / "log.txt", tmp_path / "none", *flags) == 2
+    assert "this data has none" in capsys.readouterr().err
+    run = tmp_path / "run"
+    assert train(log, run, *flags) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert result["request_times"] == "of the targets"
+    loaded = Recommendations(str(run))
+    asked = loaded.for_user("u7", 5, at=1.5e9)
+    assert asked != loaded.for_user("u7", 5, at=1.0e9)
+    capsys.readouterr()
+    for at in ("1500000000", "2017-07-14T02:40:00"):
+        assert main([str(run), "--user", "u7", "--top", "5", "--json", "--at", at]) == 0
+        found = json.loads(capsys.readouterr().out)["recommendations"]
+        assert [(of["item"], of["score"]) for of in found] == asked
+    user = loaded.sequences.user_index("u7")
+    items = [loaded.sequences.item_id(item) for item in loaded.sequences.sequence(user)]
+    assert main([str(run), "--history", "i3,i5", "--times", "1e9,2017-07-14"]) == 0
+    assert main([str(run), "--history", "i3,i5"]) == 2
+    assert "give --times" in capsys.readouterr().err
+    assert main([str(run), "--user", "u7", "--at", "soon"]) == 2
+    assert "--at 'soon': expected seconds since 1970 or an ISO date" in capsys.readouterr().err
+    assert len(loaded.for_history(items, 3, times=[1e9] * len(items), at=1.5e9)) == 3
+
+
+def test_times_without_a_time_bias_are_refused(run, capsys):
+    assert main([str(run), "--user", "u7", "--at", "1"]) == 2
+    assert "--at has no meaning" in capsys.readouterr().err

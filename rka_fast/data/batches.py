@@ -1,5 +1,6 @@
 """From a split to the tensors a model takes."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,9 @@ class Batch(NamedTuple):
     cooccurrence: float32 (B, n, n), counts at every pair of positions.
     kernel_items: int64 (S,), distinct items of the batch; kernel_counts: float32 (S, S), plain
         counts between them.
+    times: int64 (B, n), of the events of `items`, in seconds since 1970; 0 at padding.
+    request_times: int64 (B, n), of the event that follows every position; of the last one in
+        recommending the time that is asked for.
     """
 
     users: Tensor
@@ -37,6 +41,8 @@ class Batch(NamedTuple):
     cooccurrence: Tensor | None = None
     kernel_items: Tensor | None = None
     kernel_counts: Tensor | None = None
+    times: Tensor | None = None
+    request_times: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
@@ -53,6 +59,7 @@ class Batcher:
     shared_negatives: "none"; or "sequence", k for all positions of a user together; or "batch", k
         for all of a batch, uniform over all items.
     leave_self_out: take a training user's own contribution out of its counts.
+    times: add those of the events and of the requests.
     kernel_loss: add up to `kernel_items` distinct items of the batch and their plain counts.
     """
 
@@ -67,6 +74,7 @@ class Batcher:
         kernel_loss: bool = False,
         kernel_items: int = 512,
         shared_negatives: str = "none",
+        times: bool = False,
     ):
         if kernel_loss and cooccurrence is None:
             raise ValueError("kernel_loss=True needs cooccurrence, got None")
@@ -78,6 +86,15 @@ class Batcher:
                 f"user {user!r} trains on all {num_items} items, so no negative is left; "
                 "use the cross-entropy loss, which needs none"
             )
+        self.seconds = None  # int64 (events,)
+        if times:
+            if split.sequences.timestamps is None:
+                raise DataError(
+                    "a model with time_bias needs the time of every event and this data has none; "
+                    "name the column with --columns user,item,rating,timestamp, or use "
+                    "--no-time-bias"
+                )
+            self.seconds = np.floor(split.sequences.timestamps).astype(np.int64)
         self.split = split
         self.cooccurrence = cooccurrence
         self.max_length = max_length
@@ -122,6 +139,7 @@ class Batcher:
             kernel_counts = self.cooccurrence.submatrix(kernel_items)
         counts = self._counts(users, items)
         arrays = (users, items, targets, negatives, counts, kernel_items, kernel_counts)
+        arrays += self._times(self.seconds, start, end - 1)
         tensors: Any = (None if a is None else torch.from_numpy(a) for a in arrays)
         return Batch(*tensors)
 
@@ -129,12 +147,22 @@ class Batcher:
         """The last n items before these targets of a stage, rows of `Split.targets`."""
         users, at = (x[rows] for x in self.split.targets(stage))
         sequences = self.split.sequences
-        return self._inputs(
-            users, left_padded(sequences.items, sequences.indptr[users], at, self.max_length)
-        )
+        start = sequences.indptr[users]
+        items = left_padded(sequences.items, start, at, self.max_length)
+        return self._inputs(users, items, self._times(self.seconds, start, at))
 
-    def history(self, items: list[int], user: int = -1) -> Batch:
-        """A batch of one from any history, oldest first; user -1 is a person not in the data."""
+    def history(
+        self,
+        items: list[int],
+        user: int = -1,
+        times: Sequence[float] | None = None,
+        at: float | None = None,
+    ) -> Batch:
+        """A batch of one from any history, oldest first; user -1 is a person not in the data.
+
+        times: of the events, in seconds since 1970, and at, when it is asked; both are needed where
+        the batches have times.
+        """
         history = np.asarray(items, np.int64)
         num_items = self.split.sequences.num_items
         if history.ndim != 1 or len(history) == 0:
@@ -142,11 +170,33 @@ class Batcher:
         if history.min() < 1 or history.max() > num_items:
             raise DataError(f"items={items}: expected item indices from 1 to {num_items}")
         start, end = np.array([0]), np.array([len(history)])
+        seconds = None
+        if self.seconds is not None:
+            if times is None or at is None or len(times) != len(history):
+                given = "none" if times is None else f"{len(times)}"
+                raise DataError(
+                    f"the model reads times: expected one for each of the {len(history)} items of "
+                    f"the history and one of the request, got {given} and {at}"
+                )
+            seconds = np.floor(np.array([*times, at], np.float64)).astype(np.int64)
         return self._inputs(
-            np.array([user], np.int64), left_padded(history, start, end, self.max_length)
+            np.array([user], np.int64),
+            left_padded(history, start, end, self.max_length),
+            self._times(seconds, start, end),
         )
 
-    def _inputs(self, users: np.ndarray, items: np.ndarray) -> Batch:
+    def _times(
+        self, seconds: np.ndarray | None, start: np.ndarray, end: np.ndarray
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Those of the events start..end of every row, and of the event after each of them."""
+        if seconds is None:
+            return None, None
+        n = self.max_length
+        return left_padded(seconds, start, end, n), left_padded(seconds, start + 1, end + 1, n)
+
+    def _inputs(
+        self, users: np.ndarray, items: np.ndarray, times: tuple[np.ndarray | None, ...]
+    ) -> Batch:
         counts = self._counts(users, items)
         # Users without training events have no vector.
         trained = self.split.training_items.distinct[users] > 0
@@ -154,6 +204,8 @@ class Batcher:
             users=torch.from_numpy(np.where(trained, users, -1)),
             items=torch.from_numpy(items),
             cooccurrence=None if counts is None else torch.from_numpy(counts),
+            times=None if times[0] is None else torch.from_numpy(times[0]),
+            request_times=None if times[1] is None else torch.from_numpy(times[1]),
         )
 
     def _counts(self, users: np.ndarray, items: np.ndarray) -> np.ndarray | None:

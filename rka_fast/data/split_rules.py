@@ -65,7 +65,7 @@ def time_boundaries(sequences: Sequences, boundaries: str = BOUNDARIES) -> tuple
             "column with --columns user,item,rating,timestamp, or use --split leave-one-out"
         )
     parts = [part.strip() for part in boundaries.split(",")]
-    for read in (_quantile, _date):
+    for read in (_quantile, iso_seconds):
         found = [value for part in parts if (value := read(part)) is not None]
         if len(parts) == len(found) == 2 and found[0] < found[1]:
             break
@@ -87,7 +87,8 @@ def _quantile(text: str) -> float | None:
     return value if 0.0 < value < 1.0 else None
 
 
-def _date(text: str) -> float | None:
+def iso_seconds(text: str) -> float | None:
+    """Seconds since 1970 of an ISO date, in UTC where it says no zone; None where it is none."""
     try:
         when = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:

@@ -40,6 +40,7 @@ class Recommender(nn.Module):
     trains: ClassVar[bool] = True
     uses_cooccurrence: ClassVar[bool] = False  # wants Batch.cooccurrence
     has_attention: ClassVar[bool] = False  # its blocks are those of a transformer
+    uses_times: bool = False  # wants Batch.times and Batch.request_times
     loss_options: LossOptions = DEFAULT_OPTIONS
 
     @classmethod

@@ -16,9 +16,10 @@ from rka_fast.attention import KernelizedAttention
 from rka_fast.kernels import RelationKernels
 from rka_fast.models.groups import LengthGroups
 from rka_fast.models.losses import kernel_loss
+from rka_fast.models.relative import RelativeBias, Times, relative_bias
 from rka_fast.models.transformer import TransformerRecommender
 from rka_fast.ops.api import Kernels
-from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.arguments import TIME_BUCKETS, Arguments
 from rka_fast.ops.backends import choose
 
 if TYPE_CHECKING:
@@ -52,19 +53,31 @@ class RelationAttention(nn.Module):
         train_mode: str,
         eval_mode: str,
         initial_scale: float,
+        relative: RelativeBias | None = None,
     ):
         super().__init__()
+        self.relative = relative
         self.train_mode, self.eval_mode = train_mode, eval_mode
         self.attention = KernelizedAttention(
             width, heads, dropout, batch_first=True, activation=activation, backend=backend,
             own_kernels=False, initial_scale=initial_scale,
         )  # fmt: skip
 
-    def forward(self, query: Tensor, x: Tensor, padding: Tensor, kernels: Kernels) -> Tensor:
+    def forward(
+        self,
+        query: Tensor,
+        x: Tensor,
+        padding: Tensor,
+        kernels: Kernels,
+        times: Times | None = None,
+    ) -> Tensor:
+        bias = relative = None
+        if self.relative is not None:
+            bias, relative = self.relative(x.shape[1], times)
         mode = self.train_mode if self.training else self.eval_mode
         return self.attention(
             query, x, x, key_padding_mask=padding, need_weights=False, is_causal=True, mode=mode,
-            kernels=kernels,
+            kernels=kernels, attn_mask=bias, times=relative,
         )[0]  # fmt: skip
 
 
@@ -75,6 +88,7 @@ class RKSA(TransformerRecommender):
         num_items, num_users: size of the catalogue; items count from 1 (0 is padding), users from
             0 (-1 is a person without a user vector).
         max_length, width, blocks, heads, dropout: as in SASRec.
+        time_bias, position_bias: as in `RelativeBias`.
         block, expansion, temperature, tied: as in `TransformerRecommender`.
         activation: f of location and shape.
         kernel_weight: weight of the loss term in which the item kernel explains the counting
@@ -104,6 +118,8 @@ class RKSA(TransformerRecommender):
         expansion: int | None = None,
         temperature: float | None = None,
         tied: bool = True,
+        time_bias: bool = False,
+        position_bias: bool = False,
         activation: str = "leaky_relu",
         kernel_weight: float = 0.5,
         train_mode: str = "sample",
@@ -114,13 +130,21 @@ class RKSA(TransformerRecommender):
     ):
         attentions = [
             RelationAttention(
-                width, heads, dropout, activation, backend, train_mode, eval_mode, initial_scale
+                width,
+                heads,
+                dropout,
+                activation,
+                backend,
+                train_mode,
+                eval_mode,
+                initial_scale,
+                relative_bias(max_length, time_bias, position_bias),
             )
             for _ in range(blocks)
         ]
         super().__init__(
             num_items, attentions, max_length, width, dropout, block=block, expansion=expansion,
-            temperature=temperature, tied=tied,
+            temperature=temperature, tied=tied, uses_times=time_bias,
         )  # fmt: skip
         self.kernel_weight, self.heads, self.backend = kernel_weight, heads, backend
         self.users = nn.Embedding(num_users + 1, width, padding_idx=0)
@@ -138,7 +162,12 @@ class RKSA(TransformerRecommender):
     def check_device(self, device: torch.device) -> None:
         length, width = self.positions.weight.shape
         query = torch.zeros(1, self.heads, length, width // self.heads, device=device)
-        choose(self.backend, Arguments(query, query, query))
+        arguments = Arguments(query, query, query)
+        if self.uses_times:
+            times = torch.zeros(1, length, dtype=torch.int64, device=device)
+            table = torch.zeros(1, TIME_BUCKETS, device=device)
+            arguments = arguments._replace(time_table=table, row_times=times, key_times=times)
+        choose(self.backend, arguments)
 
     def attention_inputs(
         self, batch: Batch, groups: LengthGroups, items: Tensor
@@ -151,8 +180,9 @@ class RKSA(TransformerRecommender):
             found = self.kernels(vectors, users[rows], counts, known[rows])
             return found._replace(mixture=found.mixture * self.used)
 
-        parts = zip(groups.groups, groups.unpack(items), strict=True)
-        return [{"kernels": kernels(group.rows, vectors)} for group, vectors in parts]
+        times = super().attention_inputs(batch, groups, items)
+        parts = zip(groups.groups, groups.unpack(items), times, strict=True)
+        return [{"kernels": kernels(group.rows, vectors), **more} for group, vectors, more in parts]
 
     def extra_losses(self, batch: Batch) -> dict[str, Tensor]:
         if not self.uses_kernel_loss:

@@ -9,29 +9,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rka_fast.models.relative import RelativeBias, Times, relative_bias
 from rka_fast.models.transformer import TransformerRecommender
+from rka_fast.ops.api import Location, kernelized_attention
 
 
 class CausalAttention(nn.Module):
-    """Plain causal attention through scaled_dot_product_attention."""
+    """Plain causal attention through scaled_dot_product_attention.
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    With a relative bias through the operator, which never holds the bias of the times as a matrix.
+    """
+
+    def __init__(
+        self, width: int, heads: int, dropout: float, relative: RelativeBias | None = None
+    ):
         super().__init__()
+        self.relative = relative
         self.heads, self.dropout = heads, dropout
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, query: Tensor, x: Tensor, padding: Tensor) -> Tensor:
+    def forward(
+        self, query: Tensor, x: Tensor, padding: Tensor, times: Times | None = None
+    ) -> Tensor:
         q, k, v = (
             y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for y in (self.query(query), *self.key_value(x).chunk(2, dim=-1))
         )
-        n = x.shape[1]
+        n, dropout = x.shape[1], self.dropout if self.training else 0.0
+        if self.relative is not None:
+            bias, relative = self.relative(n, times)
+            output = kernelized_attention(
+                Location(q, k, None if bias is None else bias[None, None], relative), v,
+                key_padding_mask=padding, is_causal=True, mode="location", activation="identity",
+                dropout_p=dropout,
+            )  # fmt: skip
+            return self.output(output.transpose(1, 2).flatten(2))
         mask = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
         # Padded rows see themselves, so that no row is empty; what they give is blanked later.
         mask = mask & ~padding[:, None, None, :] | torch.eye(n, dtype=torch.bool, device=x.device)
-        dropout = self.dropout if self.training else 0.0
         output = F.scaled_dot_product_attention(q, k, v, mask, dropout)
         return self.output(output.transpose(1, 2).flatten(2))
 
@@ -54,9 +71,16 @@ class SASRec(TransformerRecommender):
         expansion: int | None = None,
         temperature: float | None = None,
         tied: bool = True,
+        time_bias: bool = False,
+        position_bias: bool = False,
     ):
-        attentions = [CausalAttention(width, heads, dropout) for _ in range(blocks)]
+        attentions = [
+            CausalAttention(
+                width, heads, dropout, relative_bias(max_length, time_bias, position_bias)
+            )
+            for _ in range(blocks)
+        ]
         super().__init__(
             num_items, attentions, max_length, width, dropout, block=block, expansion=expansion,
-            temperature=temperature, tied=tied,
+            temperature=temperature, tied=tied, uses_times=time_bias,
         )  # fmt: skip

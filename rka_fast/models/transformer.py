@@ -103,6 +103,7 @@ class TransformerRecommender(Recommender):
         ligr.
     temperature: states and items are compared by their cosine over it; None, by inner product.
     tied: False gives the output an item embedding of its own.
+    uses_times: whether the attentions take `times`, those of the requests and of the events.
     """
 
     has_attention = True
@@ -119,8 +120,10 @@ class TransformerRecommender(Recommender):
         expansion: int | None,
         temperature: float | None,
         tied: bool,
+        uses_times: bool,
     ):
         super().__init__()
+        self.uses_times = uses_times
         gated = block == "ligr"
         self.temperature, self.scale = temperature, 1.0 if gated else math.sqrt(width)
         self.items = nn.Embedding(num_items + 1, width, padding_idx=0)
@@ -149,7 +152,18 @@ class TransformerRecommender(Recommender):
         self, batch: Batch, groups: LengthGroups, items: Tensor
     ) -> list[dict[str, Any]]:
         """Keyword arguments of every block's attention for each group; items (P, width) vectors."""
-        return [{} for _ in groups.groups]
+        if not self.uses_times:
+            return [{} for _ in groups.groups]
+        if batch.times is None or batch.request_times is None:
+            raise ValueError(
+                "batch.times: expected int64 (B, n) for a model with time_bias, got None; make "
+                "batches by Batcher(..., times=True)"
+            )
+
+        def times(rows: Tensor, length: int) -> tuple[Tensor, Tensor]:
+            return batch.request_times[rows, -length:], batch.times[rows, -length:]
+
+        return [{"times": times(g.rows, g.places.shape[1])} for g in groups.groups]
 
     def encode(self, batch: Batch) -> Tensor:
         groups = LengthGroups(batch.items)

@@ -124,6 +124,7 @@ def assemble(config: Config, sequences: Sequences) -> Parts:
         negatives=config.negatives_per_position,
         leave_self_out=bool(config.leave_self_out),
         kernel_loss=model.uses_kernel_loss,
+        times=model.uses_times,
         shared_negatives=config.shared_negatives or "none",
     )
     return Parts(split, model, batcher)

@@ -216,6 +216,14 @@ class Config:
     tied: bool | None = setting(
         "model", "Use the item embedding for the output too, or one of its own (--no-tied)."
     )
+    time_bias: bool | None = setting(
+        "model",
+        "Add to the attention logits by the time from an event to the request, which in training "
+        "and evaluation is when the event to be predicted happens.",
+    )
+    position_bias: bool | None = setting(
+        "model", "Add to the attention logits by the distance in positions."
+    )
     activation: str | None = setting(
         "model",
         "Activation of the location and shape of the attention logits.",

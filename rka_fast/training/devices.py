@@ -67,7 +67,8 @@ def shard(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
     own = (batch.targets[rows] > 0).sum().item() if len(rows) else 0
     if not own:  # a small last batch: take part in the reductions, at weight 0
         rows = np.arange(1)
-    per_user = ("users", "items", "targets", "negatives", "cooccurrence")
+    of_batch = {"kernel_items", "kernel_counts"}
+    per_user = [name for name in batch._fields if name not in of_batch]
     parts = {name: getattr(batch, name) for name in per_user}
     if batch.negatives is not None and batch.negatives.dim() == 1:
         del parts["negatives"]  # shared by all of the batch

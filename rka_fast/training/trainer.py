@@ -334,6 +334,7 @@ class Trainer:
             "data": self.description,
             "model": self.config.model,
             "best_epoch": self.progress.best_epoch,
+            **({"request_times": "of the targets"} if self.model.uses_times else {}),
             **scores,
             "seconds": {
                 "train": train,

@@ -82,6 +82,37 @@ def test_shared_negatives(split, sharing):
         assert set(row.tolist()) == set(range(1, 41)) - set(map(int, train))  # 400 draws of 40
 
 
+def test_times_are_of_the_events_and_of_those_that_follow(split):
+    times = np.random.default_rng(3).uniform(0, 1e9, len(split.sequences.items))
+    timed = leave_one_out(dataclasses.replace(split.sequences, timestamps=times))
+    made = batcher(timed, times=True)
+    users = made.training_users
+    training, test = made.training(users, 0), made.evaluation(np.arange(20), "test")
+    start = timed.sequences.indptr[:-1]
+    ends = [(training, users, timed.train_end[users] - 1), (test, *timed.test)]
+    for batch, of, until in ends:
+        for row in range(20):
+            events = range(start[of[row]], until[row])[-6:]
+            padding = [0] * (6 - len(events))
+            assert batch.times[row].tolist() == padding + [int(times[e]) for e in events]
+            following = [int(times[e + 1]) for e in events]
+            assert batch.request_times[row].tolist() == padding + following
+    assert training.times.dtype == training.request_times.dtype == torch.int64
+    known = made.history(
+        timed.history(0, "test").tolist(),
+        int(timed.test.users[0]),
+        times[start[timed.test.users[0]] : timed.test.at[0]],
+        times[timed.test.at[0]],
+    )
+    assert torch.equal(known.times[0], test.times[0])
+    assert torch.equal(known.request_times[0], test.request_times[0])
+    with pytest.raises(DataError, match="expected one for each of the 2 items .* got 1 and 5"):
+        made.history([1, 2], times=[1.0], at=5)
+    with pytest.raises(DataError, match="needs the time of every event and this data has none"):
+        batcher(split, times=True)
+    assert batcher(timed).training(users, 0).times is None
+
+
 def test_kernel_items_are_distinct_items_of_the_batch(split):
     made = batcher(split)
     batch = made.training(made.training_users[:9], 2)

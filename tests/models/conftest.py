@@ -1,5 +1,7 @@
 """A tiny catalogue for the models."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,22 @@ def batch(split):
     batcher = Batcher(
         split, CoOccurrence.from_split(split), 8, seed=0, negatives=2, kernel_loss=True
     )
+    return batcher.training(np.arange(6), step=1)
+
+
+@pytest.fixture
+def timed_split(split):
+    """The same with times: gaps from seconds to years, some of them 0."""
+    rng = np.random.default_rng(1)
+    gaps = np.floor(10 ** rng.uniform(-1, 7.5, len(split.sequences.items)))
+    return leave_one_out(replace(split.sequences, timestamps=1e9 + gaps.cumsum()))
+
+
+@pytest.fixture
+def timed(timed_split):
+    """`batch` with times."""
+    counts = CoOccurrence.from_split(timed_split)
+    batcher = Batcher(timed_split, counts, 8, 0, negatives=2, kernel_loss=True, times=True)
     return batcher.training(np.arange(6), step=1)
 
 

@@ -11,6 +11,9 @@ from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.models import MODELS, RKSA, SASRec, groups
 from rka_fast.models.losses import kernel_loss
+from rka_fast.models.relative import RelativeBias
+from rka_fast.models.rksa import RelationAttention
+from rka_fast.models.sasrec import CausalAttention
 
 CONFIG = SimpleNamespace(
     max_length=8, width=12, blocks=2, heads=2, dropout=0.0, activation="leaky_relu",
@@ -159,6 +162,101 @@ def test_a_lever_learns_with_all_its_parameters_and_sees_no_future(name, levers,
     after = model.encode(batch._replace(items=items))
     assert torch.equal(before[:, :-2], after[:, :-2])
     assert not torch.allclose(before[:, -1], after[:, -1])
+
+
+BIASES = {"time_bias": True, "position_bias": True}
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_biases_learn_and_see_no_later_time(name, timed_split, timed):
+    model = with_levers(name, timed_split, **BIASES)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(40):
+        loss = model.training_loss(timed, "ce")["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        losses.append(loss.item())
+        if len(losses) == 1:
+            for parameter_name, parameter in model.named_parameters():
+                assert parameter.grad is not None and parameter.grad.any(), parameter_name
+        optimizer.step()
+    assert losses[-1] < 0.75 * losses[0]
+    before = model.eval().encode(timed)
+    requests = timed.request_times.clone()
+    requests[:, -1] += 10**8
+    after = model.encode(timed._replace(request_times=requests))
+    assert torch.equal(before[:, :-1], after[:, :-1])
+    assert not torch.allclose(before[:, -1], after[:, -1])
+    with pytest.raises(ValueError, match="batch.times: expected int64"):
+        model.encode(timed._replace(times=None))
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_a_history_with_times_has_its_state_in_any_company(monkeypatch, name, timed_split, timed):
+    model = with_levers(name, timed_split, **BIASES).eval()
+    for worth in (1, 10**9):
+        monkeypatch.setattr(groups, "WORTH_A_GROUP", worth)
+        states = model.encode(timed)
+        for row, items in enumerate(timed.items):
+            n = int((items > 0).sum())
+            alone = timed._replace(
+                users=timed.users[row : row + 1],
+                items=items[None, -n:],
+                cooccurrence=timed.cooccurrence[row : row + 1, -n:, -n:],
+                times=timed.times[row : row + 1, -n:],
+                request_times=timed.request_times[row : row + 1, -n:],
+            )
+            found = model.encode(alone)[0]
+            torch.testing.assert_close(states[row, -n:], found, rtol=1e-5, atol=1e-5)
+
+
+def test_the_biases_by_their_formula(timed):
+    """The attention of SASRec with both, for one history, by loops in float64."""
+    torch.manual_seed(0)
+    attention = CausalAttention(4, 2, 0.0, RelativeBias(8, time=True, position=True)).double()
+    row = int(timed.items.count_nonzero(1).argmax())
+    n = int(timed.items[row].count_nonzero())
+    keys, requests = timed.times[row, -n:], timed.request_times[row, -n:]
+    query, x = torch.randn(2, n, 4, dtype=torch.float64)
+    q = query @ attention.query.weight.T + attention.query.bias
+    k, v = (x @ attention.key_value.weight.T + attention.key_value.bias).chunk(2, -1)
+    attended = torch.empty_like(x)
+    for h in range(2):
+        of_head = slice(2 * h, 2 * h + 2)
+        for t in range(n):
+            logits = []
+            for j in range(t + 1):
+                seconds = abs(int(requests[t] - keys[j]))
+                bucket = min(int(math.log(max(1, seconds)) / 0.301), 128)
+                bias = attention.relative.time[0, bucket] + attention.relative.position[t - j]
+                logits.append(q[t, of_head] @ k[j, of_head] / math.sqrt(2) + bias)
+            attended[t, of_head] = torch.stack(logits).softmax(0) @ v[: t + 1, of_head]
+    expected = attended @ attention.output.weight.T + attention.output.bias
+    padding = torch.zeros(1, n, dtype=torch.bool)
+    actual = attention(query[None], x[None], padding, (requests[None], keys[None]))[0]
+    torch.testing.assert_close(actual, expected)
+
+
+def test_rksa_adds_the_biases_to_its_location(timed_split, timed):
+    """In location mode with the identity it is SASRec's attention of the same weights."""
+    torch.manual_seed(0)
+    relative = RelativeBias(8, time=True, position=True)
+    plain = CausalAttention(12, 2, 0.0, relative)
+    ours = RelationAttention(
+        12, 2, 0.0, "identity", "auto", "location", "location", 0.5, relative
+    )  # fmt: skip
+    with torch.no_grad():
+        ours.attention.in_proj_weight.copy_(torch.cat((plain.query.weight, plain.key_value.weight)))
+        ours.attention.in_proj_bias.copy_(torch.cat((plain.query.bias, plain.key_value.bias)))
+        ours.attention.out_proj.load_state_dict(plain.output.state_dict())
+    query, x = torch.randn(2, 6, 8, 12)
+    padding, times = timed.items == 0, (timed.request_times, timed.times)
+    found = [
+        attention(query, x, padding, times=times, **more)[~padding]
+        for attention, more in ((plain, {}), (ours, {"kernels": None}))
+    ]
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
 def test_the_gated_block_by_its_formula(split, batch):

@@ -41,6 +41,8 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "expansion": 2,
         "temperature": 0.5,
         "tied": False,
+        "time_bias": True,
+        "position_bias": True,
         "activation": "tanh",
         "loss": "sampled_ce",
         "negatives": 4,
