@@ -49,12 +49,21 @@ def exit_status(run: Callable[[], int], stopped: str | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         return run()
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError, MemoryError) as error:
+        print(f"error: {_line(error)}", file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt) as interruption:
         print(f"\n{stopped or str(interruption) or 'interrupted'}", file=sys.stderr)
         return 130
+
+
+def _line(error: BaseException) -> str:
+    """What went wrong: of the system's own errors the file and the reason."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}" if str(error) else "not enough memory"
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def choose(given: str, known: Iterable[str], kind: str) -> list[str]:

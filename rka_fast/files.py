@@ -1,30 +1,116 @@
 """Files that are written whole or not at all, and what their names say."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
+import platform
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rka_fast.errors import FolderError
+from rka_fast.errors import FolderError, printable
+
+LOCK = ".lock"
+"""The file whose lock is that of its folder."""
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
     """Replace the file by one with this content, in one step that survives a crash.
 
-    Raises FolderError where that is not possible.
+    Where `path` is a device or a pipe, the content is written to it. Raises FolderError where that
+    is not possible.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     content = content.encode() if isinstance(content, str) else content
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        try:
+            _write_new(temporary, content)
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise FolderError(f"cannot write {path}: {error.strerror}") from None
+
+
+def write_output(path: str | os.PathLike, text: str) -> None:
+    """Write a file that a person named: as `write_atomically`, where its links lead."""
+    write_atomically(os.path.realpath(path), text)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write a file that must not exist; a link in its place is not followed."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Let the names in a folder survive a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a process that died; nobody may be writing in the folder."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder, which the kernel releases when the process dies.
+
+    Raises FolderError, naming the process that holds it, where there is one.
+    """
+    descriptor = _open_lock(folder / LOCK)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
+            raise FolderError(
+                f"{folder} is in use by {printable(holder)}; wait until it has ended, or stop it"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise FolderError(f"cannot lock {folder / LOCK}: {error.strerror}") from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        raise FolderError(f"cannot write {path}: {error.strerror}") from None
+    if os.fstat(descriptor).st_nlink > 1:  # a second name of somebody's file
+        os.close(descriptor)
+        raise FolderError(f"{path} is a link; delete it")
+    return descriptor
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -50,3 +136,9 @@ def stem(source: str) -> str:
     """The short name of a log: of its (first) file, without folder, `.gz` and ending."""
     name = Path(source.split(",")[0].strip()).name
     return Path(name.removesuffix(".gz")).stem or "data"
+
+
+def csv_cell(value: Any) -> Any:
+    """The value for a cell of a CSV file; text that a spreadsheet would compute gets a quote."""
+    computed = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if computed else value

@@ -19,7 +19,6 @@ import torch
 import tyro
 
 from rka_fast.commands import exit_status
-from rka_fast.data.sequences import Sequences
 from rka_fast.data.split_rules import iso_seconds
 from rka_fast.errors import ConfigError, printable
 from rka_fast.files import to_json
@@ -43,9 +42,10 @@ class Recommendations:
         if check_device(device) == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device, self.folder = device, folder.path
-        self.description = folder.read_json("data.json")
-        self.sequences = Sequences.load(folder.sequences)
+        self.description = folder.read_description()
+        self.sequences = folder.read_sequences()
         checkpoint = Checkpoint.load(folder.best, self.sequences.fingerprint())
+        checkpoint.check_run(self.config, self.sequences.digest())
         _, self.model, self.batcher = assemble(self.config, self.sequences)
         checkpoint.load_into(self.model)
         self.model.to(device).eval()

@@ -21,8 +21,21 @@ from tqdm import tqdm
 
 from rka_fast.commands import choose, exit_status, machine
 from rka_fast.data.split_rules import SPLITS, SplitName
-from rka_fast.errors import ConfigError, DataError, TrainingError
-from rka_fast.files import check_writable, to_json, write_atomically
+from rka_fast.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FolderError,
+    TrainingError,
+)
+from rka_fast.files import (
+    check_writable,
+    locked,
+    remove_leftovers,
+    to_json,
+    write_atomically,
+    write_output,
+)
 from rka_fast.models import MODELS
 from rka_fast.reproduction import figure, paper, tables
 from rka_fast.reproduction.cells import Cell, parse_overrides, plan, run_cell
@@ -67,13 +80,14 @@ class Study:
     facts: dict[str, str]
     not_run: dict[str, str]
     outcomes: list[Outcome]
+    damaged: bool = False  # whether a cell's folder could not be used
 
     def write(self) -> None:
         """Write the tables, the figure and the JSON of what is finished."""
         result = to_json({o.dataset.name: o.to_json() for o in self.outcomes if o.scores})
         write_atomically(self.out / "result.json", result)
         if self.json:
-            Path(self.json).write_text(result, encoding="utf-8")
+            write_output(self.json, result)
         text = tables.markdown(self.outcomes, self.not_run, self.facts)
         write_atomically(self.out / "table.md", text)
         write_atomically(self.out / "table.csv", tables.csv_text(self.outcomes))
@@ -106,7 +120,11 @@ def reproduce(flags: Flags, command: str) -> Study:
         if path:
             check_writable(path)
     study = Study(out, flags.json, _facts(flags, command), not_run, [])
-    with tqdm(total=sum(len(c) for _, c in plans), unit="cell", dynamic_ncols=True) as bar:
+    with (
+        locked(out),
+        tqdm(total=sum(len(c) for _, c in plans), unit="cell", dynamic_ncols=True) as bar,
+    ):
+        remove_leftovers(out)
         for dataset, cells in plans:
             try:
                 _run_dataset(study, dataset, cells, bar)
@@ -154,11 +172,12 @@ def _run_dataset(study: Study, dataset: Dataset, cells: list[Cell], bar: tqdm) -
         kept = cell.finished
         try:
             result = run_cell(cell, sequences, description)
-        except (DataError, TrainingError) as error:  # the other cells are still wanted
-            outcome.failures[cell.name] = str(error)
+            ranks = cell.folder.read_ranks()
+        except (DataError, TrainingError, FolderError, CheckpointError) as error:
+            outcome.failures[cell.name] = str(error)  # the other cells are still wanted
+            study.damaged |= isinstance(error, (FolderError, CheckpointError))
             _say(f"failed: {cell.name}: {error}")
         else:
-            ranks = cell.folder.read_ranks()
             outcome.add(cell.config.model, cell.config.seed, result, ranks)
             scores, seconds = result["test"], result["seconds"]
             _say(
@@ -185,7 +204,10 @@ def _facts(flags: Flags, command: str) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Returns 0; 1 if a cell failed; 2 for a user's mistake; 130 if stopped."""
+    """Run the command. Returns its exit status.
+
+    0; 1 if a cell failed; 2 for a user's mistake or a damaged run folder; 130 if stopped.
+    """
     given = list(sys.argv[1:] if argv is None else argv)
     command = shlex.join(["python", "-m", "rka_fast.reproduce", *given])
     flags = tyro.cli(Flags, args=given, prog="rka-fast reproduce", description=__doc__)
@@ -195,7 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print((study.out / "table.md").read_text(encoding="utf-8"), flush=True)
         if not study.outcomes:
             raise DataError("no data set could be run")
-        return 1 if any(outcome.failures for outcome in study.outcomes) else 0
+        failed = any(outcome.failures for outcome in study.outcomes)
+        return 2 if study.damaged else 1 if failed else 0
 
     return exit_status(
         run, stopped="stopped, everything is kept; the same command goes on from here"

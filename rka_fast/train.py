@@ -6,18 +6,18 @@ torchrun --nproc-per-node N -m rka_fast.train ...
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from rka_fast.commands import exit_status
 from rka_fast.data.readers import Interactions
-from rka_fast.data.sequences import Sequences
-from rka_fast.files import check_writable, to_json
+from rka_fast.errors import printable
+from rka_fast.files import check_writable, to_json, write_output
 from rka_fast.training.assemble import load_data
 from rka_fast.training.config import Config
 from rka_fast.training.flags import parse
@@ -36,35 +36,46 @@ def train(
     main = int(os.environ.get("RANK", 0)) == 0  # of several processes this one writes
     if config.json and main:
         check_writable(config.json)
-    if folder is None:
-        folder = RunFolder(config.run_dir)
-        if main:
-            folder.refuse_existing()
-    resuming = folder.begun
-    if resuming:
-        sequences, description = Sequences.load(folder.sequences), folder.read_json("data.json")
-        lines = [f"data: {description['source']}, as stored in {folder.sequences}"]
-    else:
-        sequences, description, lines = load_data(config, interactions)
-    if main:
-        print("\n".join(lines), flush=True)
-    trainer = Trainer(config, sequences, folder, description)
-    if main:
+    with contextlib.ExitStack() as held:  # the folder, by the process that writes
+        new = folder is None
+        if folder is None:
+            folder = RunFolder(config.run_dir)
+            if main:
+                folder.refuse_existing()
+        elif main:
+            held.enter_context(folder.held())
+        resuming = not new and folder.begun
         if resuming:
-            folder.write_config(config)
+            sequences, description = folder.read_sequences(), folder.read_description()
+            source = printable(description["source"])
+            lines = [f"data: {source}, as stored in {folder.sequences}"]
         else:
-            folder.begin(config, sequences, description)
-    if resuming:
-        trainer.resume()
-    if main:
-        state = "finished" if resuming and trainer.finished else f"at step {trainer.progress.step}"
-        print(f"run folder: {folder.path} ({state})", flush=True)
-    result = trainer.run()
-    if main:
-        print("\n" + result_table(result), flush=True)
-        if config.json:
-            Path(config.json).write_text(to_json(result), encoding="utf-8")
-    return result
+            sequences, description, lines = load_data(config, interactions)
+        if main:
+            print("\n".join(lines), flush=True)
+        trainer = Trainer(config, sequences, folder, description)
+        if main:
+            if resuming:
+                folder.adopt()
+                folder.write_config(config)
+            else:
+                if new:
+                    held.enter_context(folder.held())
+                    folder.refuse_existing()  # another one may have come first
+                folder.begin(config, sequences, description)
+        if resuming:
+            trainer.resume()
+        if main:
+            state = (
+                "finished" if resuming and trainer.finished else f"at step {trainer.progress.step}"
+            )
+            print(f"run folder: {folder.path} ({state})", flush=True)
+        result = trainer.run()
+        if main:
+            print("\n" + result_table(result), flush=True)
+            if config.json:
+                write_output(config.json, to_json(result))
+        return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from rka_fast.errors import FolderError
-from rka_fast.files import check_writable, stem, write_atomically
+from rka_fast.files import check_writable, csv_cell, stem, write_atomically, write_output
 
 
 def test_dying_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
@@ -55,3 +55,17 @@ def test_whether_a_file_can_be_written_is_told_without_writing_it(tmp_path):
 )
 def test_the_short_name_of_a_log(source, expected):
     assert stem(source) == expected
+
+
+def test_what_a_spreadsheet_would_compute_is_made_text():
+    assert [csv_cell(x) for x in ("=1+1", "+1", "-a", "@b", "\tc", "d=")] == [
+        "'=1+1", "'+1", "'-a", "'@b", "'\tc", "d="
+    ]  # fmt: skip
+    assert [csv_cell(x) for x in (-1.5, None)] == [-1.5, None]
+
+
+def test_an_output_is_written_where_its_link_leads(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_output(tmp_path / "link", "new")
+    assert (tmp_path / "target").read_text() == "new" and (tmp_path / "link").is_symlink()

@@ -79,6 +79,8 @@ def test_the_run_folder(run):
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
         "data.json",
+        "manifest.json",
+        ".lock",
         "sequences",
         "metrics.jsonl",
         "best.safetensors",

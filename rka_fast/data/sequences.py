@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from rka_fast.errors import DataError, printable
+from rka_fast.errors import DataError, UserError, printable
 from rka_fast.files import write_atomically
 
-_ARRAYS, _IDS = "sequences.npz", "ids.json"
+ARRAYS, IDS = "sequences.npz", "ids.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +87,15 @@ class Sequences:
         """SHA-256 of the catalogue: equal exactly when the item ids and their order are."""
         return hashlib.sha256(json.dumps(self.item_ids).encode()).hexdigest()
 
-    def save(self, folder: str | os.PathLike) -> None:
-        """Write sequences.npz and ids.json into `folder`, each complete or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+    def digest(self) -> str:
+        """SHA-256 of everything: equal exactly when ids, order, items, times and parts are."""
+        found = hashlib.sha256(json.dumps([self.user_ids, self.item_ids]).encode())
+        for array in (self.indptr, self.items, self.timestamps, self.parts):
+            found.update(b"-" if array is None else np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
+    def files(self) -> dict[str, bytes]:
+        """The content of sequences.npz and ids.json, which together are the sequences."""
         arrays: dict[str, Any] = {"indptr": self.indptr, "items": self.items}
         if self.timestamps is not None:
             arrays["timestamps"] = self.timestamps
@@ -99,16 +104,29 @@ class Sequences:
         ids = json.dumps({"users": self.user_ids, "items": self.item_ids})
         compressed = io.BytesIO()
         np.savez_compressed(compressed, **arrays)
-        write_atomically(folder / _ARRAYS, compressed.getvalue())
-        write_atomically(folder / _IDS, ids)
+        return {ARRAYS: compressed.getvalue(), IDS: ids.encode()}
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write `files` into `folder`, each complete or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files().items():
+            write_atomically(folder / name, content)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Sequences":
         """Read what `save` wrote; raises DataError where it is missing or damaged."""
-        folder = Path(folder)
+        return cls.from_files(lambda name: (Path(folder) / name).read_bytes(), str(folder))
+
+    @classmethod
+    def from_files(cls, read: Callable[[str], bytes], folder: str) -> "Sequences":
+        """The sequences of the files that `read` gives by name; `folder` is where they lie.
+
+        Raises DataError where they are missing or damaged, and what else `read` raises as its own.
+        """
         try:
-            ids = json.loads((folder / _IDS).read_bytes())
-            with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
+            ids = json.loads(read(IDS))
+            with np.load(io.BytesIO(read(ARRAYS)), allow_pickle=False) as arrays:
                 loaded = cls(
                     arrays["indptr"],
                     arrays["items"],
@@ -117,11 +135,36 @@ class Sequences:
                     arrays.get("timestamps"),
                     arrays.get("parts"),
                 )
+            fits = loaded._fits_together()
+        except UserError:
+            raise
         except Exception as error:  # zip, json and numpy each raise their own kinds
             raise DataError(f"cannot load the sequences in {folder}: {error}") from error
-        if len(loaded.indptr) != loaded.num_users + 1 or loaded.indptr[-1] != len(loaded.items):
-            raise DataError(f"the sequences in {folder} do not fit together: {_ARRAYS} and {_IDS}")
+        if not fits:
+            raise DataError(f"the sequences in {folder} do not fit together: {ARRAYS} and {IDS}")
         return loaded
+
+    def _fits_together(self) -> bool:
+        """Whether shapes, types and values are those that the class says."""
+        indptr, items, events = self.indptr, self.items, len(self.items)
+        per_event = [array for array in (self.timestamps, self.parts) if array is not None]
+        return bool(
+            indptr.dtype == np.int64
+            and indptr.shape == (self.num_users + 1,)
+            and (indptr[0], indptr[-1]) == (0, events)
+            and (np.diff(indptr) >= 0).all()
+            and items.dtype == np.int32
+            and items.ndim == 1
+            and (events == 0 or (items.min() >= 1 and items.max() <= self.num_items))
+            and all(array.shape == (events,) for array in per_event)
+            and all(np.isfinite(array).all() for array in per_event)
+            and all(
+                isinstance(ids, list)
+                and all(isinstance(name, str) for name in ids)
+                and len(set(ids)) == len(ids)
+                for ids in (self.user_ids, self.item_ids)
+            )
+        )
 
 
 class UserItems:

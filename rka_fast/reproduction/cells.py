@@ -11,7 +11,7 @@ from typing import Any
 
 from rka_fast.commands import check_name
 from rka_fast.data.sequences import Sequences
-from rka_fast.errors import ConfigError
+from rka_fast.errors import ConfigError, FolderError
 from rka_fast.models import MODELS
 from rka_fast.reproduction.datasets import Dataset
 from rka_fast.training.config import Config
@@ -129,10 +129,16 @@ def plan(
 
 
 def _refuse_others(cell: Cell) -> None:
-    """Raise ConfigError if the cell's folder holds a run with other settings."""
-    if not cell.folder.has_config:
+    """Raise ConfigError if the cell's folder holds a run with other settings.
+
+    What is damaged is told when it is the cell's turn, as the others can be run.
+    """
+    if not cell.folder.begun:
         return
-    saved = cell.folder.read_config()
+    try:
+        saved = cell.folder.read_config()
+    except FolderError:
+        return
     for name, (new, old) in cell.config.difference(saved, INCIDENTAL).items():
         raise ConfigError(
             f"{cell.folder.path} holds a run with {name} {old!r}, now it is {new!r}; "
@@ -144,21 +150,27 @@ def run_cell(cell: Cell, sequences: Sequences, description: dict[str, Any]) -> d
     """The result of the cell: read if it is finished, else computed, going on where it stopped.
 
     sequences, description: of `load_data`. Raises ConfigError where the folder holds a run on other
-    data, and whatever the Trainer raises.
+    data, FolderError or CheckpointError where it is damaged or in use, and whatever the Trainer
+    raises.
     """
     folder = cell.folder
-    if folder.begun and _content(folder.read_json("data.json")) != _content(description):
+    if folder.begun:
+        folder.read_config()  # raises where it is damaged
+    if folder.begun and _content(folder.read_description()) != _content(description):
         raise ConfigError(
             f"{folder.path} holds a run on other data than {description['source']}; "
             "give another --out"
         )
     if cell.finished:
         return folder.read_json("result.json")
-    trainer = Trainer(cell.config, sequences, folder, description, quiet=True)
-    if not folder.begun:
-        folder.begin(cell.config, sequences, description)
-    trainer.resume()
-    return trainer.run()
+    if not (folder.begun or folder.has_config):
+        folder.refuse_existing()
+    with folder.held():
+        trainer = Trainer(cell.config, sequences, folder, description, quiet=True)
+        if not folder.begun:
+            folder.begin(cell.config, sequences, description)
+        trainer.resume()
+        return trainer.run()
 
 
 def _content(description: dict[str, Any]) -> dict[str, Any]:

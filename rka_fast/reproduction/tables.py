@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rka_fast.data.targets import FEW
+from rka_fast.files import csv_cell
 from rka_fast.models import MODELS
 from rka_fast.reproduction.paper import PAPER_METRICS, POP_FOOTNOTE
 from rka_fast.reproduction.results import OURS, Outcome, Scores
@@ -170,5 +171,6 @@ def csv_text(outcomes: list[Outcome]) -> str:
     writer.writerow(columns)
     for outcome in outcomes:
         for model, scores in outcome.scores.items():
-            writer.writerow([column(outcome, model, scores) for column in columns.values()])
+            cells = (column(outcome, model, scores) for column in columns.values())
+            writer.writerow(map(csv_cell, cells))
     return file.getvalue()

@@ -52,7 +52,8 @@ def parse(
     if "epochs" in values:  # what is no number is refused below, with the other flags
         values["epochs"] = int(values["epochs"]) if values["epochs"].isdigit() else 1
     if folder:
-        defaults = folder.read_config()
+        # where else to write is said by who runs the command, not by the folder
+        defaults = dataclasses.replace(folder.read_config(), json=None)
     elif given.refit:
         defaults = _refitted(given.refit, values)
     elif given.config:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 from rka_fast.data.split_rules import SPLITS
 from rka_fast.training.list_quality import QUALITIES
 from rka_fast.training.metrics import METRICS, RANKINGS
-from rka_fast.training.run_folder import RunFolder
 
 
 def result_table(result: dict[str, Any]) -> str:
@@ -50,12 +50,14 @@ def _qualities(lists: list[tuple[str, dict[str, float] | None]]) -> list[str]:
     return lines
 
 
-def plot_curve(folder: RunFolder, synthetic: bool = False) -> None:
-    """Draw the training loss and the validation scores of the run to curve.png."""
-    log = folder.read_log()
+def curve_png(log: list[dict[str, Any]], synthetic: bool = False) -> bytes | None:
+    """The training loss and the validation scores of a run's log, as a PNG file.
+
+    None where nothing was evaluated.
+    """
     evaluations = [line for line in log if "valid" in line]
     if not evaluations:
-        return
+        return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -80,4 +82,6 @@ def plot_curve(folder: RunFolder, synthetic: bool = False) -> None:
         figure.suptitle("Synthetic data")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.savefig(folder.curve, dpi=120)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()

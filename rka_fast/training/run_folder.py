@@ -1,21 +1,35 @@
-"""The folder of a run: its settings, data, log, checkpoints and results."""
+"""The folder of a run: its settings, data, log, checkpoints and results.
+
+A run that dies anywhere can go on: files are replaced whole, data.json ends the beginning and
+result.json the run, and manifest.json has the checksums of both the old and the new content while
+a file is being replaced.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
+import math
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rka_fast.data.sequences import Sequences
+from rka_fast.data.sequences import ARRAYS, IDS, Sequences
 from rka_fast.errors import FolderError
-from rka_fast.files import to_json, write_atomically
+from rka_fast.files import LOCK, locked, remove_leftovers, to_json, write_atomically
 from rka_fast.training.config import Config
 from rka_fast.training.metrics import RANKINGS, Ranked
+
+MANIFEST = "manifest.json"
+BEGINNING = ("config.json", "sequences", MANIFEST, "data.json", LOCK)
+"""What a folder holds before the first step; without data.json it was cut off."""
+RESULTS = ("ranks.npz", "lists.npz", "curve.png", "result.json")
 
 
 class RunFolder:
@@ -24,6 +38,7 @@ class RunFolder:
     config.json    the settings, with the number of their format
     data.json      what the data is: source, form, counts
     sequences/     the users' sequences and the id maps
+    manifest.json  SHA-256 of the files beside the log and the checkpoints, which have their own
     metrics.jsonl  one line per step ("loss") and per evaluation ("valid")
     best.safetensors, last.safetensors    checkpoints
     ranks.npz      written at the end: ranks of the test targets, int32 (targets,) by ranking
@@ -37,9 +52,6 @@ class RunFolder:
         self.log = self.path / "metrics.jsonl"
         self.best = self.path / "best.safetensors"
         self.last = self.path / "last.safetensors"
-        self.curve = self.path / "curve.png"
-        self.ranks = self.path / "ranks.npz"
-        self.lists = self.path / "lists.npz"
         self.result = self.path / "result.json"
 
     @property
@@ -51,43 +63,64 @@ class RunFolder:
     def has_config(self) -> bool:
         return (self.path / "config.json").is_file()
 
-    def begin(self, config: Config, sequences: Sequences, description: dict[str, Any]) -> None:
-        """Write what a run starts from, in a new folder or where a beginning was cut off.
-
-        description: of the data, JSON-able. Raises FolderError as `create` does.
-        """
-        if not self.has_config:
-            RunFolder.create(self.path)
-        self.write_config(config)
-        sequences.save(self.sequences)
-        self.write_json("data.json", description)
-
-    @classmethod
-    def create(cls, path: str | os.PathLike) -> RunFolder:
-        """A new, empty and writable run folder.
-
-        Raises FolderError where it holds files already or cannot be written.
-        """
-        folder = cls(path)
-        folder.refuse_existing()
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            probe = folder.path / f".probe.{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise FolderError(
-                f"cannot write to run folder {path}: {error.strerror}; choose another --out"
-            ) from None
-        return folder
-
     def refuse_existing(self) -> None:
-        """Raise FolderError if the folder holds something already."""
-        if self.path.is_dir() and any(self.path.iterdir()):
+        """Raise FolderError if the folder holds something already.
+
+        The beginning of a run that computed nothing yet does not count: it is begun again.
+        """
+        if not self.path.is_dir():
+            return
+        names = {path.name for path in self.path.iterdir()}
+        names = {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
+        if self.log.is_file() and not self.log.stat().st_size:
+            names.discard(self.log.name)
+        if names - set(BEGINNING) or (names and LOCK not in names):
             raise FolderError(
                 f"run folder {self.path} exists already; continue it with "
                 f"--resume {self.path} or choose another --out"
             )
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the folder where it is not there, and keeps other trainers out of it.
+
+        Removes what a process that died left over. Raises FolderError where another process is
+        training in it, where it cannot be written, and where a link leads out of it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FolderError(
+                f"cannot write to run folder {self.path}: {error.strerror}; choose another --out"
+            ) from None
+        self._refuse_links()
+        with locked(self.path):
+            for folder in (self.path, self.sequences):
+                remove_leftovers(folder)
+            yield
+
+    def begin(self, config: Config, sequences: Sequences, description: dict[str, Any]) -> None:
+        """Write what a run starts from, in a folder that is `held`.
+
+        description: of the data, JSON-able. Raises FolderError where the folder holds something
+        else already, and where it cannot be written.
+        """
+        if not self.has_config:
+            self.refuse_existing()
+        self.sequences.mkdir(parents=True, exist_ok=True)
+        (self.path / "data.json").unlink(missing_ok=True)
+        files = {f"sequences/{name}": content for name, content in sequences.files().items()}
+        config_json = self._config_json(config)
+        self.write(
+            {"config.json": config_json, **files, "data.json": to_json(description).encode()}
+        )
+
+    def _refuse_links(self) -> None:
+        """Raise FolderError for a link in the folder: what is written must stay in it."""
+        names = (*BEGINNING, f"sequences/{ARRAYS}", f"sequences/{IDS}", *RESULTS)
+        for path in (*(self.path / name for name in names), self.log, self.best, self.last):
+            if path.is_symlink():
+                raise FolderError(f"{path} is a link, which a run folder never has; delete it")
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> RunFolder:
@@ -100,28 +133,124 @@ class RunFolder:
             )
         return folder
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file of the folder, atomically."""
-        write_atomically(self.path / name, to_json(value))
+    def write(self, files: dict[str, bytes]) -> None:
+        """Replace files of the folder, by name, in this order, with their checksums.
 
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file of the folder. Raises FolderError where that fails."""
-        path = self.path / name
+        Raises FolderError where that fails.
+        """
+        sums, new = self._checksums(), {name: [_sum(files[name])] for name in files}
+
+        def is_there(name: str) -> bool:
+            path = self.path / name
+            return (
+                sums.get(name) == new[name] and path.is_file() and path.read_bytes() == files[name]
+            )
+
+        if all(map(is_there, files)):
+            return
+        self._write_manifest({**sums, **{n: [*sums.get(n, []), *new[n]] for n in new}})
+        for name, content in files.items():
+            write_atomically(self.path / name, content)
+        self._write_manifest({**sums, **new})
+
+    def _write_manifest(self, sums: dict[str, list[str]]) -> None:
+        text = to_json({"files": sums, "checksum": _sum(json.dumps(sums).encode())})
+        write_atomically(self.path / MANIFEST, text)
+
+    def _checksums(self) -> dict[str, list[str]]:
+        """The checksums that each file may have; none of a run of an older version."""
+        path = self.path / MANIFEST
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FolderError(f"cannot read {path}: {error}; the run folder is damaged") from None
+            values = json.loads(path.read_bytes())
+            if values["checksum"] != _sum(json.dumps(values["files"]).encode()):
+                raise ValueError("its checksum does not match its content")
+            return values["files"]
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FolderError(
+                f"{path} is damaged ({error}); restore it from a copy, or delete it: "
+                "the files are then taken as they are"
+            ) from None
 
-    def write_ranked(self, ranked: Ranked, users: np.ndarray) -> None:
-        """Write the ranks of the test targets, and the lists that `users` (targets,) were shown."""
-        ranks = dict(zip(RANKINGS, ranked.ranks.numpy().astype(np.int32), strict=True))
-        for path, arrays in (
-            (self.ranks, ranks),
-            (self.lists, {"users": users, "items": ranked.lists.numpy().astype(np.int32)}),
-        ):
-            file = io.BytesIO()
-            np.savez_compressed(file, **arrays)
-            write_atomically(path, file.getvalue())
+    def read(self, name: str) -> bytes:
+        """The content of a file of the folder, which `write` wrote.
+
+        Raises FolderError where it is missing, or is not what was written.
+        """
+        path = self.path / name
+        remedy = (
+            "delete it and run the same command, or --resume, to have it made again"
+            if name in RESULTS
+            else "restore it from a copy or start the run again with another --out"
+        )
+        for _ in range(2):  # a second time, as it may just have been replaced
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise FolderError(f"cannot read {path}: {error.strerror}; {remedy}") from None
+            sums = self._checksums()
+            if name not in sums or _sum(content) in sums[name]:
+                return content
+        raise FolderError(f"{path} is damaged: it is not what the run wrote; {remedy}")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of the folder. Raises FolderError where that fails."""
+        try:
+            value = json.loads(self.read(name))
+            if not isinstance(value, dict):
+                raise ValueError(f"expected an object, got {type(value).__name__}")
+            return value
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, FolderError):
+                raise
+            raise FolderError(
+                f"{self.path / name} is damaged ({error}); restore it from a copy or start the "
+                "run again with another --out"
+            ) from None
+
+    def read_description(self) -> dict[str, Any]:
+        """What the data is. Raises FolderError where that fails."""
+        description = self.read_json("data.json")
+        if not all(isinstance(description.get(name), str) for name in ("source", "split")):
+            raise FolderError(
+                f"{self.path / 'data.json'} is damaged: it does not tell source and split; restore "
+                "it from a copy or start the run again with another --out"
+            )
+        return description
+
+    def read_sequences(self) -> Sequences:
+        """The users' sequences. Raises FolderError or DataError where that fails."""
+        return Sequences.from_files(
+            lambda name: self.read(f"sequences/{name}"), f"{self.sequences}"
+        )
+
+    def adopt(self) -> None:
+        """Take up into the manifest what a run of an older version starts from."""
+        sums, names = self._checksums(), ("data.json", f"sequences/{ARRAYS}", f"sequences/{IDS}")
+        if missing := [name for name in names if name not in sums]:
+            self._write_manifest({**sums, **{n: [_sum(self.read(n))] for n in missing}})
+
+    def write_results(
+        self,
+        result: dict[str, Any],
+        ranked: Ranked | None,
+        users: np.ndarray,
+        curve: bytes | None,
+    ) -> None:
+        """Write the results, result.json last.
+
+        ranked: ranks of the test targets and the lists that `users` (targets,) were shown, where
+        there are any. curve: a PNG file.
+        """
+        files: dict[str, bytes] = {}
+        if ranked is not None:
+            ranks = dict(zip(RANKINGS, ranked.ranks.numpy().astype(np.int32), strict=True))
+            lists = {"users": users, "items": ranked.lists.numpy().astype(np.int32)}
+            files |= {"ranks.npz": _npz(ranks), "lists.npz": _npz(lists)}
+        if curve is not None:
+            files["curve.png"] = curve
+        self.write({**files, "result.json": to_json(result).encode()})
 
     def read_ranks(self) -> dict[str, np.ndarray]:
         """Rank of every test target, int32 (targets,), by ranking.
@@ -129,30 +258,105 @@ class RunFolder:
         Raises FolderError where that fails.
         """
         try:
-            with np.load(self.ranks, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(self.read("ranks.npz")), allow_pickle=False) as arrays:
                 return {ranking: arrays[ranking] for ranking in RANKINGS}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except FolderError:
+            raise
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise FolderError(
-                f"cannot read {self.ranks}: {error}; the run folder is damaged"
+                f"cannot read {self.path / 'ranks.npz'}: {error}; delete it and result.json and "
+                "run the same command to have both made again"
             ) from None
+
+    def _config_json(self, config: Config) -> bytes:
+        return to_json({**config.to_json(), "out": str(self.path)}).encode()
 
     def write_config(self, config: Config) -> None:
         """Write the settings of the run, with `out` where the folder is."""
-        self.write_json("config.json", {**config.to_json(), "out": str(self.path)})
+        self.write({"config.json": self._config_json(config)})
 
     def read_config(self) -> Config:
         """The settings of the run, with `out` where the folder is now."""
         values = self.read_json("config.json")
-        if isinstance(values, dict) and "format" not in values:
+        if "format" not in values:
             values = {"format": 1, **values}
         return Config.from_json({**values, "out": str(self.path)}, str(self.path / "config.json"))
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that was cut off is left out."""
-        lines = self.log.read_text(encoding="utf-8").splitlines(True) if self.log.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """The lines of metrics.jsonl; a last line that was cut off is left out.
 
-    def truncate_log(self, step: int) -> None:
-        """Drop what was logged after `step`, the one that training goes on from."""
-        lines = [line for line in self.read_log() if line["step"] <= step]
-        write_atomically(self.log, "".join(json.dumps(line) + "\n" for line in lines))
+        Raises FolderError, naming the line, where one is damaged.
+        """
+        try:
+            lines = self.log.read_bytes().splitlines(True) if self.log.exists() else []
+        except OSError as error:
+            raise FolderError(f"cannot read {self.log}: {error.strerror}") from None
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        return [self._log_line(number, line) for number, line in enumerate(lines, start=1)]
+
+    def _log_line(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            values = json.loads(line)
+            if _is_log_line(values):
+                return values
+        except (ValueError, RecursionError):
+            pass
+        raise FolderError(
+            f"line {number} of {self.log} is damaged; restore the file from a copy, or delete it: "
+            "training goes on exactly without it"
+        )
+
+    def log_state(self) -> dict[str, Any]:
+        """Size and checksum of the log, for the checkpoint that belongs to it."""
+        content = self.log.read_bytes()
+        return {"size": len(content), "sha256": _sum(content)}
+
+    def truncate_log(self, step: int, state: dict[str, Any] | None = None) -> None:
+        """Drop what was logged after `step`, the one that training goes on from.
+
+        state: of the log then, where the checkpoint has it. Raises FolderError for another log; a
+        log that was deleted begins anew.
+        """
+        if state is None or not self.log.exists():
+            kept = [line for line in self.read_log() if line["step"] <= step]
+            content = "".join(json.dumps(line) + "\n" for line in kept).encode()
+        else:
+            content = self.log.read_bytes()[: state["size"]]
+            if _sum(content) != state["sha256"]:
+                self.read_log()  # names the line where it can
+                raise FolderError(
+                    f"{self.log} is damaged: it is not what the run wrote up to step {step}; "
+                    "restore it from a copy, or delete it: training goes on exactly without it"
+                )
+        write_atomically(self.log, content)
+
+
+def _is_log_line(values: Any) -> bool:
+    def is_number(value: Any) -> bool:
+        kind = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return kind and math.isfinite(value)
+
+    if not (isinstance(values, dict) and type(values.get("step")) is int and values["step"] >= 1):
+        return False
+    if "valid" not in values:
+        return is_number(values.get("loss"))
+    return (
+        type(values.get("epoch")) is int
+        and values["epoch"] >= 1
+        and isinstance(values["valid"], dict)
+        and all(
+            isinstance(scores, dict) and all(map(is_number, scores.values()))
+            for scores in values["valid"].values()
+        )
+    )
+
+
+def _npz(arrays: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -26,7 +26,13 @@ from tqdm import tqdm
 from rka_fast.data.batches import Batch, Batcher, sampled_candidates
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import STAGES
-from rka_fast.errors import ConfigError, Interrupted, TrainingError
+from rka_fast.errors import (
+    CheckpointError,
+    ConfigError,
+    FolderError,
+    Interrupted,
+    TrainingError,
+)
 from rka_fast.models import MODELS, Recommender
 from rka_fast.training.assemble import assemble
 from rka_fast.training.checkpoint import Checkpoint
@@ -34,7 +40,7 @@ from rka_fast.training.config import Config
 from rka_fast.training.devices import make_accelerator, seed_torch, shard, stop_signals
 from rka_fast.training.list_quality import intervals, list_qualities
 from rka_fast.training.metrics import Evaluation, Ranked, both_metrics
-from rka_fast.training.report import plot_curve
+from rka_fast.training.report import curve_png
 from rka_fast.training.run_folder import RunFolder
 
 SELECTION = "ndcg@10"  # sampled, on validation: decides which epoch is the best
@@ -88,7 +94,8 @@ class Trainer:
             self.model.check_device(self.accelerator.device)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        self.catalogue = sequences.fingerprint()
+        self.catalogue, self.data = sequences.fingerprint(), sequences.digest()
+        self.log_state: dict[str, Any] | None = None
         self.negatives = {
             stage: sampled_candidates(self.split, stage, seed=config.seed) for stage in STAGES
         }
@@ -123,32 +130,77 @@ class Trainer:
         )
 
     def resume(self) -> None:
-        """Go on from the last checkpoint of the run folder."""
-        if not self.folder.last.exists():
-            return  # stopped before the first one: begin again
-        checkpoint = Checkpoint.load(self.folder.last, self.catalogue)
+        """Go on from the last checkpoint of the run folder.
+
+        Raises CheckpointError or FolderError where what it needs is lost, damaged or of another
+        run, before anything is computed.
+        """
+        if self.optimizer is None:
+            return
+        if not self.folder.last.exists():  # stopped before the first one: begin again
+            return self._refuse_lost()
+        checkpoint = self._load(self.folder.last)
+        progress = _progress(checkpoint)
+        if progress.best_score >= 0:
+            best = self._load(self.folder.best)
+            best.load_into(self.model)  # whether it would fit at the end
+            if _progress(best).step < progress.best_epoch * self.steps_per_epoch:
+                raise CheckpointError(
+                    f"{self.folder.best} is of an earlier step than the best one that "
+                    f"{self.folder.last} knows; restore it from a copy or start the run again "
+                    "with another --out"
+                )
         checkpoint.load_into(self.model)
-        if checkpoint.optimizer is not None:
-            self.optimizer.load_state_dict(checkpoint.optimizer)
-        if self.accelerator.scaler is not None and checkpoint.meta["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(checkpoint.meta["scaler"])
-        self.progress = Progress(**checkpoint.meta["progress"])
+        checkpoint.load_optimizer(self.optimizer)
+        scaler = checkpoint.meta.get("scaler")
+        if self.accelerator.scaler is not None and scaler is not None:
+            self.accelerator.scaler.load_state_dict(scaler)
+        self.progress, self.log_state = progress, checkpoint.meta.get("log")
+
+    def _refuse_lost(self) -> None:
+        """Raise CheckpointError where there has been a checkpoint, which is gone."""
+        steps = max((line["step"] for line in self.folder.read_log()), default=0)
+        if steps > self.steps_per_epoch or self.folder.result.exists():
+            raise CheckpointError(
+                f"there is no {self.folder.last}, though {self.folder.log} tells of {steps} steps; "
+                f"restore it from a copy, or delete {self.folder.log} and {self.folder.result} to "
+                "train from the start again"
+            )
+
+    def _load(self, path: Path) -> Checkpoint:
+        checkpoint = Checkpoint.load(path, self.catalogue)
+        checkpoint.check_run(self.config, self.data)
+        return checkpoint
 
     def run(self) -> dict[str, Any]:
         """Train until finished, then evaluate the selected epoch. Returns the result as JSON.
 
-        Raises TrainingError where the loss is not finite, and Interrupted after SIGINT or SIGTERM.
+        Raises TrainingError where the loss is not finite, Interrupted after SIGINT or SIGTERM, and
+        FolderError where something cannot be written.
         """
+        try:
+            return self._run()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            where = error.filename or self.folder.path
+            raise FolderError(f"{where}: {error.strerror}; {self._kept()}{self._go_on()}") from None
+
+    def _run(self) -> dict[str, Any]:
         if self.main:
-            self.folder.truncate_log(self.progress.step)
+            self.folder.truncate_log(self.progress.step, self.log_state)
         if self.optimizer is None:
             self._save(self.folder.best)
         elif not self.finished:
+            if self.main:  # it would be that of fewer epochs
+                self.folder.result.unlink(missing_ok=True)
             self._train()
-        result = self._result()
+        result, tested = self._result()
         if self.main:
-            self.folder.write_json("result.json", result)
-            plot_curve(self.folder, synthetic=bool(self.description.get("synthetic")))
+            synthetic = bool(self.description.get("synthetic"))
+            curve = curve_png(self.folder.read_log(), synthetic)
+            users = self.split.targets("test").users
+            self.folder.write_results(result, tested, users, curve)
         self.accelerator.wait_for_everyone()
         return result
 
@@ -288,44 +340,55 @@ class Trainer:
             os.fsync(log.fileno())
         with_optimizer = with_optimizer and self.optimizer is not None
         scaler = self.accelerator.scaler
-        Checkpoint(
+        checkpoint = Checkpoint(
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict() if with_optimizer else None,
             meta={
                 "progress": asdict(self.progress),
                 "config": self.config.to_json(),
+                "data": self.data,
+                "log": self.folder.log_state() if log is not None else None,
                 "scaler": scaler.state_dict() if scaler else None,
             },
             catalogue=self.catalogue,
-        ).save(path)
+        )
+        try:
+            checkpoint.save(path)
+        except FolderError as error:
+            raise FolderError(f"{error}; {self._kept()}{self._go_on()}") from None
 
     def _not_finite(self, what: str) -> NoReturn:
-        kept = next((path for path in (self.folder.last, self.folder.best) if path.exists()), None)
-        where = (
-            "no checkpoint had been written yet"
-            if kept is None
-            else f"the last good checkpoint is kept in {kept}"
-        )
         raise TrainingError(
-            f"{what} (epoch {self.epoch + 1}); {where}. Start again with another "
+            f"{what} (epoch {self.epoch + 1}); {self._kept()}. Start again with another "
             "--out and a smaller learning_rate, or with precision fp32"
         )
 
-    def _result(self) -> dict[str, Any]:
-        """Metrics of the selected epoch and of popularity, in the form of result.json."""
+    def _kept(self) -> str:
+        """What a person still has when training cannot go on."""
+        kept = next((path for path in (self.folder.last, self.folder.best) if path.exists()), None)
+        if kept is None:
+            return "no checkpoint had been written yet"
+        return f"the last good checkpoint is kept in {kept}"
+
+    def _go_on(self) -> str:
+        return f"; mend this and go on with: python -m rka_fast.train --resume {self.folder.path}"
+
+    def _result(self) -> tuple[dict[str, Any], Ranked | None]:
+        """Metrics of the selected epoch and of popularity, in the form of result.json.
+
+        With the ranks of the test targets, where there are any.
+        """
         self.accelerator.wait_for_everyone()
-        Checkpoint.load(self.folder.best, self.catalogue).load_into(self.model)
+        self._load(self.folder.best).load_into(self.model)
         if not len(self.split.test.users):
-            return self._facts({})
+            return self._facts({}), None
         begin = time.perf_counter()
         found = {stage: self.ranked(stage) for stage in STAGES}
         seconds = time.perf_counter() - begin
-        if self.main:
-            self.folder.write_ranked(found["test"], self.split.targets("test").users)
         self.progress.eval_seconds += seconds
         scores = self._scores(found)
         of_popularity = scores if self.config.model == "pop" else self._popularity()
-        return self._facts({**scores, "popularity": of_popularity})
+        return self._facts({**scores, "popularity": of_popularity}), found["test"]
 
     def _facts(self, scores: dict[str, Any]) -> dict[str, Any]:
         """The scores with what the run was, in the form of result.json."""
@@ -361,6 +424,20 @@ class Trainer:
         model.to(self.accelerator.device)
         batcher = Batcher(self.split, None, self.config.max_length, self.config.seed)
         return self._scores({stage: self.ranked(stage, model, batcher) for stage in STAGES})
+
+
+def _progress(checkpoint: Checkpoint) -> Progress:
+    """Raises CheckpointError where it is not one."""
+    try:
+        progress = Progress(**checkpoint.meta["progress"])
+        if not all(math.isfinite(value) for value in asdict(progress).values()):
+            raise ValueError("a number is not finite")
+        return progress
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} is damaged: it does not tell the progress ({error}); "
+            "restore it from a copy or start the run again with another --out"
+        ) from None
 
 
 def write_line(log: IO[str], values: dict[str, Any]) -> None:

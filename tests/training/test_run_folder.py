@@ -7,9 +7,11 @@ from support.first_format import write_run
 from support.runs import write_log
 
 from rka_fast.errors import FolderError
+from rka_fast.files import write_atomically
 from rka_fast.recommend import Recommendations
 from rka_fast.reproduction.cells import Cell, run_cell
 from rka_fast.train import main, train
+from rka_fast.training import run_folder
 from rka_fast.training.assemble import load_data
 from rka_fast.training.config import FORMAT, Config
 from rka_fast.training.run_folder import RunFolder
@@ -60,11 +62,13 @@ def test_a_beginning_that_was_cut_off_is_begun_again(tmp_path, monkeypatch):
     sequences, description, _ = load_data(config)
     folder = RunFolder(config.run_dir)
 
-    def die(*_):
-        raise KeyboardInterrupt
+    def die(path, content):
+        if path.name == "ids.json":
+            raise KeyboardInterrupt
+        write_atomically(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(sequences), "save", die)
+        patch.setattr(run_folder, "write_atomically", die)
         with pytest.raises(KeyboardInterrupt):
             folder.begin(config, sequences, description)
     assert folder.has_config and not folder.begun
