@@ -15,6 +15,9 @@ from rka_fast.ops.triton.covariance import cholesky, correlation
 from rka_fast.ops.triton.skew_normal import (
     LARGEST,
     LOGITS,
+    NOISE,
+    PRODUCT,
+    SHAPE,
     TOTAL,
     load_value,
     projections,
@@ -29,17 +32,14 @@ from rka_fast.ops.triton.tiles import (
     Size,
     activate,
     allowed,
-    exists,
+    inverse_root,
     last_key,
     load_grid,
-    load_heads,
     load_tile,
-    origin,
-    rounded,
-    scores,
-    set_origin,
     softplus,
     store_tile,
+    write_rows,
+    write_scores,
 )
 
 LOWEST = tl.constexpr(-3.4028234663852886e38)
@@ -48,7 +48,6 @@ LOWEST = tl.constexpr(-3.4028234663852886e38)
 @triton.jit
 def prepare(p, s, b, f):
     """K of a sequence and, for a draw, its factor."""
-    set_origin(p, f)
     if p.mode == "mean" and p.shape_query is not None:
         correlation(p, s, b, f, True)
     elif p.mode == "sample":
@@ -67,6 +66,9 @@ def draw(p, s, b, h, first_row, f, r, which: tl.constexpr, save: tl.constexpr):
     """A, B, E and, in the rows `which`, S of a tile of rows into scratch, with q and A.X + T."""
     if p.mode != "location":
         if p.shape_query is not None:
+            root = inverse_root(p.shape_query.width)
+            to = rows_at(p, r, SHAPE)
+            write_scores(p, s, p.shape_query, p.shape_key, b, h, first_row, root, to)
             shapes(p, s, b, h, first_row, f, r, save)
         projections(p, s, b, h, first_row, f, r)
         write_standard(p, s, first_row, f, r, which)
@@ -85,39 +87,49 @@ def logits(p, s, b, h, i, j, where, location, scale, standard):
 
 
 @triton.jit
-def scale_scores(p, s, f, b, h, i, j):
-    score = scores(p, s, f, p.scale_query, p.scale_key, b, h, i, j)
+def both_scores(p, s, b, h, first_row, r, location: tl.constexpr, scale: tl.constexpr):
+    """The scores of location and scale, without its bias, into these rows of scratch."""
+    root = inverse_root(p.query.width)
+    write_scores(p, s, p.query, p.key, b, h, first_row, root, rows_at(p, r, location))
+    if p.mode != "location":
+        root = inverse_root(p.scale_query.width)
+        to = rows_at(p, r, scale)
+        write_scores(p, s, p.scale_query, p.scale_key, b, h, first_row, root, to)
+
+
+@triton.jit
+def biased(p, h, scale):
     if p.scale_bias is not None:
-        score += tl.load(p.scale_bias + h)
-    return score
+        scale += tl.load(p.scale_bias + h)
+    return scale
 
 
 @triton.jit
 def attend(p, s, output, b, h, first_row, f, r):
     """The output of a tile of rows."""
     draw(p, s, b, h, first_row, f, r, LOGITS, False)
+    both_scores(p, s, b, h, first_row, r, NOISE, PRODUCT)
     write_logits(p, s, b, h, first_row, f, r)
-    write_output(p, s, output, b, h, first_row, f, r)
+    write_weights(p, s, b, h, first_row, r)
+    write_rows(p, s, output, b, h, first_row, rows_at(p, r, LOGITS), p.value)
+    tl.debug_barrier()  # the next tile of rows writes where this one still reads
 
 
 @triton.jit(noinline=True)
 def write_logits(p, s, b, h, first_row, f, r):
     """Z of a tile of rows into scratch, with its largest entry and the sum of exponentials."""
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
-    b += zero
-    h += zero
+    local = tl.arange(0, p.rows_tile)
     i = first_row + local
     largest = tl.full((p.rows_tile,), LOWEST, tl.float32)
     total = tl.zeros((p.rows_tile,), tl.float32)
     for first in range(0, last_key(p, s, first_row), p.tile):
-        j = first + zero + tl.arange(0, p.tile)
+        j = first + tl.arange(0, p.tile)
         where = allowed(p, s, b, h, i, j)
-        location = scores(p, s, f, p.query, p.key, b, h, i, j)
+        location = load_tile(rows_at(p, r, NOISE), p.pitch, local, j)
         scale = location
         x = location
         if p.mode != "location":
-            scale = scale_scores(p, s, f, b, h, i, j)
+            scale = biased(p, h, load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j))
             x = load_tile(rows_at(p, r, LOGITS), p.pitch, local, j)
         z = logits(p, s, b, h, i, j, where, location, scale, x)
         store_tile(rows_at(p, r, LOGITS), p.pitch, local, j, z)
@@ -128,29 +140,19 @@ def write_logits(p, s, b, h, first_row, f, r):
 
 
 @triton.jit(noinline=True)
-def write_output(p, s, output, b, h, first_row, f, r):
-    """softmax(Z) V of a tile of rows."""
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
-    b += zero
-    h += zero
+def write_weights(p, s, b, h, first_row, r):
+    """The weights, after dropout, in place of the logits."""
+    local = tl.arange(0, p.rows_tile)
     i = first_row + local
-    limit = last_key(p, s, first_row)
     largest = load_value(p, r, LARGEST)
     total = load_value(p, r, TOTAL)
-    for first_c in range(0, p.value.width, p.chunk):
-        column = first_c + zero + tl.arange(0, p.chunk)
-        acc = tl.zeros((p.rows_tile, p.chunk), tl.float32)
-        for first in range(0, limit, p.tile):
-            j = first + zero + tl.arange(0, p.tile)
-            z = load_tile(rows_at(p, r, LOGITS), p.pitch, local, j)
-            w = weights(z, largest, total)
-            if p.dropout is not None:
-                w *= keep_factors(p, s, b, h, i, first + zero)
-            v = load_heads(p.value, b, h, j, column, exists(p, s, b, j))
-            acc = tl.dot(rounded(w, p.precision), v, acc, input_precision=p.precision)
-        store_heads(output, b, h, i, column, i < s.rows, acc)
-    tl.debug_barrier()  # the next tile of rows writes where this one still reads
+    for first in range(0, last_key(p, s, first_row), p.tile):
+        j = first + tl.arange(0, p.tile)
+        w = weights(load_tile(rows_at(p, r, LOGITS), p.pitch, local, j), largest, total)
+        if p.dropout is not None:
+            w *= keep_factors(p, s, b, h, i, first)
+        store_tile(rows_at(p, r, LOGITS), p.pitch, local, j, w)
+    tl.debug_barrier()
 
 
 @triton.jit
@@ -164,7 +166,7 @@ def softmax_step(z, where, largest, total):
 @triton.jit
 def weights(z, largest, total):
     """Zero where the logit is -inf, also in a row that sees nothing."""
-    w = tl.exp(z - largest[:, None]) / total[:, None]
+    w = tl.exp(z - largest[:, None]) * (1.0 / total)[:, None]
     return tl.where(z == float("-inf"), 0.0, w)
 
 
@@ -172,14 +174,6 @@ def weights(z, largest, total):
 def keep_factors(p, s, b, h, i, first):
     head = b * s.heads + h
     return philox.keep_factors(tl.load(p.seed), first, i, head, p.dropout, p.tile)
-
-
-@triton.jit
-def store_heads(x, b, h, i, c, where, tile):
-    at = x.data + tl.cast(b, tl.int64) * x.batch + tl.cast(h, tl.int64) * x.head
-    at += tl.cast(i, tl.int64)[:, None] * x.row + c[None, :]
-    tile = tile.to(x.data.dtype.element_ty)
-    tl.store(at, tile, mask=where[:, None] & (c < x.width)[None, :])
 
 
 @triton.jit(noinline=True)

@@ -13,14 +13,14 @@ import triton.language as tl
 
 from rka_fast.ops.triton.attention import (
     LOWEST,
+    biased,
+    both_scores,
     draw,
     keep_factors,
     logits,
     prepare,
     prior_of_rows,
-    scale_scores,
     softmax_step,
-    store_heads,
     weights,
 )
 from rka_fast.ops.triton.covariance import d_correlation
@@ -44,17 +44,18 @@ from rka_fast.ops.triton.tiles import (
     Heads,
     Size,
     allowed,
-    exists,
     inverse_root,
     last_key,
     load_heads,
     load_tile,
-    origin,
+    multiply,
     rounded,
-    scores,
     slope,
     softplus,
+    store_heads,
     store_tile,
+    write_rows,
+    write_scores,
 )
 
 
@@ -81,12 +82,10 @@ class Gradients(NamedTuple):
 @triton.jit(noinline=True)
 def set_zero(p, s, f, x, b, h):
     """Keys are added to row tile by row tile."""
-    zero = origin(p, f)
-    b, h = b + zero, h + zero
     for first in range(0, s.keys, p.tile):
-        j = first + zero + tl.arange(0, p.tile)
+        j = first + tl.arange(0, p.tile)
         for first_c in range(0, x.width, p.chunk):
-            c = first_c + zero + tl.arange(0, p.chunk)
+            c = first_c + tl.arange(0, p.chunk)
             store_heads(x, b, h, j, c, j < s.keys, tl.zeros((p.tile, p.chunk), tl.float32))
 
 
@@ -102,83 +101,47 @@ def set_zero_keys(p, s, g, f, b, h):
         set_zero(p, s, f, g.shape_key, b, h)
 
 
-@triton.jit
-def add_to_keys(p, s, f, target, b, h, i, j, tile, rows):
-    """target_j += tile' rows_i. Rows that are not there and keys that are not stay out."""
-    zero = origin(p, f)
-    b, h, i, j = b + zero, h + zero, i + zero, j + zero
-    tile = rounded(tile, p.precision)
-    for first in range(0, target.width, p.chunk):
-        c = first + zero + tl.arange(0, p.chunk)
-        x = load_heads(rows, b, h, i, c, i < s.rows)
-        acc = load_heads(target, b, h, j, c, j < s.keys)
-        acc = tl.dot(tl.trans(tile), x, acc, input_precision=p.precision)
-        store_heads(target, b, h, j, c, j < s.keys, acc)
-
-
 @triton.jit(noinline=True)
-def write_queries(p, s, target, b, h, first_row, f, r, which: tl.constexpr, key):
-    """target_i = d scores_i K, from the gradient of the scores in scratch."""
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
-    b += zero
-    h += zero
+def add_to_keys(p, s, target, b, h, first_row, at, rows):
+    """target_j += d' rows_i, d a tile of rows in scratch. What is not there stays out."""
+    local = tl.arange(0, p.rows_tile)
     i = first_row + local
-    for first_c in range(0, target.width, p.chunk):
-        c = first_c + zero + tl.arange(0, p.chunk)
-        acc = tl.zeros((p.rows_tile, p.chunk), tl.float32)
-        for first in range(0, last_key(p, s, first_row), p.tile):
-            j = first + zero + tl.arange(0, p.tile)
-            d = load_tile(rows_at(p, r, which), p.pitch, local, j)
-            y = load_heads(key, b, h, j, c, exists(p, s, b, j))
-            acc = tl.dot(rounded(d, p.precision), y, acc, input_precision=p.precision)
-        store_heads(target, b, h, i, c, i < s.rows, acc)
-
-
-@triton.jit
-def d_weights(p, s, g, f, b, h, i, j, first):
-    """The gradient of the weights before dropout."""
-    zero = origin(p, f)
-    b, h, i, j = b + zero, h + zero, i + zero, j + zero
-    there = exists(p, s, b, j)
-    acc = tl.zeros((p.rows_tile, p.tile), tl.float32)
-    for first_c in range(0, p.value.width, p.chunk):
-        c = first_c + zero + tl.arange(0, p.chunk)
-        x = load_heads(g.output, b, h, i, c, i < s.rows)
-        y = load_heads(p.value, b, h, j, c, there)
-        acc = tl.dot(x, tl.trans(y), acc, input_precision=p.precision)
-    if p.dropout is not None:
-        acc *= keep_factors(p, s, b, h, i, first + zero)
-    return acc
+    for first in range(0, last_key(p, s, first_row), p.tile):
+        j = first + tl.arange(0, p.tile)
+        for first_c in range(0, target.width, p.chunk):
+            c = first_c + tl.arange(0, p.chunk)
+            d = rounded(load_tile(at, p.pitch, local, j), p.precision)
+            x = load_heads(rows, b, h, i, c, i < s.rows)
+            acc = load_heads(target, b, h, j, c, j < s.keys)
+            acc = multiply(tl.trans(d), x, acc, p.precision)
+            store_heads(target, b, h, j, c, j < s.keys, acc)
 
 
 @triton.jit(noinline=True)
 def recompute(p, s, g, b, h, first_row, f, r):
-    """Scores and d W of a tile of rows into scratch.
+    """The largest logit, the sum of exponentials and sum_j W d W of each row.
 
-    With the largest logit, the sum of exponentials and sum_j W d W of each row.
+    The scale's bias is added in its place, dropout taken into d W.
     """
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
-    b += zero
-    h += zero
+    local = tl.arange(0, p.rows_tile)
     i = first_row + local
     largest = tl.full((p.rows_tile,), LOWEST, tl.float32)
     total = tl.zeros((p.rows_tile,), tl.float32)
     inner = tl.zeros((p.rows_tile,), tl.float32)
     for first in range(0, last_key(p, s, first_row), p.tile):
-        j = first + zero + tl.arange(0, p.tile)
+        j = first + tl.arange(0, p.tile)
         where = allowed(p, s, b, h, i, j)
-        location = scores(p, s, f, p.query, p.key, b, h, i, j)
-        store_tile(rows_at(p, r, LOCATION), p.pitch, local, j, location)
+        location = load_tile(rows_at(p, r, LOCATION), p.pitch, local, j)
         scale = location
         x = location
         if p.mode != "location":
-            scale = scale_scores(p, s, f, b, h, i, j)
+            scale = biased(p, h, load_tile(rows_at(p, r, SCALE), p.pitch, local, j))
             store_tile(rows_at(p, r, SCALE), p.pitch, local, j, scale)
             x = load_tile(rows_at(p, r, STANDARD), p.pitch, local, j)
-        d = d_weights(p, s, g, f, b, h, i, j, first)
-        store_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j, d)
+        d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j)
+        if p.dropout is not None:
+            d *= keep_factors(p, s, b, h, i, first)
+            store_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j, d)
         z = logits(p, s, b, h, i, j, where, location, scale, x)
         previous = largest
         largest, total = softmax_step(z, where, largest, total)
@@ -192,21 +155,19 @@ def recompute(p, s, g, b, h, first_row, f, r):
 
 @triton.jit(noinline=True)
 def softmax_backward(p, s, g, b, h, first_row, f, r):
-    """From d W: the gradients of both scores and of S in place of the values they had.
+    """From d W: the gradients of both scores and of S in place of the values they had, W in that
+    of d W.
 
     Returns the share of d scale_bias.
     """
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
-    b += zero
-    h += zero
+    local = tl.arange(0, p.rows_tile)
     i = first_row + local
     largest = load_value(p, r, LARGEST)
     total = load_value(p, r, TOTAL)
     inner = load_value(p, r, INNER)
     share = tl.zeros((p.rows_tile,), tl.float32)
     for first in range(0, last_key(p, s, first_row), p.tile):
-        j = first + zero + tl.arange(0, p.tile)
+        j = first + tl.arange(0, p.tile)
         where = allowed(p, s, b, h, i, j)
         location = load_tile(rows_at(p, r, LOCATION), p.pitch, local, j)
         scale = location
@@ -220,16 +181,14 @@ def softmax_backward(p, s, g, b, h, first_row, f, r):
         dz = tl.where(where, w * (d - inner[:, None]), 0.0)
         if g.value is not None:
             if p.dropout is not None:
-                w *= keep_factors(p, s, b, h, i, first + zero)
-            add_to_keys(p, s, f, g.value, b, h, i, j, w, g.output)
+                w *= keep_factors(p, s, b, h, i, first)
+            store_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j, w)
         if g.bias is not None:
             head = tl.cast(b, tl.int64) * s.heads + h
             at = g.bias + (head * s.rows + i[:, None]) * s.keys + j[None, :]
             tl.store(at, dz, mask=where)
         d = dz * slope(p.activation, location) * inverse_root(p.query.width)
         store_tile(rows_at(p, r, LOCATION), p.pitch, local, j, d)
-        if g.key is not None:
-            add_to_keys(p, s, f, g.key, b, h, i, j, d, p.query)
         if p.mode != "location":
             omega, sigmoid = softplus(scale)
             store_tile(rows_at(p, r, STANDARD), p.pitch, local, j, dz * omega)
@@ -237,42 +196,43 @@ def softmax_backward(p, s, g, b, h, first_row, f, r):
             share += tl.sum(d, axis=1)
             d *= inverse_root(p.scale_query.width)
             store_tile(rows_at(p, r, SCALE), p.pitch, local, j, d)
-            if g.scale_key is not None:
-                add_to_keys(p, s, f, g.scale_key, b, h, i, j, d, p.scale_query)
     tl.debug_barrier()
     return tl.sum(share, axis=0)
 
 
-@triton.jit(noinline=True)
-def add_shape_keys(p, s, g, b, h, first_row, f, r):
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
-    b += zero
-    h += zero
-    i = first_row + local
-    for first in range(0, last_key(p, s, first_row), p.tile):
-        j = first + zero + tl.arange(0, p.tile)
-        d = load_tile(rows_at(p, r, SLOPE), p.pitch, local, j)
-        add_to_keys(p, s, f, g.shape_key, b, h, i, j, d, p.shape_query)
+@triton.jit
+def scores_backward(p, s, query, key, d_query, d_key, b, h, first_row, at):
+    """From the gradient of scores in scratch to queries and keys."""
+    if d_key is not None:
+        add_to_keys(p, s, d_key, b, h, first_row, at, query)
+    if d_query is not None:
+        write_rows(p, s, d_query, b, h, first_row, at, key)
 
 
 @triton.jit
 def rows_backward(p, s, g, b, h, first_row, f, r, d_factor):
     """All that a tile of rows of one head contributes; returns its share of d scale_bias."""
     draw(p, s, b, h, first_row, f, r, STANDARD, True)
+    both_scores(p, s, b, h, first_row, r, LOCATION, SCALE)
+    write_scores(p, s, g.output, p.value, b, h, first_row, 1.0, rows_at(p, r, WEIGHTS))
     recompute(p, s, g, b, h, first_row, f, r)
     share = softmax_backward(p, s, g, b, h, first_row, f, r)
-    if g.query is not None:
-        write_queries(p, s, g.query, b, h, first_row, f, r, LOCATION, p.key)
+    if g.value is not None:
+        add_to_keys(p, s, g.value, b, h, first_row, rows_at(p, r, WEIGHTS), g.output)
+    at = rows_at(p, r, LOCATION)
+    scores_backward(p, s, p.query, p.key, g.query, g.key, b, h, first_row, at)
     if p.mode != "location":
-        if g.scale_query is not None:
-            write_queries(p, s, g.scale_query, b, h, first_row, f, r, SCALE, p.scale_key)
+        at = rows_at(p, r, SCALE)
+        scores_backward(
+            p, s, p.scale_query, p.scale_key, g.scale_query, g.scale_key, b, h, first_row, at
+        )
+        tl.debug_barrier()  # the weights are not needed any more
         if p.shape_query is not None:
             standard_backward(p, s, g, b, h, first_row, f, r, d_factor)
-            if g.shape_key is not None:
-                add_shape_keys(p, s, g, b, h, first_row, f, r)
-            if g.shape_query is not None:
-                write_queries(p, s, g.shape_query, b, h, first_row, f, r, SLOPE, p.shape_key)
+            at = rows_at(p, r, SLOPE)
+            scores_backward(
+                p, s, p.shape_query, p.shape_key, g.shape_query, g.shape_key, b, h, first_row, at
+            )
         elif p.mode == "sample":
             standard_backward(p, s, g, b, h, first_row, f, r, d_factor)
     tl.debug_barrier()  # the next tile of rows writes where this one still reads
@@ -281,7 +241,7 @@ def rows_backward(p, s, g, b, h, first_row, f, r, d_factor):
 
 @triton.jit
 def set_zero_square(p, f, x):
-    local = origin(p, f) + tl.arange(0, p.tile)
+    local = tl.arange(0, p.tile)
     for first in range(0, p.pitch, p.tile):
         for first_j in range(0, p.pitch, p.tile):
             i = first + local
@@ -308,6 +268,7 @@ def heads_backward(p, s, g, b, first_head, last_head, f, r, d_factor):
                 at = g.scale_bias + tl.cast(b, tl.int64) * s.heads + h
                 if first_row > 0:
                     share += tl.load(at)
+                    tl.debug_barrier()  # every thread has it before one replaces it
                 tl.store(at, share)
 
 

@@ -7,7 +7,15 @@ to scratch another one reads, hence `tl.debug_barrier()` after every phase.
 import triton
 import triton.language as tl
 
-from rka_fast.ops.triton.tiles import exists, inverse_norms, load_tile, origin, store_tile
+from rka_fast.ops.triton.tiles import (
+    exists,
+    inverse_norms,
+    load_tile,
+    multiply,
+    rounded,
+    store_tile,
+    sum_products,
+)
 
 
 @triton.jit
@@ -23,48 +31,54 @@ def d_correlation(p, f):
 
 
 @triton.jit
-def load_features(p, s, b, i, c, gated: tl.constexpr):
+def load_features(p, s, b, i, c, gated):
+    """Rows i and columns c of the features; `gated`, None or not known yet: times the gate."""
     there = exists(p, s, b, i)
     at = p.features + (tl.cast(b, tl.int64) * s.keys + i[:, None]) * p.feature_width + c[None, :]
     inside = c < p.feature_width
     x = tl.load(at, mask=there[:, None] & inside[None, :], other=0.0)
-    if gated:
-        x = x * load_gate(p, b, c)[None, :]
-    return x
+    if p.gate is not None and gated is not None:
+        x *= load_gate(p, b, c, gated > 0)[None, :]
+    return rounded(x, p.feature_precision)
 
 
 @triton.jit
-def load_gate(p, b, c):
+def load_gate(p, b, c, gated):
+    """The user's gate at columns c, ones where it is not asked for."""
     at = p.gate + tl.cast(b, tl.int64) * p.feature_width + c
-    return tl.load(at, mask=c < p.feature_width, other=0.0)
+    return tl.load(at, mask=(c < p.feature_width) & gated, other=1.0)
 
 
 @triton.jit
-def gram(p, s, f, b, i, j, gated: tl.constexpr):
-    zero = origin(p, f)
-    b, i, j = b + zero, i + zero, j + zero
-    acc = tl.zeros((i.shape[0], j.shape[0]), tl.float32)
+def kinds(p):
+    """Of exponential kernels: the item's and, with a gate, the user's."""
+    return 1 if p.gate is None else 2
+
+
+@triton.jit
+def gram(p, s, b, first_i, first_j, gated):
+    """A tile of the Gram matrix of the features."""
+    i = first_i + tl.arange(0, p.tile)
+    j = first_j + tl.arange(0, p.tile)
+    acc = tl.zeros((p.tile, p.tile), tl.float32)
     for first in range(0, p.feature_width, p.chunk):
-        c = first + zero + tl.arange(0, p.chunk)
+        c = first + tl.arange(0, p.chunk)
         x = load_features(p, s, b, i, c, gated)
-        y = load_features(p, s, b, j, c, gated)
-        acc = tl.dot(x, tl.trans(y), acc, input_precision=p.feature_precision)
+        if p.feature_precision == "tf32":  # both rounded alike
+            y = load_features(p, s, b, j, c, gated)
+        else:  # as good, and y goes to the product as it is
+            y = load_features(p, s, b, j, c, None)
+            if p.gate is not None:
+                x *= load_gate(p, b, c, gated > 0)[None, :]
+        acc = multiply(x, tl.trans(y), acc, p.feature_precision)
     return acc
 
 
 @triton.jit
-def store_inverse_norms(p, s, b, i, f, gated: tl.constexpr):
-    """From the diagonal of the same product as all other entries: K stays positive definite."""
-    g = gram(p, s, f, b, i, i, gated)
-    square = tl.sum(tl.where(i[:, None] == i[None, :], g, 0.0), axis=1)
-    store_inverse_root(p, f, gated, i, square)
-
-
-@triton.jit
-def store_inverse_root(p, f, which: tl.constexpr, i, square):
-    # where() twice, so that nothing is divided by zero.
-    root = tl.sqrt_rn(tl.where(square > 0, square, 1.0))
-    tl.store(inverse_norms(p, f, which) + i, tl.where(square > 0, 1.0 / root, 0.0))
+def store_inverse_root(p, f, which, i, square):
+    # where() twice, so that the root is never taken of zero.
+    root = tl.rsqrt(tl.where(square > 0, square, 1.0))
+    tl.store(inverse_norms(p, f, which) + i, tl.where(square > 0, root, 0.0))
 
 
 @triton.jit
@@ -75,12 +89,16 @@ def load_counts(p, s, b, i, j, where):
 
 @triton.jit(noinline=True)
 def describe_keys(p, s, b, f):
-    local = origin(p, f) + tl.arange(0, p.tile)
+    """Norms of the features, rounded as in their product, so that K stays positive definite."""
+    local = tl.arange(0, p.tile)
     for first in range(0, p.pitch, p.tile):
         i = first + local
-        store_inverse_norms(p, s, b, i, f, False)
-        if p.gate is not None:
-            store_inverse_norms(p, s, b, i, f, True)
+        for gated in range(0, kinds(p)):
+            square = tl.zeros((p.tile,), tl.float32)
+            for first_c in range(0, p.feature_width, p.chunk):
+                x = load_features(p, s, b, i, first_c + tl.arange(0, p.chunk), gated)
+                square += sum_products(x, x, 1)
+            store_inverse_root(p, f, gated, i, square)
         if p.counts is not None:
             at = p.counts + (tl.cast(b, tl.int64) * s.keys + i) * s.keys + i
             store_inverse_root(p, f, 2, i, tl.load(at, mask=i < s.keys, other=0.0))
@@ -88,11 +106,13 @@ def describe_keys(p, s, b, f):
 
 
 @triton.jit
-def cosine(p, s, b, f, i, j, gated: tl.constexpr):
+def cosine(p, s, b, f, first_i, first_j, gated):
     """cos(x_i, x_j), and the product of the inverse norms."""
     norms = inverse_norms(p, f, gated)
-    outer = tl.load(norms + i)[:, None] * tl.load(norms + j)[None, :]
-    return gram(p, s, f, b, i, j, gated) * outer, outer
+    x = tl.load(norms + first_i + tl.arange(0, p.tile))
+    y = tl.load(norms + first_j + tl.arange(0, p.tile))
+    outer = x[:, None] * y[None, :]
+    return gram(p, s, b, first_i, first_j, gated) * outer, outer
 
 
 @triton.jit
@@ -104,7 +124,7 @@ def counting_kernel(p, s, b, f, i, j):
 
 
 @triton.jit
-def weight(p, b, which: tl.constexpr):
+def weight(p, b, which):
     return tl.load(p.mixture + tl.cast(b, tl.int64) * p.mixture_batch + which)
 
 
@@ -112,83 +132,62 @@ def weight(p, b, which: tl.constexpr):
 def correlation(p, s, b, f, full: tl.constexpr):
     """K into scratch; zeros above the diagonal unless `full`, ones beyond the last key."""
     describe_keys(p, s, b, f)
-    add_cosine_kernel(p, s, b, f, full, False)
-    if p.gate is not None:
-        add_cosine_kernel(p, s, b, f, full, True)
-    complete_correlation(p, s, b, f, full)
+    write_correlation(p, s, b, f, full)
 
 
 @triton.jit(noinline=True)
-def add_cosine_kernel(p, s, b, f, full: tl.constexpr, gated: tl.constexpr):
-    """The item kernel with its weight; `gated`: the user kernel is added to it."""
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.tile)
-    b += zero
+def write_correlation(p, s, b, f, full: tl.constexpr):
+    """The kernels with their weights; padding is made independent, the diagonal exactly one."""
+    local = tl.arange(0, p.tile)
     for first_i in range(0, p.pitch, p.tile):
         i = first_i + local
         last = p.pitch if full else first_i + p.tile
         for first_j in range(0, last, p.tile):
             j = first_j + local
-            cos, _ = cosine(p, s, b, f, i, j, gated)
-            gamma = tl.load(p.concentration + gated)
-            k = weight(p, b, 1 + gated) * tl.exp(2.0 * gamma * (cos - 1.0))
-            if gated:
-                k += load_tile(f, p.pitch, i, j)
-            store_tile(f, p.pitch, i, j, k)
-    tl.debug_barrier()
-
-
-@triton.jit(noinline=True)
-def complete_correlation(p, s, b, f, full: tl.constexpr):
-    """The counting kernel is added, padding made independent, the diagonal exactly one."""
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.tile)
-    b += zero
-    for first_i in range(0, p.pitch, p.tile):
-        i = first_i + local
-        last = p.pitch if full else first_i + p.tile
-        for first_j in range(0, last, p.tile):
-            j = first_j + local
-            k = load_tile(f, p.pitch, i, j)
+            k = tl.zeros((p.tile, p.tile), tl.float32)
+            for gated in range(0, kinds(p)):
+                cos, _ = cosine(p, s, b, f, first_i, first_j, gated)
+                gamma = tl.load(p.concentration + gated)
+                k += weight(p, b, 1 + gated) * tl.exp(2.0 * gamma * (cos - 1.0))
             if p.counts is not None:
                 k += weight(p, b, 0) * counting_kernel(p, s, b, f, i, j)
             related = exists(p, s, b, i)[:, None] & exists(p, s, b, j)[None, :]
             if not full:
                 related = related & (i[:, None] > j[None, :])
-            k = tl.where(related, k / (1.0 + p.jitter), 0.0)
+            k = tl.where(related, k * (1.0 / (1.0 + p.jitter)), 0.0)
             store_tile(f, p.pitch, i, j, tl.where(i[:, None] == j[None, :], 1.0, k))
     tl.debug_barrier()
 
 
 @triton.jit
 def factor_block(k, least, tile: tl.constexpr):
-    """Lower factor of one block, its inverse, which columns go on below it, and whether it is free
-    of NaN.
+    """Lower factor of one block, its inverse transposed, which columns go on below it, and whether
+    it is free of NaN.
 
     Column by column in registers; the same steps on the identity give the inverse. A pivot that
     rounding has left at 0 or below becomes `least` and its column ends there (see the reference).
     """
     row = tl.arange(0, tile)[:, None]
     column = tl.arange(0, tile)[None, :]
-    lower = tl.zeros((tile, tile), tl.float32)
     inverse = tl.where(row == column, 1.0, 0.0)
-    goes_on = tl.full((tile,), 1.0, tl.float32)
-    good = tl.full((), 1.0, tl.float32)
+    goes_on = tl.full((1, tile), 1.0, tl.float32)
+    good = tl.full((1, 1), 1.0, tl.float32)
     for step in range(tile):
-        below = tl.sum(tl.where((column == step) & (row >= step), k, 0.0), axis=1)
-        pivot = tl.sum(tl.where(tl.arange(0, tile) == step, below, 0.0), axis=0)
+        here = column == step
+        left = tl.sum(tl.where(here, k, 0.0), axis=1)[:, None]
+        across = tl.trans(left)
+        pivot = tl.sum(tl.where(here, across, 0.0), axis=1)[:, None]
         good = tl.where(pivot < float("inf"), good, 0.0)
         ends = pivot <= 0
-        goes_on = tl.where(tl.arange(0, tile) == step, tl.where(ends, 0.0, 1.0), goes_on)
-        root = tl.sqrt_rn(tl.where(ends, least, pivot))
-        at_pivot = tl.where(tl.arange(0, tile) == step, root, 0.0)
-        below = tl.where(ends, at_pivot, below / root)
-        lower = tl.where(column == step, below[:, None], lower)
-        k = k - below[:, None] * below[None, :]
-        solved = tl.sum(tl.where(row == step, inverse, 0.0), axis=0)[None, :] / root
-        left = tl.where(row > step, below[:, None], 0.0)
-        inverse = tl.where(row == step, solved, inverse - left * solved)
-    return lower, inverse, goes_on, good
+        goes_on = tl.where(here & ends, 0.0, goes_on)
+        scale = tl.rsqrt(tl.where(ends, least, pivot))
+        across = tl.where((column > step) & ~ends, across * scale, 0.0)
+        left = tl.where(ends, tl.where(row == step, least, 0.0), left) * scale
+        k = tl.where(here, left, k - left * across)
+        left = tl.sum(tl.where(here, inverse, 0.0), axis=1)[:, None] * scale
+        inverse = tl.where(here, left, inverse - left * across)
+    good = tl.min(tl.min(good, axis=1), axis=0)
+    return tl.where(row >= column, k, 0.0), inverse, goes_on, good
 
 
 @triton.jit(noinline=True)
@@ -200,36 +199,37 @@ def cholesky(p, s, b, f):
     """
     all_good = tl.full((), 1.0, tl.float32)
     least = p.jitter / (1.0 + p.jitter)
-    local = origin(p, f) + tl.arange(0, p.tile)
+    local = tl.arange(0, p.tile)
     for first in range(0, p.pitch, p.tile):
         j = first + local
-        remainder = finished_columns(p, f, j, j, first)
-        lower, inverse, goes_on, good = factor_block(remainder, least, p.tile)
-        all_good = all_good * good
-        store_tile(f, p.pitch, j, j, lower)
-        store_tile(inverse_blocks(p, f), p.tile, j, local, inverse)
-        for first_i in range(first + p.tile, p.pitch, p.tile):
+        goes_on = tl.full((1, p.tile), 1.0, tl.float32)
+        for first_i in range(first, p.pitch, p.tile):
             i = first_i + local
-            panel = finished_columns(p, f, i, j, first)
-            panel = tl.dot(panel, tl.trans(inverse), input_precision="ieee") * goes_on[None, :]
-            store_tile(f, p.pitch, i, j, panel)
+            acc = tl.zeros((p.tile, p.tile), tl.float32)
+            for first_k in range(0, first, p.tile):
+                x = load_tile(f, p.pitch, i, first_k + local)
+                y = load_tile(f, p.pitch, j, first_k + local)
+                acc = multiply(x, tl.trans(y), acc, p.exact)
+            rest = load_tile(f, p.pitch, i, j) - acc
+            if first_i == first:
+                # By way of scratch, for registers by rows: sums of a column need few steps there.
+                store_tile(f, p.pitch, i, j, rest)
+                tl.debug_barrier()
+                rest = load_tile(f, p.pitch, i, j)
+                rest, inverse, goes_on, good = factor_block(rest, least, p.tile)
+                all_good = all_good * good
+                store_tile(inverse_blocks(p, f), p.tile, j, local, tl.trans(inverse))
+                tl.debug_barrier()
+            else:
+                inverse = tl.trans(load_tile(inverse_blocks(p, f), p.tile, j, local))
+                rest = multiply(rest, inverse, tl.zeros_like(rest), p.exact) * goes_on
+            store_tile(f, p.pitch, i, j, rest)
         tl.debug_barrier()
     if all_good == 0:  # as the reference: no row of this sequence pretends to have been drawn
         for first_i in range(0, p.pitch, p.tile):
-            i = first_i + tl.arange(0, p.tile)
+            i = first_i + local
             for first_j in range(0, first_i + p.tile, p.tile):
-                j = first_j + tl.arange(0, p.tile)
+                j = first_j + local
                 nan = tl.where(i[:, None] >= j[None, :], float("nan"), 0.0)
                 store_tile(f, p.pitch, i, j, nan)
     tl.debug_barrier()
-
-
-@triton.jit
-def finished_columns(p, f, i, j, first):
-    """K_ij less what the columns before `first` contribute."""
-    acc = tl.zeros((p.tile, p.tile), tl.float32)
-    for first_k in range(0, first, p.tile):
-        k = first_k - first + j
-        x, y = load_tile(f, p.pitch, i, k), load_tile(f, p.pitch, j, k)
-        acc = tl.dot(x, tl.trans(y), acc, input_precision="ieee")
-    return load_tile(f, p.pitch, i, j) - acc

@@ -16,7 +16,7 @@ from torch import Tensor
 from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments, fold
 from rka_fast.ops.triton import attention, attention_backward, interpreted, skew_normal
 from rka_fast.ops.triton.attention_backward import Gradients
-from rka_fast.ops.triton.tiles import Grid, Heads, Problem, Size
+from rka_fast.ops.triton.tiles import WARPS, Grid, Heads, Problem, Size
 
 ONE_LAUNCH = 128  # keys up to which one program does a whole sequence
 MANY = 128  # sequences that fill a device by themselves, however long they are
@@ -36,43 +36,29 @@ class Config(NamedTuple):
     programs_per_sm: int
 
 
-# From benchmarks/kernel_report.py, no card being at hand: of the tiles tried, the largest that do
-# not spill for up to 128 keys on sm_80, sm_86 and sm_90. Sequences and widths are walked in tiles
-# and chunks, so longer and wider ones take no others. On sm_90 in float32, backward spills 8 bytes
-# with 4 warps or with 64 rows; chunks of 64 gain nothing; tiles of 16 by 4 warps keep within 128
-# registers, four programs resident, but read every operand of the products twice as often.
-_FORWARD = Config(32, 32, 32, 8, registers=128, programs_per_sm=2)
-_BACKWARD = Config(32, 32, 32, 8, registers=255, programs_per_sm=1)
-_RESIDENT = {"gfx942": 1}  # forward programs, where there are fewer
-N_BLOCKS = (64, 128, 1024)
+# Chosen without a card, by benchmarks/kernel_report.py and by counts of the instructions that the
+# sm_90 machine code executes. The kernels wait more than they compute, so programs that are there
+# at once count most: four of 128 registers a thread do better than three of 168 or two of 255.
+# Tiles of 64 and products of 64 take more registers and code than the instruction cache holds.
+# Sequences and widths are walked in tiles and chunks, so longer and wider ones take no others.
+FORWARD = BACKWARD = Config(32, 32, 32, WARPS.value, registers=128, programs_per_sm=4)
+AMD = FORWARD._replace(programs_per_sm=1)
+N_BLOCKS = (64, 128, 1024)  # of keys, and widths, that the reports look at
 WIDTHS = (64, 128)
-FAMILIES = ("sm_80", "sm_86", "sm_90", "gfx942")
-TABLE = {
-    (n, width, dtype, family): (
-        _FORWARD._replace(programs_per_sm=_RESIDENT.get(family, _FORWARD.programs_per_sm)),
-        _BACKWARD,
-    )
-    for n in N_BLOCKS
-    for width in WIDTHS
-    for dtype in (torch.float32, torch.float16, torch.bfloat16)
-    for family in FAMILIES
-}
 
 
 def config(a: Arguments, backward: bool) -> Config:
-    """The entry of the table for these inputs."""
-    n = next(n for n in N_BLOCKS if a.key.shape[2] <= n)
-    tensors = (a.query, a.value, a.scale_query, a.shape_query, a.features)
-    widest = max(x.shape[-1] for x in tensors if x is not None)
-    width = next((width for width in WIDTHS if widest <= width), WIDTHS[-1])
-    return TABLE[n, width, a.query.dtype, family(a.query.device)][backward]
+    """The configuration for these inputs."""
+    if family(a.query.device) == "gfx942":
+        return AMD
+    return BACKWARD if backward else FORWARD
 
 
 @cache
 def family(device: torch.device) -> str:
     """The architecture family of the table: the newest that is not newer than the device."""
     if device.type != "cuda":
-        return FAMILIES[0]
+        return "sm_80"
     if torch.version.hip is not None:
         return "gfx942"
     capability = torch.cuda.get_device_capability(device)
@@ -225,8 +211,9 @@ def problem(a: Arguments, c: Config) -> tuple[Problem, Size]:
         activation=tl.constexpr(a.activation),
         causal=tl.constexpr(a.causal),
         mask_per_head=tl.constexpr(a.mask is not None and a.mask.shape[1] > 1),
-        precision=tl.constexpr(precision(a.query.dtype)),
-        feature_precision=tl.constexpr(precision(torch.float32)),
+        precision=tl.constexpr(precision(a.query.dtype, a.query.device)),
+        feature_precision=tl.constexpr(precision(torch.float32, a.query.device)),
+        exact=tl.constexpr(full_precision(a.query.device)),
         rows_tile=tl.constexpr(c.rows_tile),
         tile=tl.constexpr(c.tile),
         chunk=tl.constexpr(c.chunk),
@@ -234,14 +221,19 @@ def problem(a: Arguments, c: Config) -> tuple[Problem, Size]:
     return p, Size(batch, heads, rows, keys)
 
 
-def precision(dtype: torch.dtype) -> str:
+def precision(dtype: torch.dtype, device: torch.device) -> str:
     """How products with inputs of the dtype are rounded: tf32 holds half precisions exactly.
 
     Features are often float32 beside half queries, and the gated ones always are.
     """
     if dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision == "tf32":
         return "tf32"
-    return "ieee"
+    return full_precision(device)
+
+
+def full_precision(device: torch.device) -> str:
+    """Of products in float32: NVIDIA's tensor cores take tf32, so four times of it."""
+    return "ieee" if interpreted() or family(device) == "gfx942" else "tf32x4"
 
 
 def factor_size(p: Problem) -> int:

@@ -15,10 +15,10 @@ from rka_fast.ops.triton.tiles import (
     allowed,
     last_key,
     load_tile,
-    origin,
-    scores,
+    multiply,
     slope,
     store_tile,
+    sum_products,
 )
 
 HALF_NORMAL_MEAN = tl.constexpr(0.7978845608028654)  # sqrt(2 / pi)
@@ -68,41 +68,42 @@ def shape_prior(p, s, b, h, first_row, f, r):
 
     The co-occurrence is symmetric, so the mean count of row t's own item is a sum over its row.
     """
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
-    b += zero
-    h += zero
+    local = tl.arange(0, p.rows_tile)
     i = first_row + local
-    seen = tl.zeros((p.rows_tile,), tl.float32)
-    own = tl.zeros((p.rows_tile,), tl.float32)
-    itself = tl.zeros((p.rows_tile,), tl.float32)
+    seen = tl.zeros((p.rows_tile, p.tile), tl.float32)
+    own = tl.zeros((p.rows_tile, p.tile), tl.float32)
+    itself = tl.zeros((p.rows_tile, p.tile), tl.float32)
     limit = last_key(p, s, first_row)
     for first in range(0, limit, p.tile):
-        k = first + zero + tl.arange(0, p.tile)
+        k = first + tl.arange(0, p.tile)
         m, counts = seen_counts(p, s, b, h, i, k)
-        seen += tl.sum(m, axis=1)
-        own += tl.sum(counts, axis=1)
-        itself += tl.sum(tl.where(i[:, None] == k[None, :], m, 0.0), axis=1)
-    inverse = 1.0 / tl.maximum(seen - 1.0, 1.0)
-    own = own * inverse * itself
-    largest = tl.zeros((p.rows_tile,), tl.float32)
+        seen += m
+        own += counts
+        itself += tl.where(i[:, None] == k[None, :], m, 0.0)
+    inverse = 1.0 / tl.maximum(tl.sum(seen, axis=1) - 1.0, 1.0)
+    own = (tl.sum(own, axis=1) * inverse * tl.sum(itself, axis=1))[:, None]
     for first_j in range(0, limit, p.tile):
-        j = first_j + zero + tl.arange(0, p.tile)
+        j = first_j + tl.arange(0, p.tile)
         paths = tl.zeros((p.rows_tile, p.tile), tl.float32)
         mean = tl.zeros((p.rows_tile, p.tile), tl.float32)
         for first in range(0, limit, p.tile):
-            k = first + zero + tl.arange(0, p.tile)
+            k = first + tl.arange(0, p.tile)
             m, counts = seen_counts(p, s, b, h, i, k)
             others = (k[:, None] != j[None, :]) & (k < s.keys)[:, None] & (j < s.keys)[None, :]
             column = load_counts(p, s, b, k, j, others)
-            paths = tl.dot(counts, column, paths, input_precision="ieee")
-            mean = tl.dot(m, column, mean, input_precision="ieee")
+            paths = multiply(counts, column, paths, p.exact)
+            mean = multiply(m, column, mean, p.exact)
         m, counts = seen_counts(p, s, b, h, i, j)
-        prior = paths + counts * (mean * inverse[:, None] + own[:, None])
-        prior += tl.where(i[:, None] == j[None, :], (own * own)[:, None], 0.0)
+        prior = paths + counts * (mean * inverse[:, None] + own)
+        prior += tl.where(i[:, None] == j[None, :], own * own, 0.0)
         prior = prior * m
-        largest = tl.maximum(largest, tl.max(prior, axis=1))
         store_tile(rows_at(p, r, PRIOR), p.pitch, local, j, prior)
+    tl.debug_barrier()
+    largest = tl.zeros((p.rows_tile, p.tile), tl.float32)
+    for first in range(0, limit, p.tile):
+        j = first + tl.arange(0, p.tile)
+        largest = tl.maximum(largest, load_tile(rows_at(p, r, PRIOR), p.pitch, local, j))
+    largest = tl.max(largest, axis=1)
     store_value(p, r, PRIOR_SCALE, 1.0 / tl.where(largest > 0, largest, 1.0))
     tl.debug_barrier()
 
@@ -116,15 +117,12 @@ def seen_counts(p, s, b, h, i, k):
 
 @triton.jit(noinline=True)
 def shapes(p, s, b, h, first_row, f, r, save: tl.constexpr):
-    """A of a tile of rows into scratch; with `save` d alpha / d score too."""
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
-    b += zero
-    h += zero
+    """A of a tile of rows in place of its scores; with `save` d alpha / d score too."""
+    local = tl.arange(0, p.rows_tile)
     i = first_row + local
     for first in range(0, last_key(p, s, first_row), p.tile):
-        j = first + zero + tl.arange(0, p.tile)
-        score = scores(p, s, f, p.shape_query, p.shape_key, b, h, i, j)
+        j = first + tl.arange(0, p.tile)
+        score = load_tile(rows_at(p, r, SHAPE), p.pitch, local, j)
         if p.counts is not None:
             prior = load_tile(rows_at(p, r, PRIOR), p.pitch, local, j)
             prior *= load_value(p, r, PRIOR_SCALE)[:, None]
@@ -139,35 +137,32 @@ def shapes(p, s, b, h, first_row, f, r, save: tl.constexpr):
 @triton.jit(noinline=True)
 def projections(p, s, b, h, first_row, f, r):
     """E, B = A L (or P = A K for the mean) into scratch, q and A.X + T of each row."""
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
-    b += zero
-    h += zero
+    local = tl.arange(0, p.rows_tile)
     i = first_row + local
     limit = last_key(p, s, first_row)
     q = tl.zeros((p.rows_tile,), tl.float32)
     projection = tl.zeros((p.rows_tile,), tl.float32)
     head = b * s.heads + h
     for first in range(0, limit, p.tile):
-        j = first + zero + tl.arange(0, p.tile)
+        j = first + tl.arange(0, p.tile)
         if p.shape_query is not None:
             acc = tl.zeros((p.rows_tile, p.tile), tl.float32)
             start = first if p.mode == "sample" else 0
             for first_k in range(start, limit, p.tile):
-                k = first_k + zero + tl.arange(0, p.tile)
+                k = first_k + tl.arange(0, p.tile)
                 a = load_tile(rows_at(p, r, SHAPE), p.pitch, local, k)
-                acc = tl.dot(a, load_tile(f, p.pitch, k, j), acc, input_precision="ieee")
+                acc = multiply(a, load_tile(f, p.pitch, k, j), acc, p.exact)
             store_tile(rows_at(p, r, PRODUCT), p.pitch, local, j, acc)
             if p.mode == "mean":
                 a = load_tile(rows_at(p, r, SHAPE), p.pitch, local, j)
-                q += tl.sum(a * acc, axis=1)
+                q += sum_products(a, acc, 1)
             else:
-                q += tl.sum(acc * acc, axis=1)
+                q += sum_products(acc, acc, 1)
         if p.mode == "sample":
-            e = philox.normals(tl.load(p.seed), first + zero, i, head, p.tile)
+            e = philox.normals(tl.load(p.seed), first, i, head, p.tile)
             store_tile(rows_at(p, r, NOISE), p.pitch, local, j, e)
             if p.shape_query is not None:
-                projection += tl.sum(acc * e, axis=1)
+                projection += sum_products(acc, e, 1)
     if p.mode == "sample":
         projection += philox.skew_normals(tl.load(p.seed), i, head)
     store_value(p, r, Q, q)
@@ -189,21 +184,20 @@ def product_weight(p, r):
 @triton.jit(noinline=True)
 def write_standard(p, s, first_row, f, r, which: tl.constexpr):
     """S of a tile of rows into scratch, in the rows `which`."""
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
+    local = tl.arange(0, p.rows_tile)
     c = product_weight(p, r)
     for first in range(0, last_key(p, s, first_row), p.tile):
-        j = first + zero + tl.arange(0, p.tile)
+        j = first + tl.arange(0, p.tile)
         acc = tl.zeros((p.rows_tile, p.tile), tl.float32)
         if p.mode == "mean":
             if p.shape_query is not None:
                 acc = c[:, None] * load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j)
         else:
             for first_k in range(0, first + p.tile, p.tile):
-                k = first_k + zero + tl.arange(0, p.tile)
+                k = first_k + tl.arange(0, p.tile)
                 x = load_tile(rows_at(p, r, NOISE), p.pitch, local, k)
                 if p.shape_query is not None:
                     x += c[:, None] * load_tile(rows_at(p, r, PRODUCT), p.pitch, local, k)
-                acc = tl.dot(x, tl.trans(load_tile(f, p.pitch, j, k)), acc, input_precision="ieee")
+                acc = multiply(x, tl.trans(load_tile(f, p.pitch, j, k)), acc, p.exact)
         store_tile(rows_at(p, r, which), p.pitch, local, j, acc)
     tl.debug_barrier()

@@ -22,7 +22,14 @@ from rka_fast.ops.triton.skew_normal import (
     product_weight,
     rows_at,
 )
-from rka_fast.ops.triton.tiles import inverse_root, last_key, load_tile, origin, store_tile
+from rka_fast.ops.triton.tiles import (
+    inverse_root,
+    last_key,
+    load_tile,
+    multiply,
+    store_tile,
+    sum_products,
+)
 
 
 @triton.jit
@@ -42,18 +49,17 @@ def standard_backward(p, s, g, b, h, first_row, f, r, d_factor):
 @triton.jit(noinline=True)
 def mean_backward(p, f, r, limit):
     """WEIGHTS = d P, PRODUCT = y P (what q contributes to d A)."""
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
+    local = tl.arange(0, p.rows_tile)
     d_c = tl.zeros((p.rows_tile,), tl.float32)
     for first in range(0, limit, p.tile):
-        j = first + zero + tl.arange(0, p.tile)
+        j = first + tl.arange(0, p.tile)
         d = load_tile(rows_at(p, r, STANDARD), p.pitch, local, j)
-        d_c += tl.sum(d * load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j), axis=1)
+        d_c += sum_products(d, load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j), 1)
     tl.debug_barrier()
     c = product_weight(p, r)
     y = -0.5 * c * d_c / (1.0 + load_value(p, r, Q))
     for first in range(0, limit, p.tile):
-        j = first + zero + tl.arange(0, p.tile)
+        j = first + tl.arange(0, p.tile)
         d = c[:, None] * load_tile(rows_at(p, r, STANDARD), p.pitch, local, j)
         d += y[:, None] * load_tile(rows_at(p, r, SHAPE), p.pitch, local, j)
         store_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j, d)
@@ -65,25 +71,24 @@ def mean_backward(p, f, r, limit):
 @triton.jit(noinline=True)
 def draw_backward(p, f, r, limit):
     """WEIGHTS = d B, PRODUCT = C."""
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
+    local = tl.arange(0, p.rows_tile)
     d_c = tl.zeros((p.rows_tile,), tl.float32)
     for first in range(0, limit, p.tile):
-        j = first + zero + tl.arange(0, p.tile)
+        j = first + tl.arange(0, p.tile)
         acc = tl.zeros((p.rows_tile, p.tile), tl.float32)
         for first_k in range(first, limit, p.tile):
-            k = first_k + zero + tl.arange(0, p.tile)
+            k = first_k + tl.arange(0, p.tile)
             d = load_tile(rows_at(p, r, STANDARD), p.pitch, local, k)
-            acc = tl.dot(d, load_tile(f, p.pitch, k, j), acc, input_precision="ieee")
+            acc = multiply(d, load_tile(f, p.pitch, k, j), acc, p.exact)
         store_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j, acc)
-        d_c += tl.sum(acc * load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j), axis=1)
+        d_c += sum_products(acc, load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j), 1)
     tl.debug_barrier()
     c = product_weight(p, r)
     u = 1.0 / (1.0 + load_value(p, r, Q))
     x = tl.where(load_value(p, r, PROJECTION) < 0, -2.0 * u * d_c, 0.0)
     y = -u * c * d_c
     for first in range(0, limit, p.tile):
-        j = first + zero + tl.arange(0, p.tile)
+        j = first + tl.arange(0, p.tile)
         d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j)
         product = load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j)
         e = load_tile(rows_at(p, r, NOISE), p.pitch, local, j)
@@ -96,13 +101,12 @@ def draw_backward(p, f, r, limit):
 @triton.jit(noinline=True)
 def add_to_factor(p, f, r, d_factor, limit):
     """d L += d S' C + A' d B on and below the diagonal, or d K += A' d P for the mean."""
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
+    local = tl.arange(0, p.rows_tile)
     for first_i in range(0, limit, p.tile):
-        i = first_i + zero + tl.arange(0, p.tile)
+        i = first_i + tl.arange(0, p.tile)
         last = limit if p.mode == "mean" else first_i + p.tile
         for first_j in range(0, last, p.tile):
-            j = first_j + zero + tl.arange(0, p.tile)
+            j = first_j + tl.arange(0, p.tile)
             acc = load_tile(d_factor, p.pitch, i, j)
             if p.mode == "sample":
                 d = tl.trans(load_tile(rows_at(p, r, STANDARD), p.pitch, local, i))
@@ -110,21 +114,20 @@ def add_to_factor(p, f, r, d_factor, limit):
                     x = load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j)
                 else:
                     x = load_tile(rows_at(p, r, NOISE), p.pitch, local, j)
-                acc = tl.dot(d, x, acc, input_precision="ieee")
+                acc = multiply(d, x, acc, p.exact)
             if p.shape_query is not None:
                 a = tl.trans(load_tile(rows_at(p, r, SHAPE), p.pitch, local, i))
                 d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j)
-                acc = tl.dot(a, d, acc, input_precision="ieee")
+                acc = multiply(a, d, acc, p.exact)
             store_tile(d_factor, p.pitch, i, j, acc)
 
 
 @triton.jit(noinline=True)
 def shape_backward(p, f, r, limit):
     """d A = d B L' (or y P + d P K), times the slope: the gradient of the shape's scores."""
-    zero = origin(p, f)
-    local = zero + tl.arange(0, p.rows_tile)
+    local = tl.arange(0, p.rows_tile)
     for first in range(0, limit, p.tile):
-        j = first + zero + tl.arange(0, p.tile)
+        j = first + tl.arange(0, p.tile)
         acc = tl.zeros((p.rows_tile, p.tile), tl.float32)
         last = limit
         if p.mode == "mean":
@@ -132,9 +135,9 @@ def shape_backward(p, f, r, limit):
         else:
             last = first + p.tile
         for first_k in range(0, last, p.tile):
-            k = first_k + zero + tl.arange(0, p.tile)
+            k = first_k + tl.arange(0, p.tile)
             d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, k)
-            acc = tl.dot(d, tl.trans(load_tile(f, p.pitch, j, k)), acc, input_precision="ieee")
+            acc = multiply(d, tl.trans(load_tile(f, p.pitch, j, k)), acc, p.exact)
         acc *= load_tile(rows_at(p, r, SLOPE), p.pitch, local, j)
         acc *= inverse_root(p.shape_query.width)
         store_tile(rows_at(p, r, SLOPE), p.pitch, local, j, acc)

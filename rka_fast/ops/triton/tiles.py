@@ -40,6 +40,7 @@ class Size(NamedTuple):
     keys: int
 
 
+WARPS = tl.constexpr(4)  # of every kernel
 # Never specialised. Strides are, by divisibility by 16, so a new length may compile anew.
 SIZES = Size._fields
 
@@ -76,40 +77,81 @@ class Problem(NamedTuple):
     # Of the products of queries, keys and values, and of features; the draw's are always "ieee".
     precision: object
     feature_precision: object
+    exact: object
     rows_tile: object
     tile: object
     chunk: object
 
 
 @triton.jit
-def inverse_norms(p, f, which: tl.constexpr):
+def inverse_norms(p, f, which):
     """1 / norm of the items (which = 0), of the gated items (1), of the counts (2): (pitch,)."""
     return f + p.pitch * (p.pitch + p.tile + which)
 
 
 @triton.jit
-def origin(p, f):
-    """A zero that the compiler cannot foresee, from the scratch of a sequence.
+def multiply(x, y, acc, precision: tl.constexpr):
+    """acc + x y; "tf32x4": in float32, by tensor cores that take no more than tf32.
 
-    Indices that start from it are formed anew in each phase. Otherwise the addresses of all phases
-    are the same in every iteration, are computed before the first one and fill the registers.
+    Each operand is a sum of two numbers that tf32 holds, and the four products of those lie one
+    after another along the summed dimension, eight at a time: so few registers hold operands at
+    once. Each warp takes sixteen rows and its part of the columns (without the first dimension, of
+    the warps, Hopper's instructions for four warps would want both operands whole). The columns of
+    x come as (.., 4, 2), those that a thread has from a previous product, and leave as (.., 2, 4),
+    those that it must have for this one: then x need not be exchanged between threads.
     """
-    return tl.load(inverse_norms(p, f, 3), volatile=True).to(tl.int32) * 32  # known as aligned
+    if precision != "tf32x4":
+        acc = tl.dot(x, y, acc, input_precision=precision)
+    else:
+        rows: tl.constexpr = x.shape[0]
+        depth: tl.constexpr = x.shape[1]
+        width: tl.constexpr = y.shape[1]
+        groups: tl.constexpr = rows // 16
+        parts: tl.constexpr = WARPS // groups  # of the columns
+        part: tl.constexpr = width // parts
+        x = tl.reshape(split(x), (groups, 1, 16, depth // 8, 4, 2, 2, 1))
+        x = tl.broadcast_to(x, (groups, parts, 16, depth // 8, 4, 2, 2, 2))
+        x = tl.reshape(tl.permute(x, (0, 1, 2, 3, 6, 7, 5, 4)), (WARPS, 16, 4 * depth))
+        y = tl.reshape(split(y), (1, depth // 8, 4, 2, parts, part, 1, 2))
+        y = tl.broadcast_to(y, (groups, depth // 8, 4, 2, parts, part, 2, 2))
+        y = tl.reshape(tl.permute(y, (0, 4, 1, 6, 7, 3, 2, 5)), (WARPS, 4 * depth, part))
+        acc = tl.permute(tl.reshape(acc, (groups, 16, parts, part)), (0, 2, 1, 3))
+        acc = tl.reshape(acc, (WARPS, 16, part))
+        acc = tl.reshape(tl.dot(x, y, acc, input_precision="tf32"), (groups, parts, 16, part))
+        acc = tl.reshape(tl.permute(acc, (0, 2, 1, 3)), (rows, width))
+    return acc
 
 
 @triton.jit
-def set_origin(p, f):
-    tl.store(inverse_norms(p, f, 3), 0.0)
-    tl.debug_barrier()
+def split(x):
+    """What tf32 holds of x, rounded to nearest, and the rest: their sum is x."""
+    high = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+    high = high.to(tl.float32, bitcast=True)
+    return tl.join(high, x - high)
+
+
+@triton.jit
+def sum_products(x, y, axis: tl.constexpr):
+    """The sum of x y.
+
+    Not of the bare product: a compiler may fuse a multiplication with an addition across threads,
+    and then they disagree about the last bit of the sum.
+    """
+    return tl.sum(tl.where(x == x, x * y, x), axis=axis)
 
 
 @triton.jit
 def exists(p, s, b, j):
-    """Which keys are there: within the sequence and not padding."""
+    """Which keys are there: within the sequence and not padding.
+
+    The condition always holds; without one the compiler would see that bytes decide what a
+    product's operands hold, and lay the operands out as if they were bytes.
+    """
     inside = j < s.keys
     if p.padding is not None:
-        padding = tl.load(p.padding + tl.cast(b, tl.int64) * s.keys + j, mask=inside, other=1)
-        inside = inside & (padding == 0)
+        if s.keys > 0:
+            padding = tl.load(p.padding + tl.cast(b, tl.int64) * s.keys + j, mask=inside, other=1)
+            inside = inside & (padding == 0)
     return inside
 
 
@@ -120,7 +162,8 @@ def allowed(p, s, b, h, i, j):
     if p.causal:
         seen = seen & (j[None, :] <= i[:, None])
     if p.mask is not None:
-        seen = seen & (load_grid(p.mask, b, h, i, j, seen) != 0)
+        if s.keys > 0:  # see `exists`
+            seen = seen & (load_grid(p.mask, b, h, i, j, seen) != 0)
     return seen
 
 
@@ -149,6 +192,14 @@ def load_heads(x, b, h, i, c, where):
 
 
 @triton.jit
+def store_heads(x, b, h, i, c, where, tile):
+    at = x.data + tl.cast(b, tl.int64) * x.batch + tl.cast(h, tl.int64) * x.head
+    at += tl.cast(i, tl.int64)[:, None] * x.row + c[None, :]
+    tile = tile.to(x.data.dtype.element_ty)
+    tl.store(at, tile, mask=where[:, None] & (c < x.width)[None, :])
+
+
+@triton.jit
 def load_tile(x, pitch, i, j):
     """A tile of a matrix in scratch, rows i and columns j."""
     return tl.load(x + i[:, None] * pitch + j[None, :])
@@ -159,19 +210,38 @@ def store_tile(x, pitch, i, j, tile):
     tl.store(x + i[:, None] * pitch + j[None, :], tile)
 
 
-@triton.jit
-def scores(p, s, f, query, key, b, h, i, j):
-    """q k' / sqrt(width) at rows i and keys j."""
-    zero = origin(p, f)
-    b, h, i, j = b + zero, h + zero, i + zero, j + zero
-    there = exists(p, s, b, j)
-    acc = tl.zeros((i.shape[0], j.shape[0]), tl.float32)
-    for first in range(0, query.width, p.chunk):
-        c = first + zero + tl.arange(0, p.chunk)
-        x = load_heads(query, b, h, i, c, i < s.rows)
-        y = load_heads(key, b, h, j, c, there)
-        acc = tl.dot(x, tl.trans(y), acc, input_precision=p.precision)
-    return acc * inverse_root(query.width)
+@triton.jit(noinline=True)
+def write_scores(p, s, query, key, b, h, first_row, scale, to):
+    """scale q k' of a tile of rows into scratch."""
+    local = tl.arange(0, p.rows_tile)
+    i = first_row + local
+    for first in range(0, last_key(p, s, first_row), p.tile):
+        j = first + tl.arange(0, p.tile)
+        there = exists(p, s, b, j)
+        acc = tl.zeros((p.rows_tile, p.tile), tl.float32)
+        for first_c in range(0, query.width, p.chunk):
+            c = first_c + tl.arange(0, p.chunk)
+            x = load_heads(query, b, h, i, c, i < s.rows)
+            y = load_heads(key, b, h, j, c, there)
+            acc = multiply(x, tl.trans(y), acc, p.precision)
+        store_tile(to, p.pitch, local, j, acc * scale)
+    tl.debug_barrier()
+
+
+@triton.jit(noinline=True)
+def write_rows(p, s, target, b, h, first_row, at, keys):
+    """target_i = sum_j d_ij keys_j, d a tile of rows in scratch."""
+    local = tl.arange(0, p.rows_tile)
+    i = first_row + local
+    for first_c in range(0, target.width, p.chunk):
+        c = first_c + tl.arange(0, p.chunk)
+        acc = tl.zeros((p.rows_tile, p.chunk), tl.float32)
+        for first in range(0, last_key(p, s, first_row), p.tile):
+            j = first + tl.arange(0, p.tile)
+            d = load_tile(at, p.pitch, local, j)
+            y = load_heads(keys, b, h, j, c, exists(p, s, b, j))
+            acc = multiply(rounded(d, p.precision), y, acc, p.precision)
+        store_heads(target, b, h, i, c, i < s.rows, acc)
 
 
 @triton.jit
@@ -230,6 +300,7 @@ def softplus(x):
     """log(1 + e^x), and its derivative, the sigmoid."""
     e = tl.exp(-tl.abs(x))
     one_more = 1.0 + e
-    # log(1 + e) without losing a small e: the rounding of 1 + e cancels in the quotient.
-    log1p = tl.where(one_more == 1.0, e, tl.log(one_more) * e / (one_more - 1.0))
-    return tl.maximum(x, 0.0) + log1p, tl.where(x < 0, e, 1.0) / one_more
+    inverse = 1.0 / one_more
+    # The rounding of 1 + e is put right.
+    log1p = tl.log(one_more) + (e - (one_more - 1.0)) * inverse
+    return tl.maximum(x, 0.0) + log1p, tl.where(x < 0, e, 1.0) * inverse
