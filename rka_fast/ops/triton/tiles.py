@@ -3,6 +3,14 @@
 A kernel takes its arguments as named tuples, whose fields that are None or `tl.constexpr` are
 settled when it is compiled. Queries come in tiles of `rows_tile`, keys in tiles of `tile`, widths
 in chunks of `chunk`; every tile beyond the end of a tensor is filled with zeros.
+
+Short names, the same in all kernels:
+
+    p  the arguments (`Problem`)         b, h  sequence and head
+    s  the sizes (`Size`)                i, j  rows and keys of a tile, as vectors of indices
+    g  the gradients (`Gradients`)       c     columns of a width
+    f  scratch of a sequence: K or L     m     which keys a row may see, as 0 and 1
+    r  scratch of a tile of rows         z, w  logits and weights
 """
 
 from typing import NamedTuple
