@@ -156,7 +156,7 @@ def exists(p, s, b, j):
     product's operands hold, and lay the operands out as if they were bytes.
     """
     inside = j < s.keys
-    if p.padding is not None:
+    if p.padding is not None:  # noqa: SIM102
         if s.keys > 0:
             padding = tl.load(p.padding + tl.cast(b, tl.int64) * s.keys + j, mask=inside, other=1)
             inside = inside & (padding == 0)
@@ -169,7 +169,7 @@ def allowed(p, s, b, h, i, j):
     seen = (i < s.rows)[:, None] & exists(p, s, b, j)[None, :]
     if p.causal:
         seen = seen & (j[None, :] <= i[:, None])
-    if p.mask is not None:
+    if p.mask is not None:  # noqa: SIM102
         if s.keys > 0:  # see `exists`
             seen = seen & (load_grid(p.mask, b, h, i, j, seen) != 0)
     return seen
