@@ -50,6 +50,7 @@ def test_resumed_equals_uninterrupted_and_recommends(name, log, tmp_path):
         assert len(found) == 4 and scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.slow
 def test_as_a_module(log, tmp_path):
     flags = ["--data", log, *small("narm"), "--model", "narm", "--epochs", "1"]
     done = run_command("rka_fast.train", "--out", tmp_path / "run", *flags)
