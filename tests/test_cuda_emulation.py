@@ -23,6 +23,7 @@ from rka_fast.ops.native import cuda
 from rka_fast.ops.reference import covariance
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
+pytestmark = pytest.mark.slow  # the library alone takes half a minute to compile
 SIZES = [1, 2, 15, 17, 50, 64, 65, 128, 200, 256]
 KB = 1024
 
