@@ -39,6 +39,9 @@ RESUMABLE = ("epochs", "patience", "device", "backend", "json", "save_every")
 TRAINING = {
     "batch_size": 128,
     "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+    "warm_up": None,
+    "gradient_clip": None,
     "epochs": 200,
     "patience": 10,
     "eval_every": 1,
@@ -288,6 +291,19 @@ class Config:
     )
     learning_rate: float | None = setting(
         "optimisation", "Learning rate of Adam (bpr_mf: of plain descent).", rule=POSITIVE
+    )
+    weight_decay: float | None = setting(
+        "optimisation",
+        "Decoupled weight decay: every step takes learning rate times this of each weight away.",
+        rule=Rule("must not be negative", lambda value: 0 <= value < math.inf),
+    )
+    warm_up: int | None = setting(
+        "optimisation", "Steps in which the learning rate rises to its value.", rule=COUNT
+    )
+    gradient_clip: float | None = setting(
+        "optimisation",
+        "Scale gradients of a longer norm, over all weights, to this.",
+        rule=POSITIVE,
     )
     epochs: int | None = setting(
         "optimisation", "At most this many passes over the training users.", rule=COUNT

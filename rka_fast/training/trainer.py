@@ -108,9 +108,10 @@ class Trainer:
         if self.model.trains:
             self.epoch_order(0)  # raises DataError where there is nobody to train on
             self.steps_per_epoch = self.batcher.steps_per_epoch(config.batch_size)
-            optimizer = torch.optim.Adam(
-                self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
-            )
+            optimizer = torch.optim.AdamW(
+                self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98),
+                weight_decay=config.weight_decay, fused=True,
+            )  # fmt: skip
             self.step_loss, self.optimizer = self.accelerator.prepare(
                 StepLoss(self.model, config.loss), optimizer
             )
@@ -292,10 +293,21 @@ class Trainer:
         values = dict(zip(parts, numbers, strict=True))
         if not math.isfinite(values["loss"]):
             self._not_finite(f"the loss is {values['loss']} at step {self.progress.step + 1}")
-        self.optimizer.zero_grad()
-        self.accelerator.backward(parts["loss"])
-        self.optimizer.step()
+        self._update(parts["loss"])
         return values, stopping > 0
+
+    def _update(self, loss: Tensor) -> None:
+        """Change the weights by the gradient of the loss."""
+        config = self.config
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        if config.gradient_clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+        if config.warm_up is not None:
+            share = min(1.0, (self.progress.step + 1) / config.warm_up)
+            for group in self.optimizer.param_groups:
+                group["lr"] = share * config.learning_rate
+        self.optimizer.step()
 
     def _validate(self, log: IO[str], loss: float) -> None:
         progress, begin = self.progress, time.perf_counter()

@@ -162,6 +162,40 @@ def test_what_was_logged_after_the_checkpoint_is_dropped(tmp_path):
     assert folder.read_log() == kept
 
 
+def one_step(trainer):
+    """The weights before and after a step, and the norm of the gradient that it used."""
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer._step([])
+    after = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    squares = sum(parameter.grad.square().sum() for parameter in trainer.model.parameters())
+    return before, after, math.sqrt(squares)
+
+
+def test_what_the_settings_of_the_optimiser_do(trainer_for):
+    flags = ("--model", "sasrec", "--dropout", "0")
+    before, plain, norm = one_step(trainer_for("plain", *flags))
+    _, decayed, _ = one_step(trainer_for("decayed", *flags, "--weight-decay", "0.5"))
+    for start, free, held in zip(before, plain, decayed, strict=True):
+        torch.testing.assert_close(held, free - 1e-3 * 0.5 * start, rtol=1e-5, atol=1e-7)
+    assert one_step(trainer_for("long", *flags, "--gradient-clip", f"{2 * norm}"))[2] == norm
+    clip = norm / 4
+    clipped = one_step(trainer_for("clipped", *flags, "--gradient-clip", f"{clip}"))[2]
+    assert clipped == pytest.approx(clip, rel=1e-4)
+    _, slow, _ = one_step(trainer_for("slow", *flags, "--warm-up", "4"))
+    for start, free, warmed in zip(before, plain, slow, strict=True):
+        torch.testing.assert_close(warmed - start, (free - start) / 4, rtol=1e-3, atol=1e-7)
+
+
+def test_warming_up_goes_on_after_a_stop(trainer_for):
+    flags = ("--model", "sasrec", "--warm-up", "7", "--weight-decay", "0.1", "--epochs", "3")
+    expected = trainer_for("whole", *flags).run()
+    parts = trainer_for("parts", *flags)
+    break_at(parts, 5, lambda loss: os.kill(os.getpid(), signal.SIGTERM) or loss)
+    with pytest.raises(Interrupted):
+        parts.run()
+    assert without_seconds(trainer_for("parts", *flags).run()) == without_seconds(expected)
+
+
 @pytest.mark.parametrize("loss", ["ce", "sampled_ce --shared-negatives batch"])
 @pytest.mark.parametrize("users", [16, 5, 1])
 def test_weighted_shards_average_to_the_gradient_of_the_whole_batch(trainer_for, users, loss):
