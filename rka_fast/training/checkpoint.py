@@ -78,7 +78,13 @@ class Checkpoint:
                 f"there is no checkpoint {path}; the run was stopped before its "
                 "first one, start it again with another --out"
             ) from None
-        except Exception as error:  # of the system, of safetensors, of JSON and of odd content
+        except MemoryError:
+            raise
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot read checkpoint {path}: {error.strerror}; mend this and try again"
+            ) from None
+        except Exception as error:  # of safetensors, of JSON and of odd content
             raise CheckpointError(
                 f"checkpoint {path} is damaged ({error}); restore it from a "
                 "copy or start the run again with another --out"

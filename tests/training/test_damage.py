@@ -19,6 +19,7 @@ from rka_fast.errors import CheckpointError, FolderError, UserError
 from rka_fast.recommend import Recommendations
 from rka_fast.reproduce import main as reproduce
 from rka_fast.train import main
+from rka_fast.training import trainer
 from rka_fast.training.assemble import load_data
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
@@ -429,3 +430,29 @@ def test_an_error_of_the_system_is_one_line_with_what_was_saved(
     monkeypatch.undo()
     assert not [name for name in content(run) if name.endswith(".tmp")]
     assert resumed(run, "--epochs", "3")[0] == 0
+
+
+def test_no_space_for_the_log_is_one_line_with_what_was_saved(run, monkeypatch):
+    """Which is the checkpoint before; from there it goes on."""
+    before = RunFolder(run).read_log()
+
+    def full_disk(log, values):
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "write_line", full_disk)
+        status, said = resumed(run, "--epochs", "3")
+    assert status == 2 and "Traceback" not in said
+    assert f"{run}: No space left on device; the last good checkpoint is kept in {run}" in said
+    assert RunFolder(run).read_log() == before
+    assert resumed(run, "--epochs", "3")[0] == 0
+
+
+def test_a_checkpoint_that_cannot_be_opened_is_not_called_damaged(run, monkeypatch):
+    def no_descriptors(path):
+        raise OSError(24, os.strerror(24), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(run), "read_bytes", no_descriptors)
+        with pytest.raises(CheckpointError, match="cannot read .*best.*: Too many open files"):
+            Checkpoint.load(run / "best.safetensors")
