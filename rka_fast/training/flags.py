@@ -14,6 +14,7 @@ import tyro
 from rka_fast.errors import ConfigError
 from rka_fast.models import MODELS
 from rka_fast.training.config import GROUPS, Config
+from rka_fast.training.presets import presets
 from rka_fast.training.run_folder import RunFolder
 
 AHEAD = ("--model", "--data", "--split", "--epochs", "--valid", "--test")
@@ -38,12 +39,12 @@ def parse(
     FolderError.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--config", "--resume", "--refit", *AHEAD):
+    for flag in ("--config", "--preset", "--resume", "--refit", *AHEAD):
         first.add_argument(flag)
     given, _ = first.parse_known_args(argv)
-    if sum(map(bool, (given.config, given.resume, given.refit))) > 1:
+    if sum(map(bool, (given.config, given.preset, given.resume, given.refit))) > 1:
         raise ConfigError(
-            "--config, --resume and --refit exclude each other: a run has its own settings"
+            "--config, --preset, --resume and --refit exclude each other: each has all settings"
         )
     notes = []
     folder = RunFolder.open(given.resume) if given.resume else None
@@ -60,6 +61,8 @@ def parse(
         defaults, left_out = Config.read(given.config, **values)
         if left_out:
             notes = [f"{given.config}: not used by {defaults.model}: {', '.join(left_out)}"]
+    elif given.preset:
+        defaults = _preset(given.preset, values)
     else:
         defaults = Config(**values)
     _refuse_unread(argv, defaults.model)
@@ -67,11 +70,19 @@ def parse(
     settings: dict[str, Any] = {}
     for group in GROUPS:
         settings |= vars(getattr(flags, group))
-    del settings["config"], settings["resume"], settings["refit"]
+    for name in ("config", "preset", "resume", "refit"):
+        del settings[name]
     config = dataclasses.replace(defaults, **settings)
     if folder:
         config.check_resume(defaults)
     return Given(config, folder, notes)
+
+
+def _preset(name: str, values: dict[str, Any]) -> Config:
+    """The settings of this name with some replaced."""
+    if name not in presets():
+        raise ConfigError(f"preset must be one of {', '.join(presets())}, got {name!r}")
+    return Config.from_json({**presets()[name].settings, **values}, source=f"preset {name}")
 
 
 def _refitted(run: str, values: dict[str, Any]) -> Config:
@@ -107,6 +118,8 @@ def _flags(defaults: Config) -> type:
     groups["run"] += [
         _flag("config", str | None, "JSON file of settings (such as a run's config.json); flags "
               "override it.", None),
+        _flag("preset", str | None, "Settings as their authors have them: "
+              f"{', '.join(presets())}; flags override them.", None),
         _flag("refit", str | None, "Run folder whose settings and best epoch to train anew, on "
               "everything.", None),
         _flag("resume", str | None, "Run folder to go on with, exactly; a finished run is "

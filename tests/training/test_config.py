@@ -7,6 +7,7 @@ import pytest
 from rka_fast.errors import ConfigError
 from rka_fast.training.config import FORMAT, RESUMABLE, Config
 from rka_fast.training.flags import parse
+from rka_fast.training.presets import presets
 
 
 def test_json_round_trip():
@@ -185,6 +186,25 @@ def test_a_value_out_of_range(values, message):
 def test_what_a_loss_does_not_read_is_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         Config(**values)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_is_settings_with_their_source(name):
+    """Every one of them stands as it is written, and flags come before it."""
+    settings = presets()[name].settings
+    assert presets()[name].source
+    assert parse(["--preset", name]).config == Config(**settings)
+    given = parse(["--preset", name, "--width", "24", "--data", "a.csv", "--epochs", "4"]).config
+    assert given == Config(**{**settings, "width": 24, "data": "a.csv", "epochs": 4})
+
+
+def test_a_preset_that_cannot_be_used(tmp_path):
+    with pytest.raises(ConfigError, match="must be one of rksa, sasrec, .* got 'sasrec2'"):
+        parse(["--preset", "sasrec2"])
+    with pytest.raises(ConfigError, match="exclude each other"):
+        parse(["--preset", "rksa", "--config", "c.json"])
+    with pytest.raises(ConfigError, match="preset gsasrec: .*not used by model 'gru4rec'"):
+        parse(["--preset", "gsasrec", "--model", "gru4rec"])
 
 
 def test_whole_numbers_are_numbers():
