@@ -173,7 +173,7 @@ def usage(binary, arch: str) -> tuple[int, int, int, int]:
         text = binary.asm["amdgcn"]
         registers = int(re.search(r"\.vgpr_count:\s*(\d+)", text)[1])
         spilled = 4 * int(re.search(r"\.vgpr_spill_count:\s*(\d+)", text)[1])
-        size = int(re.search(r"codeLenInByte\s*=\s*(\d+)", text)[1])
+        size = sum(map(int, re.findall(r"codeLenInByte\s*=\s*(\d+)", text)))
         return registers, spilled, len(re.findall(r"^\s*v_mfma", text, re.M)), size
     tool = cuobjdump()
     if tool is None:
