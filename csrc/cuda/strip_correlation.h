@@ -22,6 +22,7 @@ RKA_DEVICE void add_gram(
   const float *top = x + s.row_in_square(0) * S::PITCH + 2 * l.t,
               *bottom = x + s.row_in_square(1) * S::PITCH + 2 * l.t,
               *right = x + kept(l.g * S::PITCH + 2 * l.t), *gate = s.gate_squared + 2 * l.t;
+  if (pairs == 0) return;  // beyond the keys there is nothing to read
 #pragma unroll 1
   for (int k = 0; k < depth; ++k) {
     const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k),
