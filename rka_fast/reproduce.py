@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from tqdm import tqdm
@@ -64,6 +65,10 @@ class Flags:
     json: str | None = None
     # Hold out every user's last two events, or what came after two points in time.
     split: SplitName = "leave-one-out"
+    # A user's events at one time: as in rka-fast train.
+    ties: Literal["file", "shuffle", "drop"] = "file"
+    # Hide what a person has had, or keep every item a candidate: as in rka-fast train.
+    seen: Literal["hide", "keep"] = "hide"
     # At most this many epochs, unless the model's own default is lower; default 200.
     epochs: int | None = None
     # A setting of rka-fast train for the models that read it, or MODEL.NAME=VALUE for one; may be
@@ -107,6 +112,7 @@ def reproduce(flags: Flags, command: str) -> Study:
     order = [*paper.PAPER_MODELS, *MODELS]
     models = sorted(choose(flags.models, MODELS, "model"), key=order.index)
     overrides = parse_overrides(flags.set, models)
+    overrides[""] = {"ties": flags.ties, "seen": flags.seen, **overrides.get("", {})}
     found, not_run = _find(flags)
     out, seeds, split = Path(flags.out), flags.seeds, flags.split
     plans = [
@@ -193,10 +199,19 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
+_TIES = {
+    "file": "in the order of the file",
+    "shuffle": "shuffled by the seed",
+    "drop": "the first of each",
+}
+
+
 def _facts(flags: Flags, command: str) -> dict[str, str]:
     return {
         "command": f"`{command}`",
         "split": SPLITS[flags.split].rule,
+        "candidates": "every item" if flags.seen == "keep" else "what a person has not had",
+        "ties in time": _TIES[flags.ties],
         "seeds": ", ".join(map(str, range(flags.seeds))),
         "machine": machine(),
         "date": datetime.date.today().isoformat(),

@@ -95,6 +95,14 @@ def test_the_run_folder(run):
     assert sum("valid" in line for line in lines) == 2
 
 
+def test_warnings_stand_under_the_table_again(run):
+    printed = run[2].stdout
+    above, below = printed.split("Test scores")
+    warnings = [line for line in above.splitlines() if line.startswith("warning:")]
+    assert "warning: only 60 users are tested" in warnings[0]
+    assert below.splitlines()[-len(warnings) :] == warnings
+
+
 def test_synthetic_data_is_called_so(tmp_path, capsys):
     assert main(["--out", str(tmp_path / "run"), *small("pop"), "--model", "pop"]) == 0
     assert "Test scores, over 2,000 users (synthetic data)" in capsys.readouterr().out

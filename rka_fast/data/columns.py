@@ -42,6 +42,9 @@ _WORDS = {
 }
 _ADDED = set("id idx index ids no nr num number code key uuid hash sk".split())
 
+_MEASURES = set(
+    "price cost amount revenue sales total quantity qty count score rating rank".split()
+)
 
 # RecBole writes a type behind every name.
 _TYPED = re.compile(r"^[^:]+:(token|float|token_seq|float_seq)$")
@@ -76,6 +79,12 @@ def named(names: Sequence[str], role: str) -> list[int]:
         for position, name in enumerate(names)
         if position not in known and _says(name, words) is not None
     ]
+
+
+def says_no_time(name: str) -> bool:
+    """Whether a column's name says that its numbers are ids or measures: "seller_id", "price"."""
+    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", _bare(name))
+    return not {part.lower() for part in parts}.isdisjoint(_ADDED | _MEASURES)
 
 
 def is_session(name: str) -> bool:

@@ -135,6 +135,16 @@ def is_ordered(group: Column, values: Column) -> bool:
     return up + down >= 10 and down <= 0.1 * (up + down)
 
 
+def belongs_to(group: Column, values: Column) -> bool:
+    """Whether every group has a value of its own, as things have a day on which they came out."""
+    codes, numbers = _aligned(group, values)
+    order = np.argsort(codes, kind="stable")
+    codes, numbers = codes[order], numbers[order]
+    same = codes[1:] == codes[:-1]
+    differ = numbers[1:] != numbers[:-1]
+    return bool(same.sum() >= 20 and not (same & differ).any() and (differ & ~same).any())
+
+
 def is_grouped(column: Column) -> bool:
     """Whether equal values stand together."""
     codes = column.codes

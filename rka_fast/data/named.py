@@ -110,7 +110,14 @@ def _find_time(judge: Judge, roles: dict[str, int], quietly: bool = False) -> No
     clocks = [c for c in free if _is_clock(judge, c)]
     real = [c for c in by_name if c.kind is not None and c.kind.is_real]
     others = [judge.columns[roles[role]] for role in ("user", "item") if role in roles]
-    unnamed = [c for c in free if c not in by_name and evidence.is_surely_time(c, others)]
+    unnamed = [
+        c
+        for c in free
+        if c not in by_name
+        and evidence.is_surely_time(c, others)
+        and not (c.kind.is_count and cols.says_no_time(judge.names[c.position]))
+        and not _is_property(judge, c, roles)
+    ]
     doubtful = [
         c for c in free if c not in by_name and c not in unnamed and c.kind and c.kind.is_real
     ]
@@ -139,7 +146,8 @@ def _find_time(judge: Judge, roles: dict[str, int], quietly: bool = False) -> No
     elif [c for c in by_name if c.kind is None and len(c.values)]:
         roles["timestamp"] = next(c for c in by_name if c.kind is None and len(c.values)).position
     elif doubtful and not quietly:
-        judge.warn_of_doubtful(doubtful[0], roles)
+        for column in doubtful[:2]:
+            judge.warn_of_doubtful(column, roles)
     if (
         "timestamp" in roles
         and len(clocks) == 1
@@ -147,6 +155,20 @@ def _find_time(judge: Judge, roles: dict[str, int], quietly: bool = False) -> No
         and judge.columns[roles["timestamp"]].is_by_day
     ):
         roles[cols.CLOCK] = clocks[0].position
+
+
+def _is_property(judge: Judge, column: Column, roles: dict[str, int]) -> bool:
+    """Whether a column tells of the item or the user, as days of release and of birth do.
+
+    A session may well have one day for all its events.
+    """
+    of = [roles[role] for role in ("user", "item") if role in roles]
+    of = [position for position in of if not cols.is_session(judge.names[position])]
+    return any(
+        evidence.belongs_to(judge.columns[position], column)
+        for position in of
+        if not judge.columns[position].is_nested
+    )
 
 
 def _is_clock(judge: Judge, column: Column) -> bool:

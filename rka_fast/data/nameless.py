@@ -19,6 +19,12 @@ def roles_by_values(judge: Judge) -> dict[str, int]:
         roles: dict[str, int] = dict(zip(("user", "item"), (c.position for c in ids), strict=False))
         if len(roles) == 2:
             judge.refuse_several(times, roles)
+        if len(free) > 2:
+            raise judge.refusal(
+                " and ".join(judge.title(c.position) for c in times)
+                + " may be times or ids, and nothing tells which",
+                [_with_time(time, free) for time in reversed(times)],
+            )
     clocks = [c for c in free if c.kind is not None and c.kind.name == "clock"]
     rest = [c for c in free if c not in times and c not in clocks]
     if len(rest) > 2:
@@ -56,6 +62,12 @@ def roles_by_values(judge: Judge) -> dict[str, int]:
     return {**roles, **_user_and_item(judge, rest[0], rest[1], times, roles)}
 
 
+def _with_time(time: Column, free: list[Column]) -> dict[str, int]:
+    """The roles if this column holds the times and the first of the others the ids."""
+    user, item = [c.position for c in free if c is not time][:2]
+    return {"user": user, "item": item, "timestamp": time.position}
+
+
 def _times_by_values(judge: Judge, free: list[Column]) -> list[Column]:
     """The columns that surely hold times; where a few rows say little, their place helps."""
     faulty = [c for c in free if c.fault is not None]
@@ -73,12 +85,25 @@ def _times_by_values(judge: Judge, free: list[Column]) -> list[Column]:
         # Ids as large as times: only order can tell them.
         ordered = [c for c in sure if any(evidence.is_ordered(o, c) for o in free if o is not c)]
         sure = ordered if len(ordered) == 1 else sure
-    if not sure and len(real) == 1 and real[0].position >= 2:
-        column = real[0]
-        if column.distinct > 0.5 * len(column.values):
-            return real
-        judge.warn_of_doubtful(column, {"user": 0, "item": 1})
-    return sure
+    if len(free) - len(sure) == 2:
+        first, second = [c for c in free if c not in sure]
+        if evidence.counts_up(first, second):  # steps, which are no items: the others are
+            return []
+    behind = [c for c in real if c.position >= 2]
+    if not sure and len(real) == len(behind) == 1 and real[0].distinct > 0.5 * len(real[0].values):
+        return real
+    if sure:
+        return sure
+    ids = {"user": 0, "item": 1}
+    if len(behind) > 1:
+        raise judge.refusal(
+            " and ".join(judge.title(c.position) for c in behind)
+            + " may hold times, and nothing else says whether they do; with one of them, or none",
+            [{**ids, "timestamp": c.position} for c in behind[:3]] + [ids],
+        )
+    for column in behind:
+        judge.warn_of_doubtful(column, ids)
+    return []
 
 
 def _number_behind(judge: Judge, rest: list[Column], roles: dict[str, int]) -> None:

@@ -101,7 +101,7 @@ def read_interactions(
         max_missing,
         titles,
         sources[0].path,
-        "name another column with --columns, or allow more with --max-missing",
+        "name another column with --columns, or allow more with",
     )
     notes = [*sources[0].notes, *decision.notes, *tally.notes(wanted)]
     if len(sources) > 1 and cols.is_session(titles["user"]):

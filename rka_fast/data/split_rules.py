@@ -11,7 +11,13 @@ from rka_fast.data.split import NOBODY, STAGES, Split, Targets
 from rka_fast.errors import DataError
 
 BOUNDARIES = "0.8,0.9"
-TARGETS = ("first", "last", "random", "successive")
+_ASKED = {
+    "first": "the first",
+    "last": "the last",
+    "random": "a random one",
+    "successive": "each in turn",
+}
+TARGETS = tuple(_ASKED)
 
 
 class SplitOptions(NamedTuple):
@@ -96,6 +102,15 @@ def iso_seconds(text: str) -> float | None:
     return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
 
 
+def _when(time: float) -> str:
+    """A time for a message, with its date where it is as large as seconds since 1970 are."""
+    number = f"{time:.15g}"
+    if not 1e8 <= time < 1e10:  # steps of the file's own, or far off
+        return number
+    date = datetime.fromtimestamp(time, timezone.utc)
+    return f"{number} ({date:%Y-%m-%d %H:%M:%S} UTC)"
+
+
 def time_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
     """Two boundaries in time, the same for all users: what came before the first one trains.
 
@@ -112,6 +127,12 @@ def time_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
     if options.targets not in TARGETS:
         raise DataError(f"split_targets {options.targets!r}: expected one of {', '.join(TARGETS)}")
     boundaries = time_boundaries(sequences, options.boundaries)
+    if not (sequences.timestamps < boundaries[0]).any():
+        raise DataError(
+            f"no event is before {_when(boundaries[0])}, where validation begins, so there is "
+            f"nothing to train on; the events are from {_when(sequences.timestamps.min())} to "
+            f"{_when(sequences.timestamps.max())}: choose --split-boundaries between"
+        )
     start, end = sequences.indptr[:-1].astype(np.int64), sequences.indptr[1:].astype(np.int64)
     # Users are in time order, so what came before a boundary is a prefix of each.
     valid, test = (
@@ -133,8 +154,9 @@ def time_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
         if len(split.targets(stage).users) == 0:
             raise DataError(
                 f"no user has an event in the {stage} period and one before it (the periods begin "
-                f"at times {boundaries[0]:g} and {boundaries[1]:g}); check the column of the "
-                "times, use more data, or --split leave-one-out"
+                f"at {_when(boundaries[0])} and {_when(boundaries[1])}, the last event is at "
+                f"{_when(sequences.timestamps.max())}); check the column of the times, choose "
+                "other --split-boundaries, use more data, or --split leave-one-out"
             )
     return split
 
@@ -220,10 +242,13 @@ class SplitRule(NamedTuple):
         facts, lines = {}, []
         if "targets" in self.reads and options.targets != "first":
             facts["split_targets"] = options.targets
-            lines.append(f"{self.title}: of a user's events of a period, {options.targets}")
+            asked = _ASKED[options.targets]
+            lines.append(f"{self.title}: of a user's events of a period {asked} is asked for")
         if "boundaries" in self.reads:
             facts["boundaries"] = valid, test = time_boundaries(sequences, options.boundaries)
-            lines.append(f"{self.title}: validation begins at {valid:.15g}, test at {test:.15g}")
+            lines.append(
+                f"{self.title}: validation begins at {_when(valid)}, test at {_when(test)}"
+            )
         return facts, lines
 
 

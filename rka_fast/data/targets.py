@@ -18,7 +18,7 @@ def describe_targets(split: Split) -> tuple[dict[str, Any], list[str]]:
     had = {stage: float(split.had(stage).mean()) if rows[stage] else 0.0 for stage in STAGES}
     facts: dict[str, Any] = {"targets": rows, "target_users": users, "targets_had": had}
     lines = [_line(rows, users)] if any(rows.values()) else []
-    return {"evaluation": facts}, [*lines, *_doubts(split, users, had)]
+    return {"evaluation": facts}, [*lines, *_doubts(split, facts)]
 
 
 def _line(rows: dict[str, int], users: dict[str, int]) -> str:
@@ -31,24 +31,31 @@ def _line(rows: dict[str, int], users: dict[str, int]) -> str:
     return f"evaluated: {validation} in validation, {test} in test"
 
 
-def _doubts(split: Split, users: dict[str, int], had: dict[str, float]) -> list[str]:
-    lines = []
-    if 0 < users["test"] < FEW:
-        lines.append(
-            f"warning: only {users['test']:,} users are tested: look at the intervals; differences "
-            "inside them mean nothing"
+def warnings_of(evaluation: dict[str, Any], seen: str) -> list[str]:
+    """What is doubtful about scores of the targets that `describe_targets` told of."""
+    found = []
+    if 0 < (users := evaluation["target_users"]["test"]) < FEW:
+        found.append(
+            f"warning: only {users:,} users are tested: look at the intervals; differences inside "
+            "them mean nothing"
         )
-    if had["test"] > 0:
-        share = f"{had['test']:.1%} of the test targets were had before by their user"
-        if split.seen == "keep":
-            lines.append(f"{share}; they may be shown again (--seen keep)")
-        elif had["test"] > OFTEN:
-            lines.append(
-                f"warning: {share} and count as misses, since what was had is never shown; where "
-                "people come back to items, --seen keep makes every item a candidate"
-            )
-        else:
-            lines.append(f"{share} and count as misses (--seen hide)")
+    if seen == "hide" and (had := evaluation["targets_had"]["test"]) > OFTEN:
+        found.append(
+            f"warning: {had:.1%} {_HAD} and count as misses, since what was had is never shown; "
+            "where people come back to items, --seen keep makes every item a candidate"
+        )
+    return found
+
+
+_HAD = "of the test targets were had before by their user"
+
+
+def _doubts(split: Split, evaluation: dict[str, Any]) -> list[str]:
+    lines, had = warnings_of(evaluation, split.seen), evaluation["targets_had"]["test"]
+    if split.seen == "keep" and had > 0:
+        lines.append(f"{had:.1%} {_HAD}; they may be shown again (--seen keep)")
+    elif 0 < had <= OFTEN:
+        lines.append(f"{had:.1%} {_HAD} and count as misses (--seen hide)")
     free = split.sequences.num_items - split.no_candidates("test").distinct
     if (short := int((free < NEGATIVES).sum())) and len(free):
         lines.append(

@@ -87,6 +87,8 @@ def recognise(values: pl.Series, named: bool) -> TimeKind | None:
     """
     if len(values) == 0:
         return None
+    if values.dtype == pl.Duration:
+        return None
     if values.dtype.is_temporal():
         return TimeKind("clock" if values.dtype == pl.Time else "dates")
     if values.dtype == pl.String or values.dtype.is_numeric():
@@ -121,6 +123,9 @@ def parse(values: pl.Series, kind: TimeKind) -> pl.Series:
 
     Values have no blanks around them. Null where a value is null or is not of the kind.
     """
+    if values.dtype == pl.Duration:  # only where it is told to be times
+        told = kind.name == "number"
+        return values.cast(pl.Int64) if told else pl.Series([None] * len(values), dtype=pl.Int64)
     if values.dtype.is_temporal():
         if values.dtype == pl.Time:
             return values.cast(pl.Int64)

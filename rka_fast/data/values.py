@@ -3,6 +3,7 @@
 # What polars returns may be any literal or None; here it is what the column holds.
 # pyright: reportArgumentType=false
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -48,7 +49,8 @@ class Tally:
             if count > max_missing * max(self.kept, 1):
                 raise DataError(
                     f"{path}: the {role} ({titles[role]}) is missing in {count:,} of {self.kept:,} "
-                    f"rows, more than --max-missing {max_missing:g} allows; {remedy}"
+                    f"rows, more than --max-missing {max_missing:g} allows; {remedy} --max-missing "
+                    f"{math.ceil(100 * count / self.kept) / 100:g}"
                 )
 
     def notes(self, conditions: Sequence[Condition]) -> list[str]:

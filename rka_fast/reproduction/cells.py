@@ -22,8 +22,12 @@ INCIDENTAL = ("data", "out", "json", "device", "backend", "save_every")
 """Settings that do not shape a cell's result; the content of the data is compared by itself."""
 
 _BY_FLAG = {"data": "--data", "model": "--models", "seed": "--seeds", "split": "--split"}
-_BY_FLAG |= {"out": "--out", "json": "--json"}
-_OF_DATA = ("columns", "min_rating", "min_user_events", "min_item_events", "core", "repeats")
+_BY_FLAG |= {"out": "--out", "json": "--json", "ties": "--ties", "seen": "--seen"}
+_OF_DATA = (
+    *("columns", "form", "time_format", "where", "max_missing", "max_unpacked"),
+    *("min_rating", "min_user_events", "min_item_events", "core", "duplicates", "repeats"),
+    *("split_boundaries", "split_targets"),
+)
 
 
 @dataclass(frozen=True)

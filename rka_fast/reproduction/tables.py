@@ -15,7 +15,7 @@ from rka_fast.reproduction.results import OURS, Outcome, Scores
 from rka_fast.training.list_quality import QUALITIES
 from rka_fast.training.metrics import METRICS, RANKINGS
 
-HEADINGS = {"sampled": "Against 100 negatives", "full": "Full ranking over all unseen items"}
+HEADINGS = {"sampled": "Against 100 negatives", "full": "Full ranking over all candidates"}
 
 
 def title(model: str) -> str:
@@ -95,7 +95,8 @@ def _tested(data: dict[str, Any]) -> list[str]:
     if evaluation is None:
         return []
     users = evaluation["target_users"]["test"]
-    lines = [f"Tested: {users:,} users."]
+    lines = [f"**Warning: {warning}**" for warning in data.get("warnings", ())]
+    lines.append(f"Tested: {users:,} users.")
     if users < FEW:
         lines.append("**Warning: so few users say little; differences inside 95 % mean nothing.**")
     if had := evaluation["targets_had"]["test"]:

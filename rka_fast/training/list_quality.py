@@ -52,7 +52,7 @@ def list_qualities(
     return {
         f"coverage@{LISTED}": float((exposure > 0).mean()),
         f"gini@{LISTED}": gini(exposure),
-        f"novelty@{LISTED}": float(-np.log2(share[shown]).mean()) if len(shown) else 0.0,
+        f"novelty@{LISTED}": float(np.abs(np.log2(share[shown])).mean()) if len(shown) else 0.0,
         f"popularity@{LISTED}": float(events[shown].mean()) if len(shown) else 0.0,
         f"similarity@{LISTED}": similarity(lists, counts or CoOccurrence.from_split(split)),
         f"hit@{LISTED}-items": mean_by(items, gains(ranks, f"hit@{LISTED}")),

@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 from rka_fast.data.split_rules import SPLITS
+from rka_fast.data.targets import warnings_of
 from rka_fast.training.list_quality import QUALITIES
 from rka_fast.training.metrics import METRICS, RANKINGS
 
@@ -36,7 +37,16 @@ def result_table(result: dict[str, Any]) -> str:
             if bounds:  # of the model and of popularity alike
                 half = ((high - low) / 2 for low, high in (bounds[ranking][m] for m in METRICS))
                 lines.append(f"{'':<14}{'  95 % +-':<12}" + "".join(f"{x:9.4f}" for x in half))
-    return "\n".join(lines + _qualities(lists))
+    return "\n".join(lines + _qualities(lists) + _warnings(result))
+
+
+def _warnings(result: dict[str, Any]) -> list[str]:
+    """The warnings in front of training again: many epochs have moved them off the screen."""
+    data = result["data"]
+    if not result["best_epoch"] or "evaluation" not in data:
+        return []
+    lines = [f"warning: {warning}" for warning in data.get("warnings", ())]
+    return lines + warnings_of(data["evaluation"], result["config"]["seen"])
 
 
 def _qualities(lists: list[tuple[str, dict[str, float] | None]]) -> list[str]:

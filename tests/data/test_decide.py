@@ -145,6 +145,69 @@ def test_a_column_that_may_hold_times_is_named(tmp_path):
     assert run_as_printed(tmp_path / "log", remedies(warning)[0])
 
 
+OTHERWISE = {
+    # Numbers as large as times in a column of another name, and days that tell of what is bought
+    # or of who buys.
+    "seller_id": lambda n, u, i: 1_400_000_000 + 7919 * n % 10**7,
+    "price": lambda n, u, i: 1_400_000_000 + 7919 * n % 10**7,
+    "released": lambda n, u, i: f"19{60 + int(i[1:])}-02-03",
+    "birthday": lambda n, u, i: f"19{40 + int(u[1:])}-02-03",
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_tells_of_something_else_is_no_time_but_is_named(tmp_path, name):
+    rows = [(u, i, OTHERWISE[name](n, u, i)) for n, (u, i, _) in enumerate(by_user_in_time(LOG))]
+    path = write(tmp_path, table(rows, ["user", "item", name]))
+    log = read_interactions(path)
+    assert "timestamp" not in log.frame.columns and read(path) == LOG.sequences
+    (warning,) = log.warnings
+    assert f"{name} may hold times" in warning
+    assert run_as_printed(path, remedies(warning)[0])
+    # A name that says time, or a choice, makes it one.
+    named = read_interactions(write(tmp_path, table(rows, ["user", "item", "date"]), "date"))
+    assert "timestamp" in named.frame.columns
+
+
+def test_every_column_that_may_hold_times_is_named(tmp_path):
+    rows = [
+        (u, i, 1_600_000_000 + 60 * (t % 9), 1_600_100_000 - 60 * (t % 7)) for u, i, t in LOG.rows
+    ]
+    log = read_interactions(write(tmp_path, table(rows, ["user", "item", "created", "updated"])))
+    assert "timestamp" not in log.frame.columns
+    assert [remedies(warning) for warning in log.warnings] == [
+        ["--columns user,item,-,created"],
+        ["--columns user,item,-,updated"],
+    ]
+    path = write(tmp_path, table(rows))
+    with pytest.raises(DataError, match="column 2 and column 3 may hold times") as refused:
+        read_interactions(path)
+    flags = remedies(refused.value)
+    for flag, column in zip(flags, (2, 3, None), strict=True):
+        chosen = rows
+        if column:  # rows equal in user, item and time count once
+            chosen = {(u, i, (a, b)[column - 2]): (u, i) for u, i, a, b in rows}
+            chosen = [chosen[key] for key in sorted(chosen, key=lambda key: key[2])]
+        expected = {u: [i for v, i, *_ in chosen if v == u] for u, *_ in rows}
+        assert run_as_printed(path, flag) == expected
+
+
+def test_ids_as_large_as_times(tmp_path):
+    # Items that ascend like times beside steps, which are no items.
+    walks = {f"{200_000_000 + u}": [f"{10**9 + u + k}" for k in range(8)] for u in range(40)}
+    steps = [(u, i, k) for u, items in walks.items() for k, i in enumerate(items)]
+    assert read(write(tmp_path, table(steps))) == walks
+    # Beside times nothing tells: either way of reading is printed.
+    path = write(tmp_path, table([(u, i, 1_600_000_000 + 60 * k) for u, i, k in steps]))
+    with pytest.raises(DataError, match="column 1 and column 2 may be times or ids") as refused:
+        read_interactions(path)
+    first, second = remedies(refused.value)
+    assert run_as_printed(path, first) == walks
+    assert run_as_printed(path, second) == {
+        u: [str(1_600_000_000 + 60 * k) for k in range(8)] for u in walks
+    }
+
+
 def grouped_by_item(log):
     """Sorted by item, times of an item in no order."""
     return sorted(log.rows, key=lambda r: (r[1], r[2] % 997))

@@ -12,6 +12,7 @@ from support.sequences import sequences_of
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.split_rules import (
+    SPLITS,
     TARGETS,
     SplitOptions,
     leave_one_out,
@@ -164,5 +165,26 @@ def test_boundaries_by_date():
 def test_time_split_needs_times_and_users_in_every_period():
     with pytest.raises(DataError, match="needs the time.*--columns.*--split leave-one-out"):
         time_split(make(LISTS))
-    with pytest.raises(DataError, match="no user has an event in the valid period and one before"):
+    with pytest.raises(DataError, match="no event is before 0, .*nothing to train on.* 0 to 0"):
         time_split(timed([[(1, 0), (2, 0)], [(3, 0), (4, 0)]]))
+    with pytest.raises(DataError, match="no user has an event in the valid period and one before"):
+        time_split(timed([[(1, 0), (2, 0)], [(3, 9), (4, 9)]]))
+    years = timed([[(1, 1_600_000_000), (2, 1_600_000_060)], [(3, 1_600_000_000)]])
+    for boundaries, message in (
+        ("2020-01-01,2020-02-01", r"no event is before 1577836800 \(2020-01-01 00:00:00 UTC\)"),
+        ("2021-01-01,2022-01-01", r"last event is at 1600000060 \(2020-09-13 12:27:40 UTC\)"),
+    ):
+        with pytest.raises(DataError, match=message):
+            time_split(years, SplitOptions(boundaries=boundaries))
+
+
+def test_a_split_by_time_is_told_with_dates_and_targets():
+    lists = [[(1, 1_600_000_000), (2, 1_600_000_060)], [(3, 1_600_000_000), (1, 1_600_000_120)]]
+    options = SplitOptions(boundaries="2020-09-13T12:27,2020-09-13T12:28", targets="last")
+    facts, lines = SPLITS["time"].describe(timed(lists), options)
+    assert facts == {"split_targets": "last", "boundaries": (1_600_000_020.0, 1_600_000_080.0)}
+    assert lines == [
+        "split by time: of a user's events of a period the last is asked for",
+        "split by time: validation begins at 1600000020 (2020-09-13 12:27:00 UTC), "
+        "test at 1600000080 (2020-09-13 12:28:00 UTC)",
+    ]

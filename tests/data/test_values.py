@@ -1,9 +1,11 @@
 """What is missing, blanks and quotes around values, parts of the rows, doubles and ties."""
 
+from datetime import timedelta
+
 import numpy as np
 import polars as pl
 import pytest
-from support.logs import make_log, read, table, write
+from support.logs import make_log, read, remedies, table, write
 
 from rka_fast.data.filters import Filters, build_sequences
 from rka_fast.data.readers import read_interactions
@@ -44,8 +46,13 @@ def test_another_column_is_taken_where_most_users_are_missing(tmp_path):
     assert read(path) == LOG.sequences
     assert "user_id is missing in 90% of the rows, so session_id is taken as the user" in log.notes
     only = write(tmp_path, table([row[1:] for row in rows], ["user_id", "item_id", "timestamp"]))
-    with pytest.raises(DataError, match="missing in 216 of 240 rows, more than --max-missing 0.5"):
+    too_many = "missing in 216 of 240 rows, more than --max-missing 0.5"
+    with pytest.raises(DataError, match=too_many) as refused:
         read_interactions(only)
+    assert remedies(refused.value)[-1] == "--max-missing 0.9"
+    assert read(only, max_missing=0.9) == without(
+        [(user, i, t) for _, user, i, t in rows if user != "NA"]
+    )
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
@@ -119,6 +126,18 @@ def test_parquet_ids(tmp_path):
         with pytest.raises(DataError, match="column item_id of type .* cannot be ids") as caught:
             read_interactions(tmp_path / "log")
         assert "\n" not in str(caught.value)
+
+
+def test_lengths_of_time_are_no_times(tmp_path):
+    rows = {"user": ["1", "1", "2"], "item": ["a", "b", "c"], "time": [timedelta(seconds=9)] * 3}
+    pl.DataFrame(rows).write_parquet(tmp_path / "log")
+    with pytest.raises(DataError, match="time holds no times such as 0:00:09") as refused:
+        read_interactions(tmp_path / "log")
+    assert remedies(refused.value) == ["--columns user,item"]
+    with pytest.raises(DataError, match="'0:00:09' does not belong to seconds since 1970"):
+        read_interactions(tmp_path / "log", time_format="s")
+    log = read_interactions(tmp_path / "log", time_format="number")
+    assert len(log.frame) == 3 and log.frame["timestamp"].n_unique() == 1
 
 
 KINDS = ("view", "cart, gift", "buy")

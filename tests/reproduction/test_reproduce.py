@@ -220,6 +220,24 @@ def test_the_time_split_needs_times(folder, tmp_path, capsys):
     assert "not run: mine: the time split needs the time" in capsys.readouterr().out
 
 
+def test_ties_and_what_is_shown_are_flags(tmp_path):
+    rows = [(f"u{u}", f"i{(7 * u + 3 * k) % 30:02d}") for u in range(60) for k in range(6)]
+    (tmp_path / "tied.csv").write_text(
+        "user,item,timestamp\n" + "".join(f"{u},{i},1600000000\n" for u, i in sorted(rows))
+    )
+    flags = ("--data", str(tmp_path / "tied.csv"), "--models", "pop", "--seeds", "1")
+    assert main([*flags, "--out", str(tmp_path / "a")]) == 0
+    text = (tmp_path / "a/table.md").read_text()
+    assert "- ties in time: in the order of the file" in text
+    assert "**Warning: 300 events tie in time" in text
+    assert main([*flags, "--ties", "shuffle", "--seen", "keep", "--out", str(tmp_path / "b")]) == 0
+    text = (tmp_path / "b/table.md").read_text()
+    assert "- ties in time: shuffled by the seed" in text and "- candidates: every item" in text
+    assert "tie in time with" not in text
+    config = json.loads((tmp_path / "b/tied/pop/seed0/config.json").read_text())
+    assert (config["ties"], config["seen"]) == ("shuffle", "keep")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -229,6 +247,8 @@ def test_the_time_split_needs_times(folder, tmp_path, capsys):
         (("--set", "rska.dropout=.5"), "unknown model 'rska'; did you mean 'rksa'?"),
         (("--set", "dropout"), "--set dropout: expected NAME=VALUE or MODEL.NAME=VALUE"),
         (("--set", "seed=3"), "--set seed=3: use --seeds for this"),
+        (("--set", "ties=drop"), "--set ties=drop: use --ties for this"),
+        (("--set", "rksa.where=a=1"), "all models share the data; use where=a=1"),
         (("--set", "rksa.min_rating=3"), "all models share the data; use min_rating=3"),
         (("--models", ","), "no model given in ','; known are all, rksa, sasrec"),
         (("--datasets", ""), "no data set given in ''; known are all, citeulike"),
