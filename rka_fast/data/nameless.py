@@ -41,7 +41,10 @@ def roles_by_values(judge: Judge) -> dict[str, int]:
         roles["timestamp"] = clocks[0].position
     elif len(rest) > 2:
         _number_behind(judge, rest, roles)
-    if len(rest) > 2 and rest[-1].is_rating:
+    # Beside a few words over many rows, kinds of events, numbers of more kinds are the items.
+    words = len(rest) == 3 and rest[1].numbers is None and len(rest[1].values) >= 100
+    few = words and rest[1].distinct <= 10 < rest[-1].distinct
+    if len(rest) > 2 and rest[-1].is_rating and not few:
         roles["rating"] = rest.pop().position
     if len(rest) > 2:
         kept = [c for c in rest if not c.is_measure]
