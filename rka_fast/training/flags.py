@@ -13,9 +13,10 @@ import tyro
 
 from rka_fast.errors import ConfigError
 from rka_fast.models import MODELS
-from rka_fast.training.config import GROUPS, Config
+from rka_fast.training.config import Config
 from rka_fast.training.presets import presets
 from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.settings import GROUPS
 
 AHEAD = ("--model", "--data", "--split", "--epochs", "--valid", "--test")
 """The flags that the defaults of others follow from."""

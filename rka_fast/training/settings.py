@@ -1,0 +1,337 @@
+"""The settings of a run: names, words, defaults, choices and ranges, each in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rka_fast.data.filters import CHOICES
+from rka_fast.data.lists import FORMS
+from rka_fast.data.readers import MAX_MISSING, MAX_UNPACKED
+from rka_fast.data.split import SEEN
+from rka_fast.data.split_rules import BOUNDARIES, SPLITS, TARGETS
+from rka_fast.errors import ConfigError
+from rka_fast.models import MODELS
+from rka_fast.models.losses import LOSSES, SHARING, STATE_LOSSES
+from rka_fast.models.transformer import BLOCKS
+from rka_fast.ops.arguments import ACTIVATIONS, MODES
+
+NEGATIVE_LOSSES = tuple(name for name in STATE_LOSSES if LOSSES[name].negatives)
+"""Losses of which positions can share negatives."""
+
+GROUPS = ("data", "model", "loss", "optimisation", "evaluation", "run")
+
+
+class Rule(NamedTuple):
+    """What a value must be: words for the message, and a test."""
+
+    text: str
+    valid: Callable[[Any], object]
+
+
+COUNT = Rule("must be at least 1", lambda value: value >= 1)
+POSITIVE = Rule("must be above 0", lambda value: 0 < value < math.inf)
+DEVICE = Rule(
+    "must be auto, cpu, cuda, cuda:N or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch
+)
+
+
+def setting(
+    group: str,
+    help: str,
+    default: Any = None,
+    *,
+    choices: Iterable[str] = (),
+    rule: Rule | None = None,
+) -> Any:
+    """A field of `Config`. choices: all the values there are, from the registry that has them."""
+    metadata = {"group": group, "help": help, "choices": tuple(choices), "rule": rule}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The fields of `Config`, in the order of the help."""
+
+    data: str = setting(
+        "data",
+        "Log file, folder, pattern or archive, or several with commas between; "
+        '"synthetic" is the built-in data set.',
+        "synthetic",
+    )
+    columns: str | None = setting(
+        "data",
+        "Columns of the file by name or 0-based position: user,item[,rating[,timestamp]]; "
+        '"-" skips.',
+    )
+    form: str = setting(
+        "data",
+        "What a line of text is: a row of a table, or one user's items in one of three ways.",
+        "auto",
+        choices=("auto", "table", *FORMS),
+    )
+    time_format: str | None = setting(
+        "data", "How times are written: as in strptime, or s, ms, us, ns since 1970, or number."
+    )
+    where: str | None = setting(
+        "data", "Keep the rows with COLUMN=VALUE (or != > >= < <=); several with commas between."
+    )
+    max_missing: float = setting(
+        "data",
+        "The share of rows that may lack a user, an item or a time; they are left out.",
+        MAX_MISSING,
+        rule=Rule("must be from 0 to 1", lambda value: 0 <= value <= 1),
+    )
+    max_unpacked: float = setting(
+        "data",
+        "Gigabytes that a packed file may have inside.",
+        MAX_UNPACKED,
+        rule=POSITIVE,
+    )
+    min_rating: float | None = setting(
+        "data",
+        "Drop events rated lower than this.",
+        rule=Rule("must be a finite number", math.isfinite),
+    )
+    min_user_events: int = setting("data", "Drop users with fewer events than this.", 1, rule=COUNT)
+    min_item_events: int = setting("data", "Drop items with fewer events than this.", 1, rule=COUNT)
+    core: str = setting(
+        "data",
+        "Apply the two minimums once, or repeatedly until both hold (k-core).",
+        "single",
+        choices=("single", "iterated"),
+    )
+    duplicates: str = setting(
+        "data",
+        "Rows equal in user, item and time: drop all but the first, or keep them.",
+        "drop",
+        choices=CHOICES["duplicates"],
+    )
+    ties: str = setting(
+        "data",
+        "A user's events at one time: in the file's order, shuffled by the seed, or drop all but "
+        "the first.",
+        "file",
+        choices=CHOICES["ties"],
+    )
+    repeats: str = setting(
+        "data",
+        "Keep or drop a user's repeated events with one item.",
+        "keep",
+        choices=("keep", "drop"),
+    )
+    valid: str | None = setting(
+        "data", "Log of the events to validate on, where --data holds only those to train on."
+    )
+    test: str | None = setting("data", "Log of the events to test on, beside --valid.")
+    split: str = setting(
+        "data",
+        "Hold out every user's last two events, what came after two points in time, what --valid "
+        "and --test hold, or nothing (for serving).",
+        "leave-one-out",
+        choices=SPLITS,
+    )
+    split_boundaries: str = setting(
+        "data",
+        "When validation and test begin in a split by time: two quantiles of the event times, or "
+        "two ISO dates (UTC).",
+        BOUNDARIES,
+    )
+    split_targets: str = setting(
+        "data",
+        "Which of a user's events of a period a split by time asks for.",
+        TARGETS[0],
+        choices=TARGETS,
+    )
+    max_length: int = setting(
+        "data",
+        "The model sees this many of a user's last events.",
+        50,
+        rule=Rule("must be at least 2", lambda value: value >= 2),
+    )
+    model: str = setting("model", "The model to train.", "rksa", choices=MODELS)
+    width: int | None = setting(
+        "model", "Width of the embeddings and of what computes on them.", rule=COUNT
+    )
+    blocks: int | None = setting("model", "Number of blocks.", rule=COUNT)
+    heads: int | None = setting("model", "Attention heads per block.", rule=COUNT)
+    dropout: float | None = setting(
+        "model",
+        "Dropout probability; recurrent models drop half as much of the embedded items.",
+        rule=Rule("must be from 0 to below 1", lambda value: 0 <= value < 1),
+    )
+    block: str | None = setting(
+        "model",
+        "What stands around the attention: SASRec's block, or LiGR's, with gates.",
+        choices=BLOCKS,
+    )
+    expansion: int | None = setting(
+        "model",
+        "Hidden width of a block's position-wise network in widths; 1 in SASRec's, 4 in LiGR's.",
+        rule=COUNT,
+    )
+    temperature: float | None = setting(
+        "model",
+        "Compare states and items by their cosine over this, not by their inner product.",
+        rule=POSITIVE,
+    )
+    tied: bool | None = setting(
+        "model", "Use the item embedding for the output too, or one of its own (--no-tied)."
+    )
+    time_bias: bool | None = setting(
+        "model",
+        "Add to the attention logits by the time from an event to the request, which in training "
+        "and evaluation is when the event to be predicted happens.",
+    )
+    position_bias: bool | None = setting(
+        "model", "Add to the attention logits by the distance in positions."
+    )
+    activation: str | None = setting(
+        "model",
+        "Activation of the location and shape of the attention logits.",
+        choices=ACTIVATIONS,
+    )
+    kernels: str | None = setting(
+        "model", "Kernels of the covariance: cooccurrence, item or both, and user or not."
+    )
+    initial_scale: float | None = setting(
+        "model", "Where the standard deviation of the attention logits starts.", rule=POSITIVE
+    )
+    leave_self_out: bool | None = setting(
+        "model", "Take a training user's own sequence out of the co-occurrence counts."
+    )
+    train_mode: str | None = setting(
+        "model",
+        "Attention logits in training: a draw, their mean, or the location only, which is plain "
+        "attention.",
+        choices=MODES,
+    )
+    backend: str | None = setting(
+        "model",
+        "Backend of the attention operator; auto takes the fastest that supports the inputs.",
+    )
+    loss: str | None = setting(
+        "loss",
+        "Cross-entropy over all items, binary cross-entropy, the same with calibration, "
+        "cross-entropy over sampled items, or the hinge of distances.",
+        choices=LOSSES,
+    )
+    negatives: int | None = setting(
+        "loss",
+        "Negatives per position; by default "
+        + ", ".join(f"{of.negatives} for {name}" for name, of in LOSSES.items() if of.negatives)
+        + ".",
+        rule=COUNT,
+    )
+    shared_negatives: str | None = setting(
+        "loss",
+        "Draw negatives for every position, or once for the positions of a sequence, or for all of "
+        "a batch: a matrix product in place of a look-up.",
+        choices=SHARING,
+    )
+    calibration: float | None = setting(
+        "loss",
+        "Of loss gbce, .75 by default: from 0, binary cross-entropy, to 1, calibrated "
+        "probabilities.",
+        rule=Rule("must be from 0 to 1", lambda value: 0 <= value <= 1),
+    )
+    log_q: bool | None = setting(
+        "loss",
+        "Weigh the negatives of loss sampled_ce for how rarely an item is drawn, so that they "
+        "stand for all items.",
+    )
+    kernel_weight: float | None = setting(
+        "loss",
+        "Weight of the kernel loss.",
+        rule=Rule("must not be negative", lambda value: 0 <= value < math.inf),
+    )
+    batch_size: int | None = setting(
+        "optimisation", "Users per step, over all processes (bpr_mf: events).", rule=COUNT
+    )
+    learning_rate: float | None = setting(
+        "optimisation", "Learning rate of Adam (bpr_mf: of plain descent).", rule=POSITIVE
+    )
+    weight_decay: float | None = setting(
+        "optimisation",
+        "Decoupled weight decay: every step takes learning rate times this of each weight away.",
+        rule=Rule("must not be negative", lambda value: 0 <= value < math.inf),
+    )
+    warm_up: int | None = setting(
+        "optimisation", "Steps in which the learning rate rises to its value.", rule=COUNT
+    )
+    gradient_clip: float | None = setting(
+        "optimisation",
+        "Scale gradients of a longer norm, over all weights, to this.",
+        rule=POSITIVE,
+    )
+    epochs: int | None = setting(
+        "optimisation", "At most this many passes over the training users.", rule=COUNT
+    )
+    patience: int | None = setting(
+        "optimisation",
+        "Stop after this many evaluations without a better validation NDCG@10 (sampled).",
+        rule=COUNT,
+    )
+    precision: str = setting(
+        "optimisation",
+        "Precision of the matrix products.",
+        "fp32",
+        choices=("fp32", "bf16", "fp16"),
+    )
+    eval_every: int | None = setting(
+        "evaluation", "Epochs between evaluations on the validation items.", rule=COUNT
+    )
+    seen: str = setting(
+        "evaluation",
+        "Hide what a person has had, in evaluation and in recommending, or keep every item a "
+        "candidate for everybody.",
+        "hide",
+        choices=SEEN,
+    )
+    eval_mode: str | None = setting(
+        "evaluation",
+        "Attention logits in evaluation: their mean, one draw, or the location only.",
+        choices=MODES,
+    )
+    seed: int = setting(
+        "run",
+        "Seed of initial weights, batches, noise and the sampled negatives of the evaluation.",
+        0,
+        rule=Rule("must be from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63),
+    )
+    out: str | None = setting("run", "Run folder; default runs/DATA-MODEL-seedSEED.")
+    json: str | None = setting("run", "Write the result to this JSON file too.")
+    device: str = setting("run", "auto, cpu, cuda, cuda:N or mps.", "auto", rule=DEVICE)
+    save_every: int | None = setting(
+        "run", "Steps between checkpoints, besides the one after each epoch.", rule=COUNT
+    )
+
+
+def check(field: dataclasses.Field, annotation: Any, value: Any) -> None:
+    """Raise ConfigError unless the value has the type, is a choice and follows the rule."""
+    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    allowed = typing.get_args(annotation) if union else (annotation,)
+    if value is None and types.NoneType in allowed:
+        return
+    if choices := field.metadata["choices"]:
+        if value not in choices:
+            near = difflib.get_close_matches(str(value), choices, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(
+                f"{field.name} must be one of {', '.join(choices)}, got {value!r}{meant}"
+            )
+        return
+    types_ = (*allowed, int) if float in allowed else allowed
+    if not isinstance(value, types_) or (isinstance(value, bool) and bool not in allowed):
+        kinds = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in allowed)
+        raise ConfigError(f"{field.name} must be {kinds}, got {value!r}")
+    rule = field.metadata["rule"]
+    if rule is not None and not rule.valid(value):
+        raise ConfigError(f"{field.name} {rule.text}, got {value!r}")
