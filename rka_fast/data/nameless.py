@@ -55,7 +55,8 @@ def roles_by_values(judge: Judge) -> dict[str, int]:
         rest = kept if len(kept) == 2 else rest
     if len(rest) != 2:
         first = dict(zip(("user", "item"), (c.position for c in rest), strict=False))
-        guesses = [{**roles, **first}] if len(first) == 2 else []
+        ids = [c.position for c in rest]
+        guesses = [{**roles, "user": ids[0], "item": item} for item in ids[1:5]]
         if len(judge.columns) == 4 and not times:
             if all(c.numbers is not None for c in judge.columns[2:]):
                 guesses = [dict(zip(cols.ROLES, range(4), strict=True)), *guesses]

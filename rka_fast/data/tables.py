@@ -18,9 +18,9 @@ _MOST_COLUMNS = 10_000
 def separator_of(lines: Sequence[str], least: float = 0.9) -> str | None:
     """What separates the columns: what gives nearly every line the same number of fields.
 
-    Of several what gives the most columns that differ from row to row, then the most columns:
-    ids may have a separator in them. Blanks only where nothing else does, as they are inside of
-    names and dates.
+    Of several what separates the first line, often a header, like the others; then what gives the
+    most columns that differ from row to row, the most numbers, the most columns: ids may have a
+    separator in them. Blanks only where nothing else does, as they are inside of names and dates.
     """
     found = {}
     for separator in SEPARATORS:
@@ -31,13 +31,15 @@ def separator_of(lines: Sequence[str], least: float = 0.9) -> str | None:
     blanks = found.pop(" ", None)
     if len(found) < 2:
         return next(iter(found), " " if blanks else None)
-    return max(found, key=lambda separator: _worth(found[separator]))
+    return max(found, key=lambda separator: _worth(found[separator], fields(lines[0], separator)))
 
 
-def _worth(rows: list[list[str]]) -> tuple[int, int]:
-    """How many columns differ from row to row, and how many there are."""
+def _worth(rows: list[list[str]], first: list[str]) -> tuple[bool, int, int, int]:
+    """Whether the first line is as wide as the rows; columns that differ, of numbers, in all."""
     columns = list(zip(*(rows[1:] or rows), strict=True))  # the first may be the header
-    return sum(len(set(column)) > 1 for column in columns), len(columns)
+    differ = sum(len(set(column)) > 1 for column in columns)
+    numbers = sum(all(map(_is_number, column)) for column in columns)
+    return len(first) == len(columns), differ, numbers, len(columns)
 
 
 def _long_quotes(lines: Sequence[str]) -> tuple[str, list[list[str]]] | None:

@@ -86,6 +86,29 @@ def test_columns_are_told(tmp_path, name, separator):
     assert read(path) == log.sequences
 
 
+@pytest.mark.parametrize("header", [None, "user,item,price,ts"])
+@pytest.mark.parametrize("inner", [",", ";", "|", "::", "\t"])
+@pytest.mark.parametrize("outer", [",", ";", "|", "\t"])
+def test_ids_may_hold_separators(tmp_path, outer, inner, header):
+    if inner == outer:
+        inner = ":"
+    log = make_log(user="u{}" + f"{inner}a{inner}b", item="i{}" + f"{inner}c{inner}d")
+    lines = [outer.join((u, i, "5", str(t))) for u, i, t in log.rows]
+    if header:
+        lines.insert(0, header.replace(",", outer))
+    assert read(write(tmp_path, "\n".join(lines) + "\n")) == log.sequences
+
+
+def test_a_refusal_offers_every_column_as_the_item(tmp_path):
+    log = [(u, t, i[::-1], f"by {i}", i, f"of {i}") for u, i, t in LOG.rows]
+    path = write(tmp_path, table(log))
+    with pytest.raises(DataError, match="cannot tell the user and the item") as refused:
+        read_interactions(path)
+    flags = remedies(refused.value)
+    assert flags[2] == "--columns user,timestamp,-,-,item"
+    assert run_as_printed(path, flags[2]) == LOG.sequences
+
+
 def by_user_in_time(log, step=lambda n: n):
     """Rows sorted by user and time, with the number of the event among the user's."""
     found = []
