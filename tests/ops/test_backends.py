@@ -1,0 +1,36 @@
+"""Which backend `auto` takes where several can."""
+
+import pytest
+import torch
+
+from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.backends import BACKENDS, choose
+
+
+def call(n=50, width=50, keys=None, dtype=torch.float32, **options) -> Arguments:
+    query = torch.zeros(1, 1, n, width, dtype=dtype)
+    key = torch.zeros(1, 1, keys or n, width, dtype=dtype)
+    return Arguments(query, key, key, **options)
+
+
+@pytest.mark.parametrize(
+    ("a", "expected"),
+    [
+        (call(), "cuda"),
+        (call(56, 56), "cuda"),
+        (call(57), "triton"),
+        (call(width=57), "triton"),
+        (call(8, keys=200), "triton"),
+        (call(dtype=torch.bfloat16), "triton"),
+        (call(activation="tanh"), "triton"),
+    ],
+)
+def test_auto_takes_the_faster_kernels(monkeypatch, a, expected):
+    """On a device that both serve: the order of docs/kernels.md."""
+    monkeypatch.delenv("RKA_FAST_BACKEND", raising=False)
+    for name, backend in BACKENDS.items():
+        reasons = [] if name in ("triton", "cuda", "reference") else ["not on this device"]
+        monkeypatch.setattr(type(backend), "why_not", lambda self, a, r=reasons: r)
+    assert choose("auto", a) == expected
+    monkeypatch.setattr(type(BACKENDS["cuda"]), "why_not", lambda self, a: ["no"])
+    assert choose("auto", a) == "triton"
