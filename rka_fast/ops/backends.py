@@ -68,8 +68,8 @@ SHORT = 56
 def order(a: Arguments) -> list[str]:
     """The names of the backends, the fastest for these inputs first.
 
-    By the modelled times of docs/kernels.md: for 50 positions CUDA takes .39 and 1.3 ms where
-    Triton takes 1.15 and 3.0; beyond its short kernels Triton is ahead.
+    By the modelled times in benchmarks/results/kernels-*: for 50 positions CUDA takes .39 and 1.3 ms
+    where Triton takes 1.15 and 3.0; beyond its short kernels Triton is ahead.
     """
     names = list(BACKENDS)
     sizes = (a.query.shape[2], a.key.shape[2], a.query.shape[3], a.value.shape[3])
