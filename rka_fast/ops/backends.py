@@ -68,7 +68,7 @@ SHORT = 56
 def order(a: Arguments) -> list[str]:
     """The names of the backends, the fastest for these inputs first.
 
-    By the modelled times in benchmarks/results/kernels-*: for 50 positions CUDA takes .39 and 1.3 ms
+    By the modelled times in benchmarks/results/kernels-*: of 50 positions CUDA takes .39 and 1.3 ms
     where Triton takes 1.15 and 3.0; beyond its short kernels Triton is ahead.
     """
     names = list(BACKENDS)
