@@ -103,7 +103,8 @@ class DataReport:
             for d in self.dropped
         ]
         if self.short_users:
-            lines.append(f"{self.short_users:,} users have fewer than 3 events")
+            have = "user has" if self.short_users == 1 else "users have"
+            lines.append(f"{self.short_users:,} {have} fewer than 3 events")
         if self.ties is None:
             lines.append("no times: the order of the file is taken as the order in time")
             if self.repeated:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from rka_fast.data.sources import SAMPLE, Source
-from rka_fast.data.tables import separator_of, without_comments
+from rka_fast.data.tables import separator_of, skipped, without_comments
 from rka_fast.errors import DataError, printable
 
 FORMS = {
@@ -59,7 +59,7 @@ def read_lists(content: bytes, path: str, form: str) -> Source:
     notes = []
     if comment:
         found = lines["text"].str.starts_with(comment)
-        notes.append(f"skipped {found.sum():,} lines that begin with {comment}")
+        notes.append(skipped(int(found.sum()), comment))
         lines = lines.filter(~found)
     separators = Counter(map(_separator, lines["text"].head(100)))
     split = pl.col("text").str.replace_all(separators.most_common(1)[0][0], " ").str.strip_chars()

@@ -59,6 +59,12 @@ def _long_quotes(lines: Sequence[str]) -> tuple[str, list[list[str]]] | None:
     return None
 
 
+def skipped(count: int, comment: str) -> str:
+    """The note on lines of comment that were left out."""
+    lines = "1 line that begins" if count == 1 else f"{count:,} lines that begin"
+    return f"skipped {lines} with {comment}"
+
+
 def without_comments(lines: list[str]) -> tuple[list[str], str | None]:
     """The lines, and with what the comments begin that stood in front of them, if any did."""
     prefix = next((p for p in _COMMENTS if lines[0].startswith(p)), None)
@@ -89,7 +95,7 @@ def read_table(
     sample = text.sample()
     if len(sample) == 0:
         raise DataError(f"{path} has a header but no interactions")
-    notes = [f"skipped {text.comments:,} lines that begin with {comment}"] if comment else []
+    notes = [skipped(text.comments, comment)] if comment else []
     kind = _kind(separator, names)
     return Source(
         path,

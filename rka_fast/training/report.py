@@ -53,10 +53,10 @@ def _qualities(lists: list[tuple[str, dict[str, float] | None]]) -> list[str]:
     """The lines about the lists of the full ranking, where the result has them."""
     if not all(values for _, values in lists):
         return []
-    lines = [f"{'top 10 lists':<26}" + "".join(f"{title:>13}" for title in QUALITIES.values())]
-    for name, values in lists:
-        numbers = "".join(f"{values[quality]:13.4g}" for quality in QUALITIES)
-        lines.append(f"{'':<14}{name:<12}{numbers}")
+    lines = [f"{'top 10 lists':<26}" + "".join(f"{name:>12}" for name, _ in lists)]
+    for quality, title in QUALITIES.items():
+        numbers = "".join(f"{values[quality]:12.4g}" for _, values in lists if values)
+        lines.append(f"{'':<14}{title:<12}{numbers}")
     return lines
 
 

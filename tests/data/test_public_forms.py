@@ -93,7 +93,7 @@ def test_what_was_left_out_of_them_is_said(tmp_path):
         return read_interactions(write(tmp_path, FORMS[name][0])).notes
 
     assert "left out 2 rows that are the header again" in notes("files put one behind the other")
-    assert "skipped 1 lines that begin with sep=" in notes("Excel names the separator")
+    assert "skipped 1 line that begins with sep=" in notes("Excel names the separator")
     assert any("columns not used: rating" in note for note in notes("words for ratings"))
     assert any(
         "columns not used: session_id" in note for note in notes("a session beside the user")
