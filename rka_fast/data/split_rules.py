@@ -127,38 +127,26 @@ def time_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
     if options.targets not in TARGETS:
         raise DataError(f"split_targets {options.targets!r}: expected one of {', '.join(TARGETS)}")
     boundaries = time_boundaries(sequences, options.boundaries)
-    if not (sequences.timestamps < boundaries[0]).any():
+    times = np.asarray(sequences.timestamps)
+    if not (times < boundaries[0]).any():
         raise DataError(
             f"no event is before {_when(boundaries[0])}, where validation begins, so there is "
-            f"nothing to train on; the events are from {_when(sequences.timestamps.min())} to "
-            f"{_when(sequences.timestamps.max())}: choose --split-boundaries between"
+            f"nothing to train on; the events are from {_when(times.min())} to "
+            f"{_when(times.max())}: choose --split-boundaries between"
         )
-    start, end = sequences.indptr[:-1].astype(np.int64), sequences.indptr[1:].astype(np.int64)
     # Users are in time order, so what came before a boundary is a prefix of each.
-    valid, test = (
-        start
-        + np.bincount(
-            sequences.event_users[sequences.timestamps < boundary], minlength=sequences.num_users
-        )
-        for boundary in boundaries
-    )
-    split = Split(
+    period = np.searchsorted(boundaries, times, side="right")
+    return _by_periods(
         sequences,
-        train_end=valid,
-        valid=_of_period(start, valid, test, options, stage=0),
-        test=_of_period(start, test, end, options, stage=1),
-        future_hidden=True,
-        seen=options.seen,
+        period,
+        options,
+        lambda stage: (
+            f"no user has an event in the {stage} period and one before it (the periods begin at "
+            f"{_when(boundaries[0])} and {_when(boundaries[1])}, the last event is at "
+            f"{_when(times.max())}); check the column of the times, choose other "
+            "--split-boundaries, use more data, or --split leave-one-out"
+        ),
     )
-    for stage in STAGES:
-        if len(split.targets(stage).users) == 0:
-            raise DataError(
-                f"no user has an event in the {stage} period and one before it (the periods begin "
-                f"at {_when(boundaries[0])} and {_when(boundaries[1])}, the last event is at "
-                f"{_when(sequences.timestamps.max())}); check the column of the times, choose "
-                "other --split-boundaries, use more data, or --split leave-one-out"
-            )
-    return split
 
 
 def file_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
@@ -170,12 +158,36 @@ def file_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
     """
     if sequences.parts is None:
         raise DataError("the data has no split of its own; give --valid FILE and --test FILE")
-    start, end = sequences.indptr[:-1].astype(np.int64), sequences.indptr[1:].astype(np.int64)
-    valid, test = (
-        start
-        + np.bincount(sequences.event_users[sequences.parts < part], minlength=sequences.num_users)
-        for part in (1, 2)
+    return _by_periods(
+        sequences,
+        sequences.parts,
+        options,
+        lambda stage: (
+            f"no user of the {stage} file has events in the files before it, so nothing can be "
+            "predicted; check that the files have the same users"
+        ),
     )
+
+
+def no_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
+    """Everything trains and nothing is asked: for serving, when the settings are known."""
+    end = sequences.indptr[1:].astype(np.int64)
+    return Split(sequences, end, NOBODY, NOBODY, seen=options.seen)
+
+
+def _by_periods(
+    sequences: Sequences,
+    period: np.ndarray,
+    options: SplitOptions,
+    nobody: Callable[[str], str],
+) -> Split:
+    """The split of events in periods, (events,): 0 trains, 1 validates, 2 tests, in this order.
+
+    Raises DataError with what `nobody` says of a stage that asks nobody.
+    """
+    start, end = sequences.indptr[:-1].astype(np.int64), sequences.indptr[1:].astype(np.int64)
+    owner, users = sequences.event_users, sequences.num_users
+    valid, test = (start + np.bincount(owner[period < part], minlength=users) for part in (1, 2))
     split = Split(
         sequences,
         train_end=valid,
@@ -186,17 +198,8 @@ def file_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
     )
     for stage in STAGES:
         if len(split.targets(stage).users) == 0:
-            raise DataError(
-                f"no user of the {stage} file has events in the files before it, so nothing can "
-                "be predicted; check that the files have the same users"
-            )
+            raise DataError(nobody(stage))
     return split
-
-
-def no_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
-    """Everything trains and nothing is asked: for serving, when the settings are known."""
-    end = sequences.indptr[1:].astype(np.int64)
-    return Split(sequences, end, NOBODY, NOBODY, seen=options.seen)
 
 
 def _of_period(
