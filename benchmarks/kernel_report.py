@@ -96,8 +96,8 @@ def arguments(n: int, width: int, dtype: torch.dtype, variant: str) -> Arguments
     whole = Arguments(
         *pair(), new(2, 2, n, width), None, *pair(), torch.zeros(2), *pair(),
         torch.zeros(2, n, width), torch.ones(2), torch.ones(2, 3), torch.zeros(2, width),
-        torch.zeros(2, n, n), padding=torch.zeros(2, n, dtype=torch.bool), seed=torch.tensor(0),
-        causal=True, mode="sample", activation="leaky_relu", dropout=0.1,
+        cooccurrence=torch.zeros(2, n, n), padding=torch.zeros(2, n, dtype=torch.bool),
+        seed=torch.tensor(0), causal=True, mode="sample", activation="leaky_relu", dropout=0.1,
     )  # fmt: skip
     changes = {
         "plain": {"padding": None, "dropout": 0.0},

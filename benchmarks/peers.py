@@ -89,7 +89,7 @@ def workload(peer: str, passes: str, size: Size):
         seed = torch.tensor(7, device=DEVICE)
         if peer in ("reference", "compiled"):
             arguments = Arguments(
-                query, key, value, None, *scale, bias, *shape, *kernels,
+                query, key, value, None, *scale, bias, *shape, **kernels._asdict(),
                 seed=seed, causal=True, mode="sample", activation="leaky_relu",
             )  # fmt: skip
             function = torch.compile(attention) if peer == "compiled" else attention

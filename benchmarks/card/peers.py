@@ -20,7 +20,7 @@ def eager_randn(a: Arguments) -> Peer:
     def function(a: Arguments) -> Tensor:
         kept = philox.normals
         philox.normals = lambda seed, b, h, rows, columns, dtype, *_: torch.randn(
-            b, h, rows, columns, dtype=dtype, device=seed.device
+            b, h, len(rows), columns, dtype=dtype, device=seed.device
         )
         try:
             return reference.attention(a)

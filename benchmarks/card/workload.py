@@ -104,7 +104,7 @@ def arguments(
         *pair(), rows(), new(batch, 1, length, length) if bias else None, *pair(), new(heads),
         *pair(shape), x, torch.tensor([1.7, 0.6]), torch.softmax(new(batch, 3), -1),
         2 * torch.rand(batch, features, generator=rng) if gate else None,
-        bought @ bought.mT if counts else None,
+        cooccurrence=bought @ bought.mT if counts else None,
         mask=masked < 0.7 if mask else None, padding=absent if padding else None,
         seed=torch.tensor(1234567890123), causal=causal, mode=mode, activation=activation,
         dropout=dropout,

@@ -37,7 +37,7 @@ draw = lambda: torch.randn(2, 2, 9, 4)
 a = Arguments(
     draw(), draw(), draw(), None, draw(), draw(), torch.randn(2), draw(), draw(),
     torch.randn(2, 9, 4), torch.ones(2), torch.full((2, 3), 1 / 3), torch.rand(2, 4),
-    torch.eye(9).expand(2, 9, 9) * 5, seed=seed, causal=True, mode="sample",
+    cooccurrence=torch.eye(9).expand(2, 9, 9) * 5, seed=seed, causal=True, mode="sample",
 )
 torch.testing.assert_close(Cpp().forward(a), attention(a), rtol=1e-4, atol=1e-5)
 needs = [a._fields.index(name) for name in ("query", "scale_bias", "features")]
