@@ -236,8 +236,10 @@ def table_cases(arches, n_blocks, dtypes):
 
 
 # What a kernel for at most 64 keys and columns may take on NVIDIA's architectures. An instruction
-# cache holds 128 KB; the backward pass is beyond it and kept from growing.
-SPILLED, SHARED = 128, 57 * KB
+# cache holds 128 KB; the backward pass is beyond it, as beyond 128 bytes spilled with padding and
+# dropout, and kept from growing.
+SPILLED = {"forward_kernel": 128, "backward_kernel": 144}
+SHARED = 57 * KB
 CODE = {"forward_kernel": 125 * KB, "backward_kernel": 235 * KB}
 
 
@@ -249,7 +251,7 @@ def faults(found: list[Row]) -> list[str]:
             result.append(f"needs {x.shared_bytes} bytes of shared memory: {x}")
         if x.arch == AMD or x.n_block > 64 or x.width > 64:
             continue
-        if x.spill_bytes > SPILLED:
+        if x.spill_bytes > SPILLED[x.kernel]:
             result.append(f"spills {x.spill_bytes} bytes: {x}")
         if x.shared_bytes > SHARED:
             result.append(f"shared memory of {x.shared_bytes} bytes: {x}")

@@ -41,6 +41,9 @@ def test_faults_are_seen():
     assert report.faults([good]) == []
     assert "spills 136" in report.faults([good._replace(spill_bytes=136)])[0]
     assert report.faults([good._replace(spill_bytes=136, n_block=128)]) == []
+    backward = good._replace(kernel="backward_kernel")
+    assert report.faults([backward._replace(spill_bytes=144)]) == []
+    assert "spills 152" in report.faults([backward._replace(spill_bytes=152)])[0]
     assert "60000" in report.faults([good._replace(shared_bytes=60_000)])[0]
     assert "bytes of code" in report.faults([good._replace(code_bytes=130_000)])[0]
     assert report.faults([good._replace(code_bytes=130_000, kernel="backward_kernel")]) == []
