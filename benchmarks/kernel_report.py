@@ -235,12 +235,14 @@ def table_cases(arches, n_blocks, dtypes):
         yield from itertools.product(arches, (64,), (64,), ("float32",), VARIANTS[1:])
 
 
-# What a kernel for at most 64 keys and columns may take on NVIDIA's architectures. An instruction
-# cache holds 128 KB; the backward pass is beyond it, as beyond 128 bytes spilled with padding and
-# dropout, and kept from growing.
-SPILLED = {"forward_kernel": 128, "backward_kernel": 144}
+# What a kernel for at most 64 keys and columns may take on NVIDIA's architectures: bytes spilled,
+# bytes of code and of shared memory. An instruction cache holds 128 KB. The backward pass is beyond
+# that, and with padding and dropout beyond 128 bytes spilled; it is kept from growing, and so are
+# the variants that few calls take.
+BUDGETS = {"forward_kernel": (128, 125 * KB), "backward_kernel": (144, 235 * KB)}
+OF_FEW_CALLS = ("masked", "tf32", "odd")
+BUDGET_OF_FEW_CALLS = (208, 243 * KB)
 SHARED = 57 * KB
-CODE = {"forward_kernel": 125 * KB, "backward_kernel": 235 * KB}
 
 
 def faults(found: list[Row]) -> list[str]:
@@ -251,11 +253,13 @@ def faults(found: list[Row]) -> list[str]:
             result.append(f"needs {x.shared_bytes} bytes of shared memory: {x}")
         if x.arch == AMD or x.n_block > 64 or x.width > 64:
             continue
-        if x.spill_bytes > SPILLED[x.kernel]:
+        rare = x.variant in OF_FEW_CALLS and x.kernel == "backward_kernel"
+        spilled, code = BUDGET_OF_FEW_CALLS if rare else BUDGETS[x.kernel]
+        if x.spill_bytes > spilled:
             result.append(f"spills {x.spill_bytes} bytes: {x}")
         if x.shared_bytes > SHARED:
             result.append(f"shared memory of {x.shared_bytes} bytes: {x}")
-        if x.code_bytes > CODE[x.kernel]:
+        if x.code_bytes > code:
             result.append(f"{x.code_bytes} bytes of code: {x}")
     return result
 

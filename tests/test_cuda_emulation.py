@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import cases
-from support.cases import differentiable, in_double, largest, random_inputs, replace, run
+from support.cases import differentiable, in_double, in_order, largest, random_inputs, replace, run
 
 from rka_fast import Location, kernelized_attention
 from rka_fast.ops.arguments import Arguments
@@ -321,14 +321,21 @@ def test_counts_that_tf32_does_not_hold(factor):
 @pytest.mark.parametrize("mode", ["sample", "mean"])
 def test_three_products_in_tf32_make_up_for_one_in_float32(n, mode):
     """Root mean square error over 20 sequences: at most three times the float32 reference's, and
-    of a gradient, whose sums may cancel in one order and not in another, at most 2e-6 of it."""
+    of a gradient at most 2e-6 of it. What the reference loses where sums cancel hangs on their
+    order, so its largest error over orders of the features' columns counts."""
     inputs = inputs_of(n=n, batch=20, heads=1, width=n, feature_width=n)
     options = {"is_causal": True, "mode": mode}
     exact = run(in_double(inputs), "reference", **options)
-    actual, eager = run(inputs, "emulation", **options), run(inputs, "reference", **options)
+    actual, lost = run(inputs, "emulation", **options), dict.fromkeys(exact, 0.0)
+    rng = torch.Generator().manual_seed(0)
+    for order in (range(n), *(torch.randperm(n, generator=rng).tolist() for _ in range(8))):
+        moved = in_order(inputs, order)
+        there = run(in_double(moved), "reference", **options)
+        for name, x in run(moved, "reference", **options).items():
+            lost[name] = max(lost[name], (x - there[name]).norm())
     for name, x in exact.items():
         floor = 0.0 if name == "output" else 2e-6 * x.norm()
-        assert (actual[name] - x).norm() <= max(3 * (eager[name] - x).norm(), floor), name
+        assert (actual[name] - x).norm() <= max(3 * lost[name], floor), name
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3])
