@@ -36,6 +36,7 @@ TRAINING = {
     "epochs": 200,
     "patience": 10,
     "eval_every": 1,
+    "select": "sampled",
     "save_every": None,
 }
 """Settings of the training loop, with the defaults of models that have none of their own."""

@@ -22,6 +22,7 @@ from rka_fast.models import MODELS
 from rka_fast.models.losses import LOSSES, SHARING, STATE_LOSSES
 from rka_fast.models.transformer import BLOCKS
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
+from rka_fast.training.metrics import RANKINGS
 
 NEGATIVE_LOSSES = tuple(name for name in STATE_LOSSES if LOSSES[name].negatives)
 """Losses of which positions can share negatives."""
@@ -276,7 +277,7 @@ class Settings:
     )
     patience: int | None = setting(
         "optimisation",
-        "Stop after this many evaluations without a better validation NDCG@10 (sampled).",
+        "Stop after this many evaluations without a better validation NDCG@10.",
         rule=COUNT,
     )
     precision: str = setting(
@@ -287,6 +288,12 @@ class Settings:
     )
     eval_every: int | None = setting(
         "evaluation", "Epochs between evaluations on the validation items.", rule=COUNT
+    )
+    select: str | None = setting(
+        "evaluation",
+        "The ranking of which NDCG@10 on validation chooses the best epoch: of 100 sampled "
+        "negatives, or of all candidates.",
+        choices=RANKINGS,
     )
     seen: str = setting(
         "evaluation",

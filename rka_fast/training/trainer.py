@@ -43,7 +43,7 @@ from rka_fast.training.metrics import Evaluation, Ranked, both_metrics
 from rka_fast.training.report import curve_png
 from rka_fast.training.run_folder import RunFolder
 
-SELECTION = "ndcg@10"  # sampled, on validation: decides which epoch is the best
+SELECTION = "ndcg@10"  # on validation, by the ranking `select`: decides which epoch is the best
 
 
 @dataclass
@@ -317,9 +317,10 @@ class Trainer:
         seconds = time.perf_counter() - begin
         progress.eval_seconds += seconds
         progress.stale += 1
-        better = metrics["sampled"][SELECTION] > progress.best_score
+        score = metrics[self.config.select][SELECTION]
+        better = score > progress.best_score
         if better:
-            progress.best_score = metrics["sampled"][SELECTION]
+            progress.best_score = score
             progress.best_epoch, progress.stale = self.epoch, 0
             self._save(self.folder.best, log, with_optimizer=False)
         write_line(log, {"step": progress.step, "epoch": self.epoch, "valid": metrics})

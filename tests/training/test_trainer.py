@@ -93,6 +93,18 @@ def test_stopped_and_resumed_equals_uninterrupted(trainer_for, model):
     assert without_seconds(result) == without_seconds(expected)
 
 
+@pytest.mark.parametrize(("select", "best"), [("sampled", 2), ("full", 3)])
+def test_the_best_epoch_is_of_the_ranking_that_selects(trainer_for, select, best):
+    trainer = trainer_for("run", "--model", "sasrec", "--epochs", "4", "--select", select)
+    rankings = {"sampled": [0.2, 0.4, 0.3, 0.1], "full": [0.02, 0.01, 0.04, 0.03]}
+    trainer.evaluate = lambda stage: {
+        ranking: {"ndcg@10": of_epochs[trainer.epoch - 1]}
+        for ranking, of_epochs in rankings.items()
+    }
+    assert trainer.run()["best_epoch"] == best
+    assert Checkpoint.load(trainer.folder.best).meta["progress"]["step"] == best * 4
+
+
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(trainer_for):
     trainer = trainer_for("nan", "--model", "sasrec", "--epochs", "3", "--save-every", "5")
     break_at(trainer, 7, lambda parts: {**parts, "loss": parts["loss"] * torch.nan})
