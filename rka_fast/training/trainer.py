@@ -14,7 +14,6 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -23,39 +22,26 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rka_fast.data.batches import Batch, Batcher, sampled_candidates
+from rka_fast.data.batches import Batch
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import STAGES
 from rka_fast.errors import (
-    CheckpointError,
     ConfigError,
     FolderError,
     Interrupted,
     TrainingError,
 )
-from rka_fast.models import MODELS, Recommender
+from rka_fast.models import Recommender
 from rka_fast.training.assemble import assemble
-from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
 from rka_fast.training.devices import make_accelerator, seed_torch, shard, stop_signals
-from rka_fast.training.list_quality import intervals, list_qualities
-from rka_fast.training.metrics import Evaluation, Ranked, both_metrics
+from rka_fast.training.evaluator import Evaluator
+from rka_fast.training.metrics import Ranked, both_metrics
+from rka_fast.training.progress import Checkpoints, Progress
 from rka_fast.training.report import curve_png
 from rka_fast.training.run_folder import RunFolder
 
 SELECTION = "ndcg@10"  # on validation, by the ranking `select`: decides which epoch is the best
-
-
-@dataclass
-class Progress:
-    """Where training stands: with the weights, all that a resumed run needs."""
-
-    step: int = 0  # steps done
-    best_epoch: int = 0
-    best_score: float = -1.0
-    stale: int = 0  # evaluations since the best one
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
 
 
 class StepLoss(nn.Module):
@@ -94,11 +80,9 @@ class Trainer:
             self.model.check_device(self.accelerator.device)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        self.catalogue, self.data = sequences.fingerprint(), sequences.digest()
+        self.checkpoints = Checkpoints(folder, config, sequences)
         self.log_state: dict[str, Any] | None = None
-        self.negatives = {
-            stage: sampled_candidates(self.split, stage, seed=config.seed) for stage in STAGES
-        }
+        self.evaluator = Evaluator(config, self.split, self.batcher, self.accelerator)
         begin = time.perf_counter()
         self.model.fit(self.split)
         fit_seconds = time.perf_counter() - begin
@@ -138,40 +122,16 @@ class Trainer:
         """
         if self.optimizer is None:
             return
-        if not self.folder.last.exists():  # stopped before the first one: begin again
-            return self._refuse_lost()
-        checkpoint = self._load(self.folder.last)
-        progress = _progress(checkpoint)
-        if progress.best_score >= 0:
-            best = self._load(self.folder.best)
-            best.load_into(self.model)  # whether it would fit at the end
-            if _progress(best).step < progress.best_epoch * self.steps_per_epoch:
-                raise CheckpointError(
-                    f"{self.folder.best} is of an earlier step than the best one that "
-                    f"{self.folder.last} knows; restore it from a copy or start the run again "
-                    "with another --out"
-                )
+        last = self.checkpoints.last(self.model, self.steps_per_epoch)
+        if last is None:
+            return
+        checkpoint, progress = last
         checkpoint.load_into(self.model)
         checkpoint.load_optimizer(self.optimizer)
         scaler = checkpoint.meta.get("scaler")
         if self.accelerator.scaler is not None and scaler is not None:
             self.accelerator.scaler.load_state_dict(scaler)
         self.progress, self.log_state = progress, checkpoint.meta.get("log")
-
-    def _refuse_lost(self) -> None:
-        """Raise CheckpointError where there has been a checkpoint, which is gone."""
-        steps = max((line["step"] for line in self.folder.read_log()), default=0)
-        if steps > self.steps_per_epoch or self.folder.result.exists():
-            raise CheckpointError(
-                f"there is no {self.folder.last}, though {self.folder.log} tells of {steps} steps; "
-                f"restore it from a copy, or delete {self.folder.log} and {self.folder.result} to "
-                "train from the start again"
-            )
-
-    def _load(self, path: Path) -> Checkpoint:
-        checkpoint = Checkpoint.load(path, self.catalogue)
-        checkpoint.check_run(self.config, self.data)
-        return checkpoint
 
     def run(self) -> dict[str, Any]:
         """Train until finished, then evaluate the selected epoch. Returns the result as JSON.
@@ -185,7 +145,8 @@ class Trainer:
             raise
         except OSError as error:
             where = error.filename or self.folder.path
-            raise FolderError(f"{where}: {error.strerror}; {self._kept()}{self._go_on()}") from None
+            go_on = self.checkpoints.go_on()
+            raise FolderError(f"{where}: {error.strerror}; {go_on}") from None
 
     def _run(self) -> dict[str, Any]:
         if self.main:
@@ -207,22 +168,7 @@ class Trainer:
 
     def evaluate(self, stage: str) -> dict[str, dict[str, float]]:
         """Metrics of the model as it is now on "valid" or "test"."""
-        return both_metrics(self.ranked(stage).ranks)
-
-    def ranked(
-        self, stage: str, model: Recommender | None = None, batcher: Batcher | None = None
-    ) -> Ranked:
-        """Ranks and lists of the model (default: the run's, as it is now) on a stage."""
-        evaluation = Evaluation(self.split, batcher or self.batcher, stage, self.negatives[stage])
-        with self.accelerator.autocast():
-            return evaluation(
-                model or self.model,
-                self.accelerator.device,
-                rank=self.accelerator.process_index,
-                world=self.accelerator.num_processes,
-                reduce=lambda ranks: self.accelerator.reduce(ranks, "sum"),
-                seed=lambda chunk: seed_torch(self.config.seed, stage, chunk),
-            )
+        return both_metrics(self.evaluator.ranked(self.model, stage).ranks)
 
     def _train(self) -> None:
         progress, total = self.progress, self.config.epochs * self.steps_per_epoch
@@ -348,43 +294,15 @@ class Trainer:
             self._not_finite(f"the weights are not finite after step {self.progress.step}")
         if not self.main:
             return
-        if log is not None:  # what is logged must never lag behind the checkpoint
-            log.flush()
-            os.fsync(log.fileno())
-        with_optimizer = with_optimizer and self.optimizer is not None
+        optimizer = self.optimizer if with_optimizer else None
         scaler = self.accelerator.scaler
-        checkpoint = Checkpoint(
-            model=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict() if with_optimizer else None,
-            meta={
-                "progress": asdict(self.progress),
-                "config": self.config.to_json(),
-                "data": self.data,
-                "log": self.folder.log_state() if log is not None else None,
-                "scaler": scaler.state_dict() if scaler else None,
-            },
-            catalogue=self.catalogue,
-        )
-        try:
-            checkpoint.save(path)
-        except FolderError as error:
-            raise FolderError(f"{error}; {self._kept()}{self._go_on()}") from None
+        self.checkpoints.save(path, self.progress, self.model, optimizer, scaler, log)
 
     def _not_finite(self, what: str) -> NoReturn:
         raise TrainingError(
-            f"{what} (epoch {self.epoch + 1}); {self._kept()}. Start again with another "
+            f"{what} (epoch {self.epoch + 1}); {self.checkpoints.kept()}. Start again with another "
             "--out and a smaller learning_rate, or with precision fp32"
         )
-
-    def _kept(self) -> str:
-        """What a person still has when training cannot go on."""
-        kept = next((path for path in (self.folder.last, self.folder.best) if path.exists()), None)
-        if kept is None:
-            return "no checkpoint had been written yet"
-        return f"the last good checkpoint is kept in {kept}"
-
-    def _go_on(self) -> str:
-        return f"; mend this and go on with: python -m rka_fast.train --resume {self.folder.path}"
 
     def _result(self) -> tuple[dict[str, Any], Ranked | None]:
         """Metrics of the selected epoch and of popularity, in the form of result.json.
@@ -392,15 +310,16 @@ class Trainer:
         With the ranks of the test targets, where there are any.
         """
         self.accelerator.wait_for_everyone()
-        self._load(self.folder.best).load_into(self.model)
+        self.checkpoints.load(self.folder.best).load_into(self.model)
         if not len(self.split.test.users):
             return self._facts({}), None
         begin = time.perf_counter()
-        found = {stage: self.ranked(stage) for stage in STAGES}
+        found = {stage: self.evaluator.ranked(self.model, stage) for stage in STAGES}
         seconds = time.perf_counter() - begin
         self.progress.eval_seconds += seconds
-        scores = self._scores(found)
-        of_popularity = scores if self.config.model == "pop" else self._popularity()
+        scores = self.evaluator.scores(found)
+        is_pop = self.config.model == "pop"
+        of_popularity = scores if is_pop else self.evaluator.popularity()
         return self._facts({**scores, "popularity": of_popularity}), found["test"]
 
     def _facts(self, scores: dict[str, Any]) -> dict[str, Any]:
@@ -419,38 +338,6 @@ class Trainer:
             },
             "config": self.config.to_json(),
         }
-
-    def _scores(self, found: dict[str, Ranked]) -> dict[str, Any]:
-        """Metrics of both stages; of the test, their intervals and what the lists are like."""
-        test, users = found["test"], self.split.targets("test").users
-        ranks, counts = test.ranks.numpy(), self.batcher.cooccurrence
-        return {
-            **{stage: both_metrics(ranked.ranks) for stage, ranked in found.items()},
-            "intervals": intervals(ranks, users),
-            "lists": list_qualities(test.lists.numpy(), ranks[1], self.split, counts),
-        }
-
-    def _popularity(self) -> dict[str, Any]:
-        """Metrics of popularity, which every result is shown beside."""
-        model = MODELS["pop"].from_config(self.config, self.split)
-        model.fit(self.split)
-        model.to(self.accelerator.device)
-        batcher = Batcher(self.split, None, self.config.max_length, self.config.seed)
-        return self._scores({stage: self.ranked(stage, model, batcher) for stage in STAGES})
-
-
-def _progress(checkpoint: Checkpoint) -> Progress:
-    """Raises CheckpointError where it is not one."""
-    try:
-        progress = Progress(**checkpoint.meta["progress"])
-        if not all(math.isfinite(value) for value in asdict(progress).values()):
-            raise ValueError("a number is not finite")
-        return progress
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path} is damaged: it does not tell the progress ({error}); "
-            "restore it from a copy or start the run again with another --out"
-        ) from None
 
 
 def write_line(log: IO[str], values: dict[str, Any]) -> None:
