@@ -62,6 +62,7 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "gradient_clip": 1.5,
         "epochs": 11,
         "eval_every": 2,
+        "select": "full",
         "patience": 12,
         "seed": 13,
         "out": "o",
