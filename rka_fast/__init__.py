@@ -11,18 +11,10 @@ from rka_fast.attention import KernelizedAttention
 from rka_fast.context import use_draws, use_relations
 from rka_fast.exporting import export
 from rka_fast.kernels import RelationKernels
-from rka_fast.ops.api import (
-    Covariance,
-    Kernels,
-    Location,
-    RelationFactor,
-    RelativeTimes,
-    Shape,
-    kernelized_attention,
-    relation_factor,
-)
+from rka_fast.ops.api import kernelized_attention, relation_factor
 from rka_fast.ops.backends import available_backends
 from rka_fast.ops.counts import check_counts
+from rka_fast.ops.groups import Covariance, Kernels, Location, RelationFactor, RelativeTimes, Shape
 from rka_fast.prediction import Prediction, predict
 from rka_fast.swap import swap_attention
 from rka_fast.version import __version__

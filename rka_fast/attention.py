@@ -9,16 +9,9 @@ from torch import Tensor, nn
 from rka_fast import nested
 from rka_fast.context import told
 from rka_fast.kernels import RelationKernels, initialised_by, zero_bias
-from rka_fast.ops.api import (
-    Covariance,
-    Kernels,
-    Location,
-    RelationFactor,
-    RelativeTimes,
-    Shape,
-    kernelized_attention,
-)
+from rka_fast.ops.api import kernelized_attention
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
+from rka_fast.ops.groups import Covariance, Kernels, Location, RelationFactor, RelativeTimes, Shape
 
 
 class KernelizedAttention(nn.MultiheadAttention):

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from rka_fast.attention import KernelizedAttention
-from rka_fast.ops.api import Covariance, Location, Shape, complete
+from rka_fast.ops.api import kernelized_attention
+from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.groups import Covariance, Location, Shape
 from rka_fast.ops.reference import covariance as kernels
 from rka_fast.ops.reference.attention import attention, correlation_of, prepare
 
@@ -49,14 +51,18 @@ class Decoder:
                 f"location.key: expected the {self.length} positions so far and the {rows} of "
                 f"location.query, got {keys}"
             )
-        a = complete(
-            location, value, covariance, shape,
-            seed=seed, is_causal=True, row_offset=self.length, check_counts=False, **options,
+        output = kernelized_attention(
+            location, value, covariance, shape, seed=seed, is_causal=True, row_offset=self.length,
+            check_counts=False, backend=self._attend, **options,
         )  # fmt: skip
+        self.length = keys
+        return output
+
+    def _attend(self, a: Arguments) -> Tensor:
+        """By the reference's formulas, with the factor so far grown by the new rows."""
         if a.mode == "sample":
             self.factor = kernels.grown(self.factor, correlation_of(prepare(a)), a.jitter)
             a = a._replace(factor=self.factor)
-        self.length = keys
         return attention(a)
 
 

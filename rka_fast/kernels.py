@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rka_fast.ops.api import DEFAULT_CONCENTRATION, Kernels
+from rka_fast.ops.api import DEFAULT_CONCENTRATION
+from rka_fast.ops.groups import Kernels
 
 
 class RelationKernels(nn.Module):

@@ -21,7 +21,8 @@ from transformers.masking_utils import sdpa_mask
 
 from rka_fast.context import told
 from rka_fast.kernels import RelationKernels, initialised_by
-from rka_fast.ops.api import Covariance, Location, Shape, kernelized_attention
+from rka_fast.ops.api import kernelized_attention
+from rka_fast.ops.groups import Covariance, Location, Shape
 from rka_fast.swap import start_options
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from rka_fast.ops.api import RelativeTimes
 from rka_fast.ops.arguments import TIME_BUCKETS
+from rka_fast.ops.groups import RelativeTimes
 
 Times = tuple[Tensor, Tensor]
 """Of the request at every row and of every key's event, int64 (B, n) each, in seconds."""

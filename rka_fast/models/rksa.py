@@ -18,9 +18,9 @@ from rka_fast.models.groups import LengthGroups
 from rka_fast.models.losses import kernel_loss
 from rka_fast.models.relative import RelativeBias, Times, relative_bias
 from rka_fast.models.transformer import TransformerRecommender
-from rka_fast.ops.api import Kernels
 from rka_fast.ops.arguments import TIME_BUCKETS, Arguments
 from rka_fast.ops.backends import choose
+from rka_fast.ops.groups import Kernels
 
 if TYPE_CHECKING:
     from rka_fast.data.batches import Batch

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rka_fast.models.relative import RelativeBias, Times, relative_bias
 from rka_fast.models.transformer import TransformerRecommender
-from rka_fast.ops.api import Location, kernelized_attention
+from rka_fast.ops.api import kernelized_attention
+from rka_fast.ops.groups import Location
 
 
 class CausalAttention(nn.Module):

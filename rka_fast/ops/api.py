@@ -1,107 +1,23 @@
 """`kernelized_attention`: validate, complete, choose a backend, call the operator."""
 
+from collections.abc import Callable
 from operator import index
-from typing import NamedTuple, SupportsIndex
+from typing import SupportsIndex
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rka_fast.ops import check, library, relations
+from rka_fast.ops import check, library, relations, shapes
 from rka_fast.ops.arguments import Arguments, Relations
 from rka_fast.ops.backends import choose
 from rka_fast.ops.counts import counts_or_nan
+from rka_fast.ops.groups import Covariance, Kernels, Location, RelationFactor, Shape
+from rka_fast.ops.masks import hide_far_below, normalise_masks
+from rka_fast.ops.shapes import is_tensor
 
 DEFAULT_CONCENTRATION = 2.0
 DEFAULT_JITTER = 1e-4
-HIDDEN_BELOW = 5000.0
-"""A bias so far below the row's largest hides its key: under all that foreign code writes for
--inf (-9,984 is -1e4 in bfloat16), over ALiBi's slopes (below 1) times 4,096 positions."""
-_LOWEST_BIAS = -1e30  # so far down all finite biases round to the same; sums stay finite
-
-
-class RelativeTimes(NamedTuple):
-    """table[h, bucket], bucket = floor(ln(max(1, |rows_t - keys_j|)) / 0.301), at most the last.
-
-    rows (B, n), keys (B, m): int64, in seconds. table (H or 1, 129) float: learned, of each head or
-    of all. Buckets are found by whole seconds, so that every backend has the same.
-    """
-
-    rows: Tensor
-    keys: Tensor
-    table: Tensor
-
-
-class Location(NamedTuple):
-    """xi = f(query key' scale) + bias + times, with scale 1 / sqrt(dh) by default.
-
-    query (B, H, n, dh), key (B, H, m, dh), bias float and broadcastable to (B, H, n, m). A key
-    whose bias is -inf, or more than 5,000 below the row's largest over the keys that mask, padding
-    and causality leave, is hidden, as if `mask` said so: what is written as -1e4, -1e9 or the
-    lowest finite number means a mask. A row whose keys all carry such a number hides none.
-    """
-
-    query: Tensor
-    key: Tensor
-    bias: Tensor | None = None
-    times: RelativeTimes | None = None
-
-
-class Kernels(NamedTuple):
-    """The relations of the keys: K = r1 k_c + r2 k_i + r3 k_u, shared by the heads.
-
-    features (B, m, df): k_i = exp(2 gamma_i (cos(x_i, x_j) - 1)).
-    concentration (2,): gamma_i and gamma_u, both positive; default 2.
-    mixture (B or 1, 3): weights of (k_c, k_i, k_u), non-negative; the weights of kernels whose
-        inputs are missing are dropped and the rest renormalised; default equal.
-    gate (B, df): k_u is the item kernel of the features multiplied by the user's gate. A row of
-        ones makes k_u equal to k_i up to the concentration.
-    cooccurrence (B, m, m): symmetric counts c_ij of users that have both items, diagonal c_ii of
-        users that have item i (not zero: X'X of the users-by-items matrix as it is);
-        k_c = c_ij / sqrt(c_ii c_jj). It also shapes the skewness.
-    """
-
-    features: Tensor
-    concentration: Tensor | None = None
-    mixture: Tensor | None = None
-    gate: Tensor | None = None
-    cooccurrence: Tensor | None = None
-
-
-class RelationFactor(NamedTuple):
-    """K, its factor and the prior of the shape, made by `relation_factor` for any number of calls.
-
-    correlation (B, m, m), factor (B, m, m): K and the lower L of K = L L'. Differentiable.
-    prior (B, H or 1, n, m), row t that of query t, or None without counts: the data part of the
-        shape, which has no gradient.
-    """
-
-    correlation: Tensor
-    factor: Tensor
-    prior: Tensor | None = None
-
-
-class Covariance(NamedTuple):
-    """Sigma_t = diag(omega_t) K diag(omega_t), omega = softplus(query key' / sqrt(dh) + bias).
-
-    query (B, H, n, dh), key (B, H, m, dh), bias (H,). kernels: the relations, or what
-    `relation_factor` has made of them under the same masks.
-    """
-
-    query: Tensor
-    key: Tensor
-    kernels: Kernels | RelationFactor
-    bias: Tensor | None = None
-
-
-class Shape(NamedTuple):
-    """alpha = f(query key' / sqrt(dh)) times the normalised co-occurrence prior, if there is one.
-
-    query (B, H, n, dh), key (B, H, m, dh).
-    """
-
-    query: Tensor
-    key: Tensor
 
 
 def kernelized_attention(
@@ -122,7 +38,7 @@ def kernelized_attention(
     row_offset: int = 0,
     enable_gqa: bool = False,
     check_counts: bool = True,
-    backend: str = "auto",
+    backend: str | Callable[[Arguments], Tensor] = "auto",
 ) -> Tensor:
     """Attention whose logits are multivariate skew-normal: softmax(Z) V, Z_t ~ MSN(xi, Sigma, a).
 
@@ -159,7 +75,8 @@ def kernelized_attention(
             eager on the CPU what is no Gram matrix of counts is refused; compiled or on a device,
             where nobody waits for values, counts above their items' own become NaN. False where
             the counts are right by construction.
-        backend: "auto" or a name out of `available_backends()`.
+        backend: "auto" or a name out of `available_backends()`; or a function that computes the
+            output from the validated, complete `Arguments`.
 
     Returns:
         (B, H, n, dv) in value's dtype; rows that may see no key are zero.
@@ -167,43 +84,14 @@ def kernelized_attention(
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what was given.
     """
-    arguments = complete(
-        location, value, covariance, shape, mask=mask, key_padding_mask=key_padding_mask,
-        is_causal=is_causal, mode=mode, activation=activation, dropout_p=dropout_p, seed=seed,
-        jitter=jitter, scale=scale, row_offset=row_offset, enable_gqa=enable_gqa,
-        check_counts=check_counts,
-    )  # fmt: skip
-    return library.call(*arguments, choose(backend, arguments))
-
-
-def complete(
-    location: Location,
-    value: Tensor,
-    covariance: Covariance | None = None,
-    shape: Shape | None = None,
-    *,
-    mask: Tensor | None = None,
-    key_padding_mask: Tensor | None = None,
-    is_causal: bool = False,
-    mode: str = "sample",
-    activation: str = "leaky_relu",
-    dropout_p: float = 0.0,
-    seed: Tensor | SupportsIndex | None = None,
-    jitter: float = DEFAULT_JITTER,
-    scale: float | None = None,
-    row_offset: int = 0,
-    enable_gqa: bool = False,
-    check_counts: bool = True,
-) -> Arguments:
-    """The arguments of `kernelized_attention` validated and complete, as a backend gets them."""
-    check.groups(location, covariance, shape, (Location, Covariance, Shape))
+    check.groups(location, covariance, shape)
     check.scale(scale)
     check.row_offset(row_offset)
     if enable_gqa:
         location, value, covariance, shape = _share_heads(location, value, covariance, shape)
     last = row_offset if is_causal else None
-    mask, bias = _hide_far_below(location, mask, key_padding_mask, last)
-    mask, padding = _normalise_masks(mask, key_padding_mask, last, location)
+    mask, bias = hide_far_below(location, mask, key_padding_mask, last)
+    mask, padding = normalise_masks(mask, key_padding_mask, last, location)
     arguments = Arguments(
         *location[:2],
         value,
@@ -227,11 +115,13 @@ def complete(
         arguments = _with_covariance(arguments, covariance, shape)
     if seed is not None or mode == "sample" or dropout_p > 0.0:
         arguments = arguments._replace(seed=as_seed(seed, value.device))
-    check.tensors(arguments)
+    shapes.tensors(arguments)
     if check_counts and arguments.cooccurrence is not None:
         counts = counts_or_nan(arguments.cooccurrence, arguments.padding)
         arguments = arguments._replace(cooccurrence=counts)
-    return arguments
+    if callable(backend):
+        return backend(arguments)
+    return library.call(*arguments, choose(backend, arguments))
 
 
 def relation_factor(
@@ -265,19 +155,19 @@ def relation_factor(
             f"kernels: expected rka_fast.Kernels({', '.join(Kernels._fields)}), got "
             f"{type(kernels).__name__}"
         )
-    features = check.is_tensor("kernels.features", kernels.features)
+    features = is_tensor("kernels.features", kernels.features)
     if features.dim() != 3:
         raise ValueError(
             "kernels.features: expected 3 dimensions (batch, keys, width), got shape "
             f"{tuple(features.shape)}"
         )
     x = features[:, None]
-    if mask is not None and check.is_tensor("mask", mask).dim() > 2:
+    if mask is not None and is_tensor("mask", mask).dim() > 2:
         x = x.expand(-1, mask.shape[-3], -1, -1)
     if key_padding_mask is not None:
         check.padding(key_padding_mask, Location(x, x))
     last = 0 if is_causal else None
-    mask, padding = _normalise_masks(mask, key_padding_mask, last, Location(x, x))
+    mask, padding = normalise_masks(mask, key_padding_mask, last, Location(x, x))
     made_of = Relations(
         **_completed(kernels)._asdict(),
         mask=mask,
@@ -298,10 +188,10 @@ def _share_heads(
     location: Location, value: Tensor, covariance: Covariance | None, shape: Shape | None
 ) -> tuple[Location, Tensor, Covariance | None, Shape | None]:
     """Keys and values with as many heads as the queries, each repeated for its group of them."""
-    heads = check.is_tensor("location.query", location.query).shape[1]
+    heads = is_tensor("location.query", location.query).shape[1]
 
     def repeat(name: str, x: Tensor) -> Tensor:
-        given = check.is_tensor(name, x).shape[1] if x.dim() == 4 else 0
+        given = is_tensor(name, x).shape[1] if x.dim() == 4 else 0
         if given == 0 or heads % given != 0:
             raise ValueError(
                 f"{name}: expected (batch, heads, length, width) with a divisor of the queries' "
@@ -324,7 +214,7 @@ def as_seed(seed: Tensor | SupportsIndex | None, device: torch.device) -> Tensor
     if not isinstance(seed, Tensor) and hasattr(seed, "__index__"):  # NumPy's integers too
         seed = index(seed)
         return torch.tensor((seed + 2**63) % 2**64 - 2**63, device=device)  # any 64 bits
-    return check.is_tensor("seed (an int or a tensor of one int64)", seed)
+    return is_tensor("seed (an int or a tensor of one int64)", seed)
 
 
 def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) -> Arguments:
@@ -338,7 +228,7 @@ def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) 
     )
     if isinstance(covariance.kernels, RelationFactor):
         for name, x in zip(("correlation", "factor"), covariance.kernels[:2], strict=True):
-            check.is_tensor(f"covariance.kernels.{name}", x)
+            is_tensor(f"covariance.kernels.{name}", x)
         return a._replace(**covariance.kernels._asdict())
     kernels = _completed(covariance.kernels)
     return a._replace(**kernels._asdict())
@@ -346,7 +236,7 @@ def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) 
 
 def _completed(kernels: Kernels) -> Kernels:
     """With concentration and mixture, the weights of missing kernels dropped."""
-    features = check.is_tensor("covariance.kernels.features", kernels.features)
+    features = is_tensor("covariance.kernels.features", kernels.features)
     dtype = torch.promote_types(features.dtype, torch.float32)
     mixture, concentration = kernels.mixture, kernels.concentration
     if concentration is None:
@@ -360,51 +250,3 @@ def _completed(kernels: Kernels) -> Kernels:
             mixture = F.pad(mixture[:, first:end], (first, 3 - end))
         mixture = mixture / mixture.sum(-1, keepdim=True)
     return kernels._replace(concentration=concentration, mixture=mixture)
-
-
-def _hide_far_below(
-    location: Location, mask: Tensor | None, padding: Tensor | None, last: int | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """The mask without the keys that the bias hides, and a bias that is finite where it is seen.
-
-    The rule is made boolean here and nowhere else, without a gradient through the comparison.
-    last: row t sees keys up to t + last when causal.
-    """
-    bias = location.bias
-    if bias is None or bias.shape[-1] == 0:
-        return mask, bias
-    check.bias(location)
-    if mask is not None:
-        check.mask(mask, location)
-    if padding is not None:
-        check.padding(padding, location)
-    rows, keys = location.query.shape[2], location.key.shape[2]
-    given = bias.detach().to(torch.promote_types(bias.dtype, torch.float32))
-    seen = given
-    if mask is not None:
-        seen = torch.where(mask, seen, -torch.inf)
-    if padding is not None:
-        seen = torch.where(padding[:, None, None, :], -torch.inf, seen)
-    if last is not None:
-        earlier = torch.ones(rows, keys, dtype=torch.bool, device=bias.device).tril(last)
-        seen = torch.where(earlier, seen, -torch.inf)
-    largest = seen.amax(-1, keepdim=True)
-    hidden = (given < largest - HIDDEN_BELOW) | (given == -torch.inf)  # NaN hides nothing
-    bias = bias.clamp_min(max(torch.finfo(bias.dtype).min, _LOWEST_BIAS))
-    return ~hidden if mask is None else mask & ~hidden, bias
-
-
-def _normalise_masks(
-    mask: Tensor | None, padding: Tensor | None, last: int | None, location: Location
-) -> tuple[Tensor | None, Tensor | None]:
-    """The mask as four dimensions; a key that no query may see counts as padding."""
-    if mask is None:
-        return None, padding
-    check.mask(mask, location)
-    mask = mask[(None,) * (4 - mask.dim())]
-    batch, _, rows, keys = (*location.query.shape[:3], location.key.shape[-2])
-    seen = mask.expand(-1, -1, rows, keys)
-    if last is not None:
-        seen = seen.tril(last)
-    unseen = ~seen.any(dim=1).any(dim=1).expand(batch, keys)
-    return mask, unseen if padding is None else padding | unseen

@@ -1,6 +1,6 @@
 """Validation of the operator's arguments: each error names argument, expected and given."""
 
-# Tensors that belong to a given one are there: they come in the groups of api.py.
+# Tensors that belong to a given one are there: they come in groups.
 # pyright: reportArgumentType=false
 
 import math
@@ -8,54 +8,25 @@ import math
 import torch
 from torch import Tensor
 
+from rka_fast.ops import shapes
 from rka_fast.ops.arguments import (
     ACTIVATIONS,
     DIFFERENTIABLE,
     MADE_OF,
     MODES,
-    TENSORS,
-    TIME_BUCKETS,
     Arguments,
     Relations,
 )
-
-# The name under which the caller knows an argument of the schema.
-_CALLER = {
-    "query": "location.query",
-    "key": "location.key",
-    "bias": "location.bias",
-    "scale_query": "covariance.query",
-    "scale_key": "covariance.key",
-    "scale_bias": "covariance.bias",
-    "shape_query": "shape.query",
-    "shape_key": "shape.key",
-    "features": "covariance.kernels.features",
-    "concentration": "covariance.kernels.concentration",
-    "mixture": "covariance.kernels.mixture",
-    "gate": "covariance.kernels.gate",
-    "cooccurrence": "covariance.kernels.cooccurrence",
-    "correlation": "covariance.kernels.correlation",
-    "factor": "covariance.kernels.factor",
-    "prior": "covariance.kernels.prior",
-    "padding": "key_padding_mask",
-    "time_table": "location.times.table",
-    "row_times": "location.times.rows",
-    "key_times": "location.times.keys",
-}
-_SAME_DTYPE = ("key", "value", "scale_query", "scale_key", "shape_query", "shape_key")
+from rka_fast.ops.groups import Covariance, Location, RelativeTimes, Shape
 
 
-def is_tensor(name: str, x) -> Tensor:
-    """The tensor `x`, or TypeError by its name."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
-    return x
-
-
-def groups(location, covariance, shape, kinds: tuple[type, ...]) -> None:
+def groups(location: Location, covariance: Covariance | None, shape: Shape | None) -> None:
     """The groups of arguments are groups."""
-    given = {"location": location, "covariance": covariance, "shape": shape}
-    for (name, x), kind in zip(given.items(), kinds, strict=True):
+    for name, x, kind in (
+        ("location", location, Location),
+        ("covariance", covariance, Covariance),
+        ("shape", shape, Shape),
+    ):
         if not isinstance(x, kind) and (x is not None or name == "location"):
             raise TypeError(
                 f"{name}: expected rka_fast.{kind.__name__}({', '.join(kind._fields)}), got "
@@ -103,19 +74,19 @@ def row_offset(x: int) -> None:
         raise ValueError(f"row_offset: expected 0 or more, got {x}")
 
 
-def times(x) -> None:
+def times(x: RelativeTimes) -> None:
     """Refuse what is not RelativeTimes of tensors."""
     if not (isinstance(x, tuple) and len(x) == 3):
         raise TypeError(
             f"location.times: expected RelativeTimes(rows, keys, table), got {type(x).__name__}"
         )
     for name, y in zip(("rows", "keys", "table"), x, strict=True):
-        is_tensor(f"location.times.{name}", y)
+        shapes.is_tensor(f"location.times.{name}", y)
 
 
 def mixture(x: Tensor, features: Tensor) -> None:
     """Refuse weights of a wrong shape, or not for the batch of the features."""
-    is_tensor("covariance.kernels.mixture", x)
+    shapes.is_tensor("covariance.kernels.mixture", x)
     batch = features.shape[0] if features.dim() else 1
     if x.dim() != 2 or x.shape[1] != 3 or x.shape[0] not in (1, batch):
         raise ValueError(
@@ -124,23 +95,23 @@ def mixture(x: Tensor, features: Tensor) -> None:
         )
 
 
-def mask(x: Tensor, location) -> None:
+def mask(x: Tensor, location: Location) -> None:
     """A boolean mask that broadcasts to (batch, heads, queries, keys)."""
-    is_tensor("mask", x)
+    shapes.is_tensor("mask", x)
     if x.dtype != torch.bool:
         raise TypeError(
             f"mask: expected dtype bool (True = may be seen), got {x.dtype}; "
             "an additive mask goes into location.bias"
         )
-    _ranks(location.query, location.key)
+    shapes.ranks(location.query, location.key)
     target = (*location.query.shape[:3], location.key.shape[-2])
-    _broadcasts("mask", x, target)
+    shapes.broadcasts("mask", x, target)
 
 
-def bias(location) -> None:
+def bias(location: Location) -> None:
     """A float bias of four dimensions that broadcasts to (batch, heads, queries, keys)."""
-    x = is_tensor("location.bias", location.bias)
-    _ranks(location.query, location.key)
+    x = shapes.is_tensor("location.bias", location.bias)
+    shapes.ranks(location.query, location.key)
     target = (*location.query.shape[:3], location.key.shape[-2])
     if not x.is_floating_point():
         raise TypeError(f"location.bias: expected a float dtype, got {x.dtype}")
@@ -149,20 +120,15 @@ def bias(location) -> None:
             f"location.bias: expected 4 dimensions broadcastable to {target}, "
             f"got shape {tuple(x.shape)}"
         )
-    _broadcasts("location.bias", x, target)
+    shapes.broadcasts("location.bias", x, target)
 
 
-def padding(x: Tensor, location) -> None:
+def padding(x: Tensor, location: Location) -> None:
     """A boolean mask (batch, keys)."""
-    is_tensor("key_padding_mask", x)
-    _ranks(location.query, location.key)
-    _boolean_padding(x)
-    _expect("padding", x, (location.query.shape[0], location.key.shape[-2]))
-
-
-def _boolean_padding(x: Tensor) -> None:
-    if x.dtype != torch.bool:
-        raise TypeError(f"key_padding_mask: expected dtype bool (True = padding), got {x.dtype}")
+    shapes.is_tensor("key_padding_mask", x)
+    shapes.ranks(location.query, location.key)
+    shapes.boolean_padding(x)
+    shapes.expect("padding", x, (location.query.shape[0], location.key.shape[-2]))
 
 
 def call(a: Arguments) -> None:
@@ -174,14 +140,14 @@ def call(a: Arguments) -> None:
         for other in needed:
             if getattr(a, other) is None:
                 raise ValueError(f"{other}: expected a tensor, as {name} needs it, got None")
-    tensors(a)
+    shapes.tensors(a)
     target = (*a.query.shape[:3], a.key.shape[2])
     if a.mask is not None:
         if a.mask.dtype != torch.bool:
             raise TypeError(f"mask: expected dtype bool (True = may be seen), got {a.mask.dtype}")
-        _broadcasts("mask", a.mask, target, dimensions=4)
+        shapes.broadcasts("mask", a.mask, target, dimensions=4)
     if a.bias is not None:
-        _broadcasts("bias", a.bias, target, dimensions=4)
+        shapes.broadcasts("bias", a.bias, target, dimensions=4)
     if a.mixture is not None:
         mixture(a.mixture, a.features)
 
@@ -219,12 +185,12 @@ def _alone(a: Arguments) -> None:
 
 def relations(r: Relations) -> None:
     """Everything that correlation, factor and prior are made of."""
-    if is_tensor("features", r.features).dim() != 3:
+    if shapes.is_tensor("features", r.features).dim() != 3:
         raise ValueError(
             "features: expected 3 dimensions (batch, keys, width), got shape "
             f"{tuple(r.features.shape)}"
         )
-    if r.mask is not None and is_tensor("mask", r.mask).dim() != 4:
+    if r.mask is not None and shapes.is_tensor("mask", r.mask).dim() != 4:
         raise ValueError(
             "mask: expected 4 dimensions (batch, heads, queries, keys), got shape "
             f"{tuple(r.mask.shape)}"
@@ -239,7 +205,7 @@ def relation_gradients(
     batch, keys = r.features.shape[:2]
     for name, x in (("d_correlation", d_correlation), ("d_factor", d_factor)):
         if x is not None:
-            _expect(name, x, (batch, keys, keys))
+            shapes.expect(name, x, (batch, keys, keys))
     differentiable = MADE_OF.index("cooccurrence")
     for i in needs:
         if not 0 <= i < differentiable or r[i] is None or needs.count(i) > 1:
@@ -260,157 +226,3 @@ def gradient(grad: Tensor, needs: list[int], a: Arguments) -> None:
                 "needs: expected positions of given arguments that have a gradient (0 to "
                 f"{len(DIFFERENTIABLE) - 1}), each once, got {needs}"
             )
-
-
-def tensors(a: Arguments) -> None:
-    """Shapes, dtypes and devices of everything that is there."""
-    for name in TENSORS:
-        x = getattr(a, name)
-        if x is None:
-            continue
-        is_tensor(_name(name), x)
-        if x.device != a.query.device:
-            raise ValueError(
-                f"{_name(name)}: expected device {a.query.device} like location.query, "
-                f"got {x.device}"
-            )
-    _ranks(a.query, a.key)
-    _shapes(a)
-    for name in ("value", "scale_query", "shape_query", "features"):
-        x = getattr(a, name)
-        if x is not None and x.shape[-1] == 0:
-            raise ValueError(f"{_name(name)}: expected at least one channel, got {tuple(x.shape)}")
-    _dtypes(a)
-
-
-def _ranks(query: Tensor, key: Tensor) -> None:
-    for name, x in (("location.query", query), ("location.key", key)):
-        is_tensor(name, x)
-        if x.dim() != 4:
-            raise ValueError(
-                f"{name}: expected 4 dimensions (batch, heads, length, head width), "
-                f"got shape {tuple(x.shape)}"
-            )
-
-
-def _shapes(a: Arguments) -> None:
-    batch, heads, rows, width = a.query.shape
-    keys = a.key.shape[2]
-    if 0 in (heads, width):
-        raise ValueError(
-            "location: expected at least one head and one channel, "
-            f"got query {tuple(a.query.shape)} and key {tuple(a.key.shape)}"
-        )
-    if a.causal and a.row_offset == 0 and rows != keys:
-        raise ValueError(
-            f"is_causal: expected as many queries as keys, got {rows} and {keys}; "
-            "pass row_offset, or a boolean mask that says which query sees which key"
-        )
-    if a.row_offset and rows + a.row_offset > keys:
-        raise ValueError(
-            f"row_offset: expected at most {keys - rows}, as {rows} queries are among {keys} "
-            f"keys, got {a.row_offset}"
-        )
-    _expect("key", a.key, (batch, heads, keys, width))
-    if a.value.dim() != 4 or a.value.shape[:3] != (batch, heads, keys):
-        raise ValueError(
-            f"value: expected shape ({batch}, {heads}, {keys}, value width), "
-            f"got {tuple(a.value.shape)}"
-        )
-    if a.padding is not None:
-        _expect("padding", a.padding, (batch, keys))
-    if a.seed is not None and a.seed.numel() != 1:
-        raise ValueError(f"seed: expected one element, got shape {tuple(a.seed.shape)}")
-    if a.time_table is not None:
-        if a.time_table.dim() != 2 or a.time_table.shape[0] not in (1, heads):
-            _expect("time_table", a.time_table, (heads, TIME_BUCKETS))
-        _expect("time_table", a.time_table, (a.time_table.shape[0], TIME_BUCKETS))
-        _expect("row_times", a.row_times, (batch, rows))
-        _expect("key_times", a.key_times, (batch, keys))
-    if a.features is not None or a.correlation is not None:
-        _spread_shapes(a, batch, heads, rows, keys)
-
-
-def _spread_shapes(a: Arguments, batch: int, heads: int, rows: int, keys: int) -> None:
-    if a.scale_query.dim() != 4:
-        _expect("scale_query", a.scale_query, (batch, heads, rows, a.query.shape[3]))
-    _expect("scale_query", a.scale_query, (batch, heads, rows, a.scale_query.shape[-1]))
-    _expect("scale_key", a.scale_key, (batch, heads, keys, a.scale_query.shape[-1]))
-    if a.scale_bias is not None:
-        _expect("scale_bias", a.scale_bias, (heads,))
-    if a.shape_query is not None:
-        if a.shape_query.dim() != 4:
-            _expect("shape_query", a.shape_query, (batch, heads, rows, a.query.shape[3]))
-        _expect("shape_query", a.shape_query, (batch, heads, rows, a.shape_query.shape[-1]))
-        _expect("shape_key", a.shape_key, (batch, heads, keys, a.shape_query.shape[-1]))
-    if a.correlation is not None:
-        _expect("correlation", a.correlation, (batch, keys, keys))
-        if a.factor is not None:
-            _expect("factor", a.factor, (batch, keys, keys))
-        if a.prior is not None:
-            target = (batch, heads, rows, keys)
-            _broadcasts(_name("prior"), a.prior, target, dimensions=4)
-        return
-    if a.features.dim() != 3 or a.features.shape[:2] != (batch, keys):
-        raise ValueError(
-            f"{_name('features')}: expected shape ({batch}, {keys}, feature width), "
-            f"got {tuple(a.features.shape)}"
-        )
-    _expect("concentration", a.concentration, (2,))
-    if a.gate is not None:
-        _expect("gate", a.gate, (batch, a.features.shape[2]))
-    if a.cooccurrence is not None:
-        if a.shape_query is not None and a.row_offset == 0 and rows != keys:
-            raise ValueError(
-                "covariance.kernels.cooccurrence: expected queries that are the keys, "
-                f"got {rows} queries and {keys} keys; the shape's co-occurrence prior relates "
-                "position t to the keys. Leave cooccurrence out for cross-attention, or pass "
-                "row_offset where the queries are some of the keys"
-            )
-        _expect("cooccurrence", a.cooccurrence, (batch, keys, keys))
-
-
-def _dtypes(a: Arguments) -> None:
-    if not a.query.is_floating_point():
-        raise TypeError(f"location.query: expected a float dtype, got {a.query.dtype}")
-    for name in _SAME_DTYPE:
-        x = getattr(a, name)
-        if x is not None and x.dtype != a.query.dtype:
-            raise TypeError(
-                f"{_name(name)}: expected dtype {a.query.dtype} like location.query, got {x.dtype}"
-            )
-    for name in DIFFERENTIABLE:
-        x = getattr(a, name)
-        if x is not None and not x.is_floating_point():
-            raise TypeError(f"{_name(name)}: expected a float dtype, got {x.dtype}")
-    if a.padding is not None:
-        _boolean_padding(a.padding)
-    if a.prior is not None and not a.prior.is_floating_point():
-        raise TypeError(f"{_name('prior')}: expected a float dtype, got {a.prior.dtype}")
-    counts = a.cooccurrence
-    if counts is not None and (counts.dtype == torch.bool or counts.is_complex()):
-        raise TypeError(f"{_name('cooccurrence')}: expected counts, got {counts.dtype}")
-    for name in ("row_times", "key_times"):
-        x = getattr(a, name)
-        if x is not None and x.dtype != torch.int64:
-            raise TypeError(f"{_name(name)}: expected dtype int64 (seconds), got {x.dtype}")
-    if a.seed is not None and a.seed.dtype != torch.int64:
-        raise TypeError(f"seed: expected an int or a tensor of dtype int64, got {a.seed.dtype}")
-
-
-def _expect(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(x.shape) != shape:
-        raise ValueError(f"{_name(name)}: expected shape {shape}, got {tuple(x.shape)}")
-
-
-def _broadcasts(name: str, x: Tensor, target: tuple[int, ...], dimensions: int = 0) -> None:
-    shape = (1,) * (4 - x.dim()) + tuple(x.shape)
-    fits = len(shape) == 4 and x.dim() >= dimensions
-    if not fits or any(s not in (1, t) for s, t in zip(shape, target, strict=True)):
-        raise ValueError(
-            f"{name}: expected a shape broadcastable to {target}, got {tuple(x.shape)}"
-        )
-
-
-def _name(field: str) -> str:
-    return _CALLER.get(field, field)

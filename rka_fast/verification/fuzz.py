@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rka_fast.ops.api import Covariance, Kernels, Location, RelativeTimes, Shape
 from rka_fast.ops.arguments import ACTIVATIONS, MODES, TIME_BUCKETS, Arguments
 from rka_fast.ops.backends import BACKENDS
+from rka_fast.ops.groups import Covariance, Kernels, Location, RelativeTimes, Shape
 from rka_fast.verification.bounds import Comparison, compare
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rka_fast.ops.api import Covariance, Kernels, Location, Shape, kernelized_attention
+from rka_fast.ops.api import kernelized_attention
+from rka_fast.ops.groups import Covariance, Kernels, Location, Shape
 from rka_fast.ops.reference import covariance
 
 KEYS, WIDTH = 5, 4

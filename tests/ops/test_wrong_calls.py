@@ -17,7 +17,7 @@ import torch
 import rka_fast
 from rka_fast import native
 from rka_fast.ops.arguments import DIFFERENTIABLE, MADE_OF, TENSORS
-from rka_fast.ops.check import _CALLER
+from rka_fast.ops.shapes import CALLER
 
 HERE = Path(__file__).resolve()
 B, H, N, M, W, F = 2, 2, 5, 5, 3, 4
@@ -170,7 +170,7 @@ PARTNERS = {
 def _names(name: str, answer: str) -> bool:
     """The argument is named, by itself or as `kernelized_attention` calls it; devices are told by
     the dispatcher, which knows no names."""
-    known = (name, _CALLER.get(name, name), *PARTNERS.get(name, ()), "Meta tensors")
+    known = (name, CALLER.get(name, name), *PARTNERS.get(name, ()), "Meta tensors")
     return answer != "nothing" and any(word in answer for word in known)
 
 
