@@ -89,7 +89,7 @@ class Run(Recommendations):
         folder = RunFolder(self.folder)
         config = dataclasses.replace(self.config, device=str(self.device))
         trainer = Trainer(config, self.sequences, folder, self.description, quiet=True)
-        Checkpoint.load(folder.best, trainer.checkpoints.catalogue).load_into(trainer.model)
+        Checkpoint.load(folder.best, trainer.checkpoints.catalogue).load_into(trainer.evaluated)
         return trainer.evaluate(stage)
 
 

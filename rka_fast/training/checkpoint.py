@@ -13,10 +13,11 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from rka_fast.errors import CheckpointError, ConfigError
 from rka_fast.files import write_atomically
-from rka_fast.training.config import RESUMABLE, Config
+from rka_fast.training.config import Config
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Checkpoint:
 
     model: state dict. optimizer: state dict of a torch optimiser, or None. meta: JSON-able
     facts about the run (config, progress). catalogue: fingerprint of the items it is for. path:
-    where it was read.
+    where it was read. average: state dict of the averaged weights, where there are any.
     """
 
     model: dict[str, Tensor]
@@ -33,10 +34,12 @@ class Checkpoint:
     meta: dict[str, Any]
     catalogue: str
     path: Path | None = None
+    average: dict[str, Tensor] | None = None
 
     def save(self, path: Path) -> None:
         """Write the file; whenever the process dies, `path` is the old or the new one, whole."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in (self.average or {}).items()}
         header = {"meta": self.meta, "catalogue": self.catalogue, "optimizer": None}
         if self.optimizer is not None:
             header["optimizer"] = self.optimizer["param_groups"]
@@ -71,7 +74,7 @@ class Checkpoint:
             for name, tensor in tensors.items():
                 if tensor.is_floating_point() and not tensor.isfinite().all():
                     raise ValueError(f"{name} is not finite")
-            model, state = _parts(tensors)
+            model, average, state = _parts(tensors)
             groups, meta, items = header["optimizer"], header["meta"], header["catalogue"]
         except FileNotFoundError:
             raise CheckpointError(
@@ -95,7 +98,7 @@ class Checkpoint:
                 "mean something else here. Use the run folder that it was written in"
             )
         optimizer = None if groups is None else {"state": state, "param_groups": groups}
-        return cls(model, optimizer, meta, items, path)
+        return cls(model, optimizer, meta, items, path, average or None)
 
     def check_run(self, config: Config, data: str) -> None:
         """Raise CheckpointError unless it is of a run with these settings on this data.
@@ -107,7 +110,8 @@ class Checkpoint:
             saved = Config.from_json(values if "format" in values else {"format": 1, **values})
         except (KeyError, TypeError, ConfigError) as error:
             raise self._unfit(f"has no settings of a run ({error})") from None
-        for name, (here, there) in config.difference(saved, (*RESUMABLE, "out", "data")).items():
+        ignoring = (*config.resumable, "out", "data")
+        for name, (here, there) in config.difference(saved, ignoring).items():
             raise self._unfit(f"is of another run: its {name} is {there!r}, here it is {here!r}")
         if self.meta.get("data", data) != data:
             raise self._unfit("is of a run on other data")
@@ -120,12 +124,22 @@ class Checkpoint:
 
     def load_into(self, model: torch.nn.Module) -> None:
         """Load the weights. Raises CheckpointError if they are of another architecture."""
+        self._load(self.model, model)
+
+    def load_average(self, average: AveragedModel, updates: int) -> None:
+        """Load the averaged weights, which so many updates made; errors as in `load_into`."""
+        if self.average is None:
+            raise self._unfit("has no average of the weights")
+        self._load(self.average, average.module)
+        average.n_averaged.fill_(updates)
+
+    def _load(self, weights: dict[str, Tensor], model: torch.nn.Module) -> None:
         try:
             kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-            for name, tensor in self.model.items():
+            for name, tensor in weights.items():
                 if name in kinds and tensor.dtype != kinds[name]:
                     raise RuntimeError(f"{name} is {tensor.dtype}, expected {kinds[name]}")
-            model.load_state_dict(self.model)
+            model.load_state_dict(weights)
         except RuntimeError as error:
             reasons = " ".join(str(error).split())
             raise self._unfit(f"does not fit the model: {reasons}") from None
@@ -161,18 +175,20 @@ class Checkpoint:
         optimizer.load_state_dict(self.optimizer)
 
 
-def _parts(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]]]:
-    """The weights by name, and the state of the optimiser by parameter."""
-    model: dict[str, Tensor] = {}
+def _parts(
+    tensors: dict[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[int, dict[str, Tensor]]]:
+    """Weights and averaged weights by name, and the state of the optimiser by parameter."""
+    weights: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}}
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         part, rest = name.split(".", 1)
-        if part == "model":
-            model[rest] = tensor
+        if part in weights:
+            weights[part][rest] = tensor
         else:
             index, key = rest.split(".", 1)
             state.setdefault(int(index), {})[key] = tensor
-    return model, state
+    return weights["model"], weights["average"], state
 
 
 def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:

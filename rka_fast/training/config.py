@@ -25,13 +25,17 @@ FORMAT = 2
 """Of config.json. 1, which had no number, had the values of settings that the model ignored."""
 
 RESUMABLE = ("epochs", "patience", "device", "backend", "json", "save_every")
-"""Settings that may be changed when a run is resumed; all others shape what was computed."""
+"""Settings that may be changed when a run is resumed; all others shape what was computed.
+
+Of a run whose learning rate decays so do the epochs."""
 
 TRAINING = {
     "batch_size": 128,
     "learning_rate": 1e-3,
     "weight_decay": 0.0,
     "warm_up": None,
+    "decay": "none",
+    "average_weights": None,
     "gradient_clip": None,
     "epochs": 200,
     "patience": 10,
@@ -173,6 +177,13 @@ class Config(Settings):
             return Path(self.out)
         return Path("runs") / f"{stem(self.data)}-{self.model}-seed{self.seed}"
 
+    @property
+    def resumable(self) -> tuple[str, ...]:
+        """Settings that may be changed when this run is resumed."""
+        if self.decay in (None, "none"):
+            return RESUMABLE
+        return tuple(name for name in RESUMABLE if name != "epochs")
+
     def to_json(self) -> dict[str, Any]:
         """A dictionary that `from_json` turns back into an equal Config."""
         return {"format": FORMAT, **dataclasses.asdict(self)}
@@ -223,9 +234,10 @@ class Config(Settings):
 
     def check_resume(self, saved: Config) -> None:
         """Raise ConfigError if this config would change what the `saved` run computes."""
-        for name, (new, old) in self.difference(saved, RESUMABLE).items():
+        for name, (new, old) in self.difference(saved, self.resumable).items():
+            why = ", by which the learning rate decays" if name in RESUMABLE else ""
             raise ConfigError(
-                f"{name} cannot change on --resume: the run has {old!r}, "
+                f"{name} cannot change on --resume: the run has {old!r}{why}, "
                 f"given {new!r}; start a new run with another --out"
             )
 

@@ -6,9 +6,10 @@ import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from rka_fast.data.sequences import Sequences
 from rka_fast.errors import CheckpointError, FolderError
@@ -41,6 +42,14 @@ class Progress:
                 f"checkpoint {checkpoint.path} is damaged: it does not tell the progress "
                 f"({error}); restore it from a copy or start the run again with another --out"
             ) from None
+
+
+class State(NamedTuple):
+    """What a checkpoint keeps: of the best one the model alone."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer | None = None
+    average: AveragedModel | None = None
 
 
 class Checkpoints:
@@ -93,8 +102,7 @@ class Checkpoints:
         self,
         path: Path,
         progress: Progress,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer | None,
+        state: State,
         scaler: torch.amp.GradScaler | None,
         log: IO[str] | None,
     ) -> None:
@@ -103,8 +111,9 @@ class Checkpoints:
             log.flush()
             os.fsync(log.fileno())
         checkpoint = Checkpoint(
-            model=model.state_dict(),
-            optimizer=optimizer.state_dict() if optimizer is not None else None,
+            model=state.model.state_dict(),
+            optimizer=None if state.optimizer is None else state.optimizer.state_dict(),
+            average=None if state.average is None else state.average.module.state_dict(),
             meta={
                 "progress": asdict(progress),
                 "config": self.config.to_json(),

@@ -23,6 +23,7 @@ from rka_fast.models.losses import LOSSES, SHARING, STATE_LOSSES
 from rka_fast.models.transformer import BLOCKS
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
 from rka_fast.training.metrics import RANKINGS
+from rka_fast.training.optimiser import DECAYS
 
 NEGATIVE_LOSSES = tuple(name for name in STATE_LOSSES if LOSSES[name].negatives)
 """Losses of which positions can share negatives."""
@@ -266,6 +267,17 @@ class Settings:
     )
     warm_up: int | None = setting(
         "optimisation", "Steps in which the learning rate rises to its value.", rule=COUNT
+    )
+    decay: str | None = setting(
+        "optimisation",
+        "How the learning rate goes to 0 from there to the last of the epochs.",
+        choices=DECAYS,
+    )
+    average_weights: float | None = setting(
+        "optimisation",
+        "Evaluate, and keep as the best, an exponential average of the weights that keeps this "
+        "much of itself at every step, such as .999.",
+        rule=Rule("must be above 0 and below 1", lambda value: 0 < value < 1),
     )
     gradient_clip: float | None = setting(
         "optimisation",

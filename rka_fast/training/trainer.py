@@ -37,7 +37,8 @@ from rka_fast.training.config import Config
 from rka_fast.training.devices import make_accelerator, seed_torch, shard, stop_signals
 from rka_fast.training.evaluator import Evaluator
 from rka_fast.training.metrics import Ranked, both_metrics
-from rka_fast.training.progress import Checkpoints, Progress
+from rka_fast.training.optimiser import averaged, learning_rate
+from rka_fast.training.progress import Checkpoints, Progress, State
 from rka_fast.training.report import curve_png
 from rka_fast.training.run_folder import RunFolder
 
@@ -100,6 +101,14 @@ class Trainer:
                 StepLoss(self.model, config.loss), optimizer
             )
         self.model.to(self.accelerator.device)
+        self.average = None
+        if self.optimizer is not None and config.average_weights is not None:
+            self.average = averaged(self.model, config.average_weights)
+
+    @property
+    def evaluated(self) -> Recommender:
+        """The model that is evaluated and kept as the best: of averaged weights, if asked for."""
+        return self.model if self.average is None else self.average.module
 
     @property
     def epoch(self) -> int:
@@ -128,6 +137,8 @@ class Trainer:
         checkpoint, progress = last
         checkpoint.load_into(self.model)
         checkpoint.load_optimizer(self.optimizer)
+        if self.average is not None:
+            checkpoint.load_average(self.average, progress.step)
         scaler = checkpoint.meta.get("scaler")
         if self.accelerator.scaler is not None and scaler is not None:
             self.accelerator.scaler.load_state_dict(scaler)
@@ -168,7 +179,7 @@ class Trainer:
 
     def evaluate(self, stage: str) -> dict[str, dict[str, float]]:
         """Metrics of the model as it is now on "valid" or "test"."""
-        return both_metrics(self.evaluator.ranked(self.model, stage).ranks)
+        return both_metrics(self.evaluator.ranked(self.evaluated, stage).ranks)
 
     def _train(self) -> None:
         progress, total = self.progress, self.config.epochs * self.steps_per_epoch
@@ -249,11 +260,15 @@ class Trainer:
         self.accelerator.backward(loss)
         if config.gradient_clip is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
-        if config.warm_up is not None:
-            share = min(1.0, (self.progress.step + 1) / config.warm_up)
-            for group in self.optimizer.param_groups:
-                group["lr"] = share * config.learning_rate
+        total = config.epochs * self.steps_per_epoch
+        rate = learning_rate(
+            config.learning_rate, config.warm_up, config.decay, self.progress.step, total
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
 
     def _validate(self, log: IO[str], loss: float) -> None:
         progress, begin = self.progress, time.perf_counter()
@@ -294,9 +309,12 @@ class Trainer:
             self._not_finite(f"the weights are not finite after step {self.progress.step}")
         if not self.main:
             return
-        optimizer = self.optimizer if with_optimizer else None
         scaler = self.accelerator.scaler
-        self.checkpoints.save(path, self.progress, self.model, optimizer, scaler, log)
+        if with_optimizer:
+            state = State(self.model, self.optimizer, self.average)
+        else:
+            state = State(self.evaluated)
+        self.checkpoints.save(path, self.progress, state, scaler, log)
 
     def _not_finite(self, what: str) -> NoReturn:
         raise TrainingError(
@@ -310,11 +328,11 @@ class Trainer:
         With the ranks of the test targets, where there are any.
         """
         self.accelerator.wait_for_everyone()
-        self.checkpoints.load(self.folder.best).load_into(self.model)
+        self.checkpoints.load(self.folder.best).load_into(self.evaluated)
         if not len(self.split.test.users):
             return self._facts({}), None
         begin = time.perf_counter()
-        found = {stage: self.evaluator.ranked(self.model, stage) for stage in STAGES}
+        found = {stage: self.evaluator.ranked(self.evaluated, stage) for stage in STAGES}
         seconds = time.perf_counter() - begin
         self.progress.eval_seconds += seconds
         scores = self.evaluator.scores(found)

@@ -59,6 +59,8 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "learning_rate": 0.5,
         "weight_decay": 0.25,
         "warm_up": 15,
+        "decay": "cosine",
+        "average_weights": 0.75,
         "gradient_clip": 1.5,
         "epochs": 11,
         "eval_every": 2,
