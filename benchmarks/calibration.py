@@ -16,8 +16,8 @@ import torch
 from scipy.stats import rankdata
 
 from rka_fast.commands import exit_status
-from rka_fast.recommend import Recommendations
 from rka_fast.reproduction.significance import user_ndcg
+from rka_fast.run import Run
 from rka_fast.training.metrics import target_ranks
 
 DRAWS, BINS, AT_ONCE = 32, 10, 128
@@ -41,7 +41,7 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
 class Chunk:
     """Some test targets of a run, their targets and the items they may be ranked among."""
 
-    def __init__(self, run: Recommendations, rows: np.ndarray):
+    def __init__(self, run: Run, rows: np.ndarray):
         split = run.batcher.split
         self.model, self.batch = run.model, run.batcher.evaluation(rows, "test")
         self.target = torch.from_numpy(split.target_items("test")[rows].astype(np.int64))[:, None]
@@ -83,7 +83,7 @@ class Chunk:
 @torch.no_grad()
 def summary(path: str) -> dict[str, float]:
     """The lines that are printed, of one run."""
-    run = Recommendations(path)
+    run = Run(path)
     if run.config.model != "rksa":
         sys.exit(f"{path} is a run of {run.config.model}; only rksa draws its attention logits")
     torch.manual_seed(0)

@@ -20,18 +20,18 @@ def main(log: str = "synthetic", folder: str = "runs/example") -> rka_fast.Run:
 
     user = run.sequences.user_ids[0]
     print(f"for {user}:")
-    for item, score in run.recommend(user, top=5):
+    for item, score in run.recommend(user, top=5).select("item", "score").rows():
         print(f"  {item:<12}{score:8.3f}")
 
     # Somebody who was not there in training, by what they had, oldest first.
     history = run.sequences.item_ids[:3]
     print(f"after {', '.join(history)}:")
-    for item, score in run.recommend(history, top=5):
+    for item, score in run.recommend([history], top=5).select("item", "score").rows():
         print(f"  {item:<12}{score:8.3f}")
 
     # Another day, another process: the folder has all of it.
     again = rka_fast.Run.load(folder)
-    assert again.recommend(user, top=5) == run.recommend(user, top=5)
+    assert again.recommend(user, top=5).equals(run.recommend(user, top=5))
     return run
 
 

@@ -21,14 +21,12 @@ from rka_fast.version import __version__
 
 if TYPE_CHECKING:
     from rka_fast.models.rksa import RKSA
-    from rka_fast.recommend import Recommendations
     from rka_fast.run import Run, fit
     from rka_fast.training.config import Config
 
 _LATER = {
     "RKSA": "rka_fast.models.rksa",
     "Config": "rka_fast.training.config",
-    "Recommendations": "rka_fast.recommend",
     "Run": "rka_fast.run",
     "fit": "rka_fast.run",
 }
@@ -41,7 +39,6 @@ __all__ = [
     "Kernels",
     "Location",
     "Prediction",
-    "Recommendations",
     "RelationFactor",
     "RelationKernels",
     "RelativeTimes",

@@ -2,126 +2,72 @@
 
 rka-fast recommend RUN --user ID --top 10
 rka-fast recommend RUN --history ID,ID,...   (a person not seen in training)
+rka-fast recommend RUN --history-file FILE --out recs.csv
+rka-fast recommend RUN --all --out recs.parquet   (stopped, the same command goes on)
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import os
+import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
-import numpy as np
-import torch
+import polars as pl
 import tyro
 
 from rka_fast.commands import exit_status
-from rka_fast.data.split_rules import iso_seconds
 from rka_fast.errors import ConfigError, printable
 from rka_fast.files import to_json
-from rka_fast.training.assemble import assemble
-from rka_fast.training.checkpoint import Checkpoint
-from rka_fast.training.devices import check_device, seed_torch
-from rka_fast.training.run_folder import RunFolder
-
-
-class Recommendations:
-    """The best epoch of a run, ready to recommend.
-
-    run: path of the run folder. device: auto, cpu, cuda, cuda:N or mps. Raises FolderError,
-    CheckpointError, ConfigError or DataError where the run or the device cannot be used.
-    """
-
-    def __init__(self, run: str | os.PathLike, device: str = "cpu") -> None:
-        folder = RunFolder.open(run)
-        # The run's settings on this device; the replacement checks the name.
-        self.config = dataclasses.replace(folder.read_config(), device=device, backend=None)
-        if check_device(device) == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device, self.folder = device, folder.path
-        self.description = folder.read_description()
-        self.sequences = folder.read_sequences()
-        checkpoint = Checkpoint.load(folder.best, self.sequences.fingerprint())
-        checkpoint.check_run(self.config, self.sequences.digest())
-        _, self.model, self.batcher = assemble(self.config, self.sequences)
-        checkpoint.load_into(self.model)
-        self.model.to(device).eval()
-
-    def for_user(
-        self, user: str, top: int = 10, at: float | None = None
-    ) -> list[tuple[str, float]]:
-        """(item id, score), best first, for a user of the data, after all of their events.
-
-        at: when they ask, in seconds since 1970, by default now; read by models with time_bias.
-        Raises DataError for a user id that is not in the data.
-        """
-        index = self.sequences.user_index(user)
-        times = self.sequences.timestamps
-        if times is not None:
-            times = times[self.sequences.indptr[index] : self.sequences.indptr[index + 1]].tolist()
-        return self._top(self.sequences.sequence(index), index, top, times, at)
-
-    def for_history(
-        self,
-        items: Sequence[str],
-        top: int = 10,
-        times: Sequence[float] | None = None,
-        at: float | None = None,
-    ) -> list[tuple[str, float]]:
-        """(item id, score), best first, for anyone who had these items, oldest first.
-
-        times: of the events, as `at` in `for_user`; needed by models with time_bias.
-        Raises DataError that names every item id that is not in the catalogue.
-        """
-        return self._top(self.sequences.item_indices(items), -1, top, times, at)
-
-    @torch.no_grad()
-    def _top(
-        self,
-        history: np.ndarray,
-        user: int,
-        top: int,
-        times: Sequence[float] | None,
-        at: float | None,
-    ) -> list[tuple[str, float]]:
-        if top < 1:
-            raise ConfigError(f"top must be at least 1, got {top}")
-        batch = self.batcher.history(
-            history.tolist(), user, times, time.time() if at is None else at
-        ).to(self.device)
-        seed_torch(self.config.seed, "recommend")
-        scores = self.model.scores(batch)[0].float().cpu()
-        scores[0] = -torch.inf
-        if self.config.seen == "hide":
-            scores[history] = -torch.inf
-        best = scores.argsort(descending=True, stable=True)[:top].tolist()
-        return [
-            (self.sequences.item_id(index), scores[index].item())
-            for index in best
-            if scores[index] > -torch.inf
-        ]
+from rka_fast.recommending.asked import read_histories, read_ids
+from rka_fast.recommending.histories import seconds
+from rka_fast.recommending.output import form_of
+from rka_fast.run import Run
 
 
 @dataclass(frozen=True)
 class Flags:
     """The command line."""
 
-    # Run folder of rka_fast.train.
+    # Run folder of rka-fast train.
     run: tyro.conf.Positional[str]
+    # What stands behind it without a flag, to say which flag was meant.
+    rest: tyro.conf.Suppress[tyro.conf.Positional[tuple[str, ...]]] = ()
     # Id of a user of the data.
     user: str | None = None
-    # Item ids, oldest first, separated by commas: the history of anyone.
+    # Item ids, oldest first, separated by commas, or as a JSON list: the history of anyone.
     history: str | None = None
     # When the events of the history happened, separated by commas, where the model reads times:
     # ISO dates or seconds since 1970.
     times: str | None = None
+    # Histories: CSV, TSV or Parquet with columns user,item[,timestamp], or JSON, or JSON lines.
+    history_file: str | None = None
+    # Everybody in the data.
+    all: tyro.conf.FlagCreatePairsOff[bool] = False
+    # Write to this file, whose ending says the form: .parquet .csv .tsv .jsonl .md .html.
+    out: str | None = None
     # When it is asked, where the model reads times: ISO date or seconds since 1970; default now.
     at: str | None = None
-    # How many items to recommend.
+    # How many items to recommend to each.
     top: int = 10
+    # Titles of items: a table with columns item,title, or MovieLens' movies.dat or u.item.
+    titles: str | None = None
+    # Hide what somebody has had, or keep it; by default as the run was trained.
+    seen: Literal["hide", "keep"] | None = None
+    # Only the items of this file may be shown: ids, one a line or in a column item.
+    items: str | None = None
+    # The items of this file may not be shown; with columns user,item each to that user.
+    exclude: str | None = None
+    # Draw the attention so often: mean and standard deviation of the score over the draws.
+    draws: int | None = None
+    # Order by the mean, by one draw (Thompson sampling), or by the mean less one deviation.
+    order: Literal["mean", "thompson", "lower"] = "mean"
+    # Seed of the draws; by default the run's.
+    seed: int | None = None
+    # Items of histories that are not in the catalogue; by default refused in --history, skipped in
+    # a file.
+    unknown: Literal["skip", "refuse"] | None = None
     # Print JSON instead of a table.
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     # Device to compute on: auto, cpu, cuda, cuda:N or mps.
@@ -130,66 +76,140 @@ class Flags:
 
 def recommend(flags: Flags) -> str:
     """The text that the command prints."""
-    if (flags.user is None) == (flags.history is None):
-        raise ConfigError("give either --user ID, for someone in the data, or --history ID,ID,...")
-    recommendations = Recommendations(flags.run, flags.device)
-    reads_times = recommendations.model.uses_times
+    _check(flags)
+    run = Run(flags.run, flags.device)
     for name in ("times", "at"):
-        if getattr(flags, name) is not None and not reads_times:
+        if getattr(flags, name) is not None and not run.model.uses_times:
             raise ConfigError(f"--{name} has no meaning: this run was trained without --time-bias")
-    if flags.times is not None and flags.user is not None:
-        raise ConfigError("--times goes with --history: a user of the data has times")
-    at = None if flags.at is None else _seconds("--at", flags.at)
+    of, times = _asked(flags, run.model.uses_times)
+    options: dict[str, Any] = {
+        name: getattr(flags, name)
+        for name in ("at", "seen", "titles", "draws", "order", "seed", "unknown")
+    }
+    if flags.at is not None:
+        options["at"] = seconds(flags.at, "--at")
+    if flags.items is not None:
+        options["items"] = read_ids(flags.items)[0]
+    if flags.exclude is not None:
+        items, users = read_ids(flags.exclude)
+        options["exclude"] = (
+            items if users is None else pl.DataFrame({"user": users, "item": items})
+        )
+    if flags.history_file is not None and options["unknown"] is None:
+        options["unknown"] = "skip"
+    plan = run.plan(of, flags.top, times=times, **options)
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if flags.out is not None:
+        path = run.write(plan, flags.out, at_given=flags.at is not None)
+        return f"recommendations for {_people(len(plan))}: {printable(path, 500)}"
+    return _text(flags, run, plan.table())
+
+
+def _check(flags: Flags) -> None:
+    """Raise ConfigError for flags that do not go together, before anything is read."""
+    if flags.rest:
+        given = flags.rest[0]
+        raise ConfigError(
+            f"unexpected {given!r}; did you mean --user {given}, or --history {given}?"
+        )
+    named = [flags.user is not None, flags.history is not None, flags.history_file is not None]
+    if sum([*named, flags.all]) != 1:
+        raise ConfigError(
+            "give either --user ID, for someone in the data, or --history ID,ID,..., or "
+            "--history-file FILE, or --all"
+        )
+    if flags.all and flags.out is None:
+        raise ConfigError("--all needs --out FILE: lists for everybody are too many to print")
+    if flags.out is not None:
+        form_of(flags.out)
+        if flags.json:
+            raise ConfigError("--json prints; leave it out, or --out, which may end in .jsonl")
+    if flags.times is not None and flags.history is None:
+        raise ConfigError("--times goes with --history: users of the data and files have times")
+
+
+def _asked(flags: Flags, reads_times: bool) -> tuple[Any, Any]:
+    """Who is asked for, in the words of `Run.recommend`, and their times."""
+    if flags.all:
+        return None, None
     if flags.user is not None:
-        found = recommendations.for_user(flags.user, flags.top, at)
-        of = {"user": flags.user}
-    else:
-        items = [item.strip() for item in flags.history.split(",") if item.strip()]
-        times = None
-        if flags.times is not None:
-            times = [_seconds("--times", when) for when in flags.times.split(",")]
-        elif reads_times:
+        return flags.user, None
+    if flags.history_file is not None:
+        lists, times = read_histories(flags.history_file)
+        return lists, times if reads_times else None
+    items = _ids(flags.history or "")
+    if not items:
+        raise ConfigError("--history is empty: give at least one item")
+    if flags.times is None:
+        if reads_times:
             raise ConfigError("--history: this run reads times; give --times TIME,TIME,... too")
-        found = recommendations.for_history(items, flags.top, times, at)
-        of = {"history": items}
+        return {HISTORY: items}, None
+    return {HISTORY: items}, {
+        HISTORY: [seconds(when, "--times") for when in flags.times.split(",")]
+    }
+
+
+HISTORY = "this history"
+
+
+def _ids(text: str) -> list[Any]:
+    """Ids between commas without the blanks around them, or those of a JSON list as they are."""
+    if text.lstrip().startswith("["):
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"--history: {error}; expected a JSON list of ids") from None
+        return found
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _people(count: int) -> str:
+    return "1 person" if count == 1 else f"{count:,} people"
+
+
+def _text(flags: Flags, run: Run, table: pl.DataFrame) -> str:
+    """The lists as JSON or as tables."""
+    lists = table.partition_by("user", maintain_order=True)
     if flags.json:
-        return to_json(
-            {
-                **of,
-                "model": recommendations.config.model,
-                "synthetic": bool(recommendations.description.get("synthetic")),
-                "recommendations": [
-                    {"rank": rank, "item": item, "score": score}
-                    for rank, (item, score) in enumerate(found, start=1)
-                ],
-            }
-        ).rstrip()
-    found = [(printable(item), score) for item, score in found]
-    width = max([4, *(len(item) for item, _ in found)])
-    note = " (synthetic data)" if recommendations.description.get("synthetic") else ""
-    name = f"user {printable(flags.user)}" if flags.user is not None else "this history"
-    lines = [
-        f"{recommendations.config.model} recommends for {name}{note}:",
-        f"{'rank':>4}  {'item':<{width}}  {'score':>9}",
-    ]
-    lines += [
-        f"{rank:>4}  {item:<{width}}  {score:9.4f}"
-        for rank, (item, score) in enumerate(found, start=1)
-    ]
+        found = [_json(flags, run, part) for part in lists]
+        return to_json(found if flags.history_file is not None else found[0]).rstrip()
+    note = " (synthetic data)" if run.description.get("synthetic") else ""
+    lines = []
+    for part in lists:
+        user = part["user"][0]
+        name = user if flags.history is not None else f"user {printable(user)}"
+        lines.append(f"{run.config.model} recommends for {name}{note}:")
+        lines += _table(part.drop("user"))
     return "\n".join(lines)
 
 
-def _seconds(flag: str, text: str) -> float:
-    """Seconds since 1970. Raises ConfigError."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = iso_seconds(text.strip())
-    if found is None or not math.isfinite(found):
-        raise ConfigError(
-            f"{flag} {text!r}: expected seconds since 1970 or an ISO date, as 2020-01-31T18:30"
-        )
-    return found
+def _json(flags: Flags, run: Run, part: pl.DataFrame) -> dict[str, Any]:
+    user = part["user"][0]
+    return {
+        **({"history": _ids(flags.history)} if flags.history is not None else {"user": user}),
+        "model": run.config.model,
+        "synthetic": bool(run.description.get("synthetic")),
+        "recommendations": part.drop("user").to_dicts(),
+    }
+
+
+def _table(part: pl.DataFrame) -> list[str]:
+    """Header and rows; numbers to the right, text to the left."""
+    columns = []
+    for column in part:
+        text = column.dtype == pl.String
+        cells = [_cell(value) for value in column]
+        width = max(4 if text or column.name == "rank" else 9, *map(len, cells))
+        sign = "<" if text else ">"
+        columns.append([f"{cell:{sign}{width}}" for cell in (column.name, *cells)])
+    return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else printable(value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -199,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(recommend(tyro.cli(Flags, args=argv, prog="rka-fast recommend", description=__doc__)))
         return 0
 
-    return exit_status(run)
+    return exit_status(run, "stopped; with --out the same command goes on")
 
 
 if __name__ == "__main__":

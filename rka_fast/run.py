@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import torch
 
 from rka_fast.data.readers import Interactions
-from rka_fast.recommend import Recommendations
+from rka_fast.errors import ConfigError, DataError
+from rka_fast.progress import progress as progress_bar
+from rka_fast.recommending.asked import histories_of, is_frame, read_titles
+from rka_fast.recommending.histories import Histories, seconds
+from rka_fast.recommending.lists import Lister
+from rka_fast.recommending.options import Options, Shown
+from rka_fast.recommending.output import write_lists
+from rka_fast.recommending.plan import Plan, notes_of, shown_to
+from rka_fast.recommending.ranking import Ranker
+from rka_fast.recommending.tables import like, polars_frame
 from rka_fast.train import train
-from rka_fast.training.assemble import read_log
+from rka_fast.training.assemble import assemble, read_log
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
+from rka_fast.training.devices import check_device
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.trainer import Trainer
 
@@ -39,50 +53,174 @@ def fit(
 
     Raises ConfigError, DataError, FolderError or TrainingError like the command.
     """
-    interactions = None
-    if isinstance(data, (str, os.PathLike)):
-        source = str(data)
-    elif _is_frame(data):
-        source = FRAME
-        interactions = _interactions(data, Config(data=FRAME, **settings))
-    else:
-        source = ",".join(map(str, data))
-    config = Config(data=source, **settings)
+    interactions, sources = {}, {}
+    for name, given in {"data": data, **settings}.items():
+        if name in ("data", "valid", "test") and given is not None:
+            sources[name] = _source(given)
+    config = Config(**{**settings, **sources})
+    for name in sources:
+        given = data if name == "data" else settings[name]
+        if is_frame(given):
+            interactions[name] = _interactions(given, config)
     train(config, interactions=interactions)
     return Run.load(config.run_dir)
 
 
-class Run(Recommendations):
+class Run:
     """A trained model with the data it was trained on, as a run folder has them.
 
-    config: its settings. sequences: the data. model: with the weights of the best epoch.
+    folder: path of the folder. device: auto, cpu, cuda, cuda:N or mps. Raises FolderError,
+    CheckpointError, ConfigError or DataError where the run or the device cannot be used.
+
+    config: its settings. description: of the data. sequences: the data. model: with the weights of
+    the best epoch, in evaluation, on `device`. batcher: makes its inputs.
     """
+
+    def __init__(self, folder: str | os.PathLike, device: str = "cpu") -> None:
+        opened = RunFolder.open(folder)
+        # The run's settings on this device; the replacement checks the name.
+        self.config = dataclasses.replace(opened.read_config(), device=device, backend=None)
+        if check_device(device) == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device, self.folder = device, opened.path
+        self.description = opened.read_description()
+        self.sequences = opened.read_sequences()
+        checkpoint = Checkpoint.load(opened.best, self.sequences.fingerprint())
+        checkpoint.check_run(self.config, self.sequences.digest())
+        _, self.model, self.batcher = assemble(self.config, self.sequences)
+        checkpoint.load_into(self.model)
+        self.model.to(device).eval()
 
     @classmethod
     def load(cls, folder: str | os.PathLike, device: str = "cpu") -> Run:
-        """The run in a folder that `fit` or `rka-fast train` made.
-
-        Raises FolderError, CheckpointError, ConfigError or DataError where it cannot be used.
-        """
+        """The run in a folder that `fit` or `rka-fast train` made; see `Run`."""
         return cls(folder, device)
 
     def recommend(
+        self, of: Any = None, top: int = 10, *, progress: bool | None = None, **options: Any
+    ) -> Any:
+        """The best items for each of some people, as a table with a row a recommendation.
+
+        of: the id of a user of the data, or a list of such ids; or anybody's histories, lists of
+            item ids, oldest first, in a list (then they are called "0", "1", …) or by name in a
+            dictionary; or a data frame with a column `user` of ids, or one with the columns `user`
+            and `item` (and `timestamp`), an event a row; or None, which is everybody in the data.
+        top: items for each at most.
+        progress: whether to show a bar; by default where there are many.
+        times: of the events of histories in a list or dictionary, in the same form, in seconds
+            since 1970 or ISO dates; needed by models with time_bias.
+        at: when they ask, likewise, by default now; read by models with time_bias.
+        seen: "hide" what somebody has had or "keep" it; by default as the run has it.
+        items: item ids, the only ones that may be shown.
+        exclude: item ids that may not be shown; or by name of who may not be shown them, in a
+            dictionary or in a frame with the columns `user` and `item`.
+        titles: of items by id, or the path of a file of them: a column `title` more.
+        draws: of the attention: columns `mean` and `std` of the score over them.
+        order: "mean"; "thompson", by one draw; or "lower", by the mean less one std.
+        seed: of the draws, by default the run's.
+        unknown: "skip" items of histories that are not in the catalogue, or "refuse" them; by
+            default refuse in a single history, skip in several.
+
+        Returns a polars frame, or a pandas frame if `of` is one: user, rank (from 1), item, score
+        and, as they apply, title, mean, std and by ("popularity" where a history has no known item
+        and the most popular items stand there). Raises DataError or ConfigError.
+        """
+        plan = self.plan(of, top, **options)
+        for note in plan.notes:
+            warnings.warn(note, stacklevel=2)
+        quiet = len(plan) < MANY if progress is None else not progress
+        parts = []
+        with progress_bar(len(plan), "user", quiet=quiet) as bar:
+            for count, table in plan.tables():
+                parts.append(table)
+                bar.update(count)
+        return like(pl.concat(parts), of)
+
+    def recommend_to(
         self,
-        of: str | Sequence[str],
+        out: str | os.PathLike,
+        of: Any = None,
         top: int = 10,
         *,
-        times: Sequence[float] | None = None,
-        at: float | None = None,
-    ) -> list[tuple[str, float]]:
-        """The best items that were not had, as (item id, score), the best first.
+        progress: bool = True,
+        **options: Any,
+    ) -> Path:
+        """Write what `recommend` returns to a file, in bounded memory. Returns its path.
 
-        of: the id of a user of the data, or the item ids of anyone's history, oldest first.
-        times, at: as in `for_history`, read by models with time_bias; a user of the data has times.
-        Raises DataError for ids that are not in the data.
+        out: its ending says the form: .parquet, .csv, .tsv, .jsonl, .md or .html. Stopped, the same
+        call goes on where it was. In CSV and TSV text that a spreadsheet would compute, such as
+        "=1+1" or "-5", gets a quote in front.
         """
-        if isinstance(of, str):
-            return self.for_user(of, top, at)
-        return self.for_history(of, top, times, at)
+        plan = self.plan(of, top, **options)
+        for note in plan.notes:
+            warnings.warn(note, stacklevel=2)
+        return self.write(plan, out, at_given=options.get("at") is not None, progress=progress)
+
+    def write(
+        self, plan: Plan, out: str | os.PathLike, *, at_given: bool = True, progress: bool = True
+    ) -> Path:
+        """`recommend_to` of a plan; at_given: whether the time of asking is not by default now."""
+        weights = hashlib.sha256(RunFolder(self.folder).best.read_bytes()).hexdigest()
+        return write_lists(plan, out, model=weights, at_given=at_given, quiet=not progress)
+
+    def plan(
+        self,
+        of: Any = None,
+        top: int = 10,
+        *,
+        times: Any = None,
+        at: Any = None,
+        seen: str | None = None,
+        items: Any = None,
+        exclude: Any = None,
+        titles: Any = None,
+        draws: int | None = None,
+        order: str = "mean",
+        seed: int | None = None,
+        unknown: str | None = None,
+    ) -> Plan:
+        """What `recommend` computes from, with the same arguments, before anything is computed."""
+        options = Options(top, seen or self.config.seen, draws, order, seed)
+        histories = self.histories(of, times=times, at=at, unknown=unknown)
+        shown, notes = shown_to(histories, self.sequences, options.seen, items, exclude)
+        ranker = self.ranker(options, shown)
+        if isinstance(titles, (str, os.PathLike)):
+            titles = read_titles(titles)
+        cold = bool((histories.lengths == 0).any())
+        lister = Lister(self.sequences, titles, cold, self.config.model)
+        return Plan(histories, ranker, lister, [*notes, *notes_of(histories)])
+
+    def histories(
+        self, of: Any = None, *, times: Any = None, at: Any = None, unknown: str | None = None
+    ) -> Histories:
+        """The histories of those that `recommend` would recommend to. Raises DataError."""
+        reads = self.model.uses_times
+        for name, given in (("times", times), ("at", at)):
+            if given is not None and not reads:
+                raise ConfigError(f"{name} has no meaning: this run was trained without time_bias")
+        when = time.time() if at is None else seconds(at, "at")
+        found = histories_of(
+            of, self.sequences, times=times, at=when if reads else None, unknown=unknown
+        )
+        if reads and found.times is None:
+            raise DataError(
+                "this run reads times (time_bias): the histories need them too, by times=... or "
+                "a column timestamp"
+            )
+        return found
+
+    def ranker(self, options: Options | None = None, shown: Shown | None = None) -> Ranker:
+        """What ranks the catalogue for batches of `histories`."""
+        options = options or Options(seen=self.config.seen)
+        return Ranker(
+            self.model,
+            self.batcher,
+            self.device,
+            options,
+            shown or Shown.of(self.sequences, options.seen),
+            self.batcher.split.train_counts(),
+            self.config.seed if options.seed is None else options.seed,
+        )
 
     def evaluate(self, stage: str = "test") -> dict[str, dict[str, float]]:
         """Metrics by ranking, "sampled" and "full", of the targets of "valid" or "test"."""
@@ -93,15 +231,20 @@ class Run(Recommendations):
         return trainer.evaluate(stage)
 
 
-def _is_frame(data: object) -> TypeGuard[pl.DataFrame | pd.DataFrame]:
-    return hasattr(data, "columns")
+MANY = 2000
+"""Histories from which on a bar is shown."""
+
+
+def _source(given: Any) -> str:
+    """What the settings say of data that was given."""
+    if isinstance(given, (str, os.PathLike)):
+        return str(given)
+    return FRAME if is_frame(given) else ",".join(map(str, given))
 
 
 def _interactions(frame: pl.DataFrame | pd.DataFrame, config: Config) -> Interactions:
     """What the reader makes of a data frame, as of a Parquet file with its columns."""
-    if not isinstance(frame, pl.DataFrame):
-        frame = pl.DataFrame({name: frame[name].to_list() for name in frame.columns})
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "frame.parquet"
-        frame.write_parquet(file)
+        polars_frame(frame).write_parquet(file)
         return read_log(config, file)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,11 +27,14 @@ from rka_fast.training.trainer import Trainer
 
 
 def train(
-    config: Config, folder: RunFolder | None = None, interactions: Interactions | None = None
+    config: Config,
+    folder: RunFolder | None = None,
+    interactions: Mapping[str, Interactions] | None = None,
 ) -> dict[str, Any]:
     """Start the run of the config, or go on with the one in `folder`. Returns its result.
 
-    interactions: the data, where it is not to be read from `config.data`.
+    interactions: the logs that are not to be read from the files in the settings, by the name of
+        the setting: data, valid, test.
     """
     main = int(os.environ.get("RANK", 0)) == 0  # of several processes this one writes
     if config.json and main:

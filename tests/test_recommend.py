@@ -2,11 +2,12 @@ import json
 
 import pytest
 import torch
-from support.runs import run_command, train, write_log
+from support.runs import pairs, run_command, train, write_log
 
 from rka_fast.data.split_rules import time_split
 from rka_fast.errors import ConfigError
-from rka_fast.recommend import Recommendations, main
+from rka_fast.recommend import main
+from rka_fast.run import Run
 
 
 @pytest.fixture(scope="module", params=["rksa", "sasrec", "pop"])
@@ -20,7 +21,7 @@ def run(request, tmp_path_factory):
 
 
 def test_the_best_unseen_items_in_the_users_own_ids(run):
-    loaded = Recommendations(str(run))
+    loaded = Run(str(run))
     sequences = loaded.sequences
     user = sequences.user_index("u7")
     history = sequences.sequence(user)
@@ -30,7 +31,7 @@ def test_the_best_unseen_items_in_the_users_own_ids(run):
         (item for item in range(1, sequences.num_items + 1) if item not in history),
         key=lambda item: -scores[item],
     )[:5]
-    found = loaded.for_user("u7", top=5)
+    found = pairs(loaded.recommend("u7", top=5))
     assert [score for _, score in found] == pytest.approx([scores[i].item() for i in expected])
     seen = {sequences.item_id(item) for item in history}
     assert len(found) == 5 and not seen & {item for item, _ in found}
@@ -38,16 +39,16 @@ def test_the_best_unseen_items_in_the_users_own_ids(run):
 
 
 def test_a_person_not_in_the_data(run):
-    loaded = Recommendations(str(run))
-    everything = loaded.for_history(["i3", "i5"], top=1000)
+    loaded = Run(str(run))
+    everything = pairs(loaded.recommend([["i3", "i5"]], top=1000))
     assert {item for item, _ in everything} == set(loaded.sequences.item_ids) - {"i3", "i5"}
-    assert loaded.for_history(["i3", "i5"], top=3) == everything[:3]
+    assert pairs(loaded.recommend([["i3", "i5"]], top=3)) == everything[:3]
     scores = [score for _, score in everything]
     assert scores == sorted(scores, reverse=True)
 
 
 def test_the_command(run, capsys):
-    expected = Recommendations(str(run)).for_history(["i3", "i5"], top=2)
+    expected = pairs(Run(str(run)).recommend([["i3", "i5"]], top=2))
     assert main([str(run), "--history", "i3, i5", "--top", "2", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["history"] == ["i3", "i5"]
@@ -58,9 +59,8 @@ def test_the_command(run, capsys):
     assert main([str(run), "--user", "u7", "--top", "3"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert "user u7" in table[0] and len(table) == 5
-    assert [line.split()[1] for line in table[2:]] == [
-        item for item, _ in Recommendations(str(run)).for_user("u7", top=3)
-    ]
+    found = Run(str(run)).recommend("u7", top=3)
+    assert [line.split()[1] for line in table[2:]] == found["item"].to_list()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_wrong_folder_is_a_message(tmp_path, capsys):
 
 def test_top_is_checked_from_python(run):
     with pytest.raises(ConfigError, match="top"):
-        Recommendations(str(run)).for_user("u1", top=-1)
+        Run(str(run)).recommend("u1", top=-1)
 
 
 @pytest.mark.slow
@@ -113,12 +113,12 @@ def test_a_run_with_the_time_split_recommends_from_its_own_counts(tmp_path, caps
     log.write_text("user,item,timestamp\n" + "\n".join(rows) + "\n")
     assert train(log, tmp_path / "run", "--split", "time", "--epochs", "1") == 0
     assert "split by time  " in capsys.readouterr().out
-    loaded = Recommendations(str(tmp_path / "run"))
+    loaded = Run(str(tmp_path / "run"))
     expected = time_split(loaded.sequences)
     assert (loaded.batcher.split.train_end == expected.train_end).all()
     diagonal = loaded.batcher.cooccurrence.matrix.diagonal()
     assert diagonal.sum() == expected.training_items.distinct.sum()
-    assert len(loaded.for_user("u7", top=5)) == 5
+    assert len(loaded.recommend("u7", top=5)) == 5
 
 
 @pytest.mark.parametrize("model", ["sasrec", "rksa"])
@@ -134,9 +134,9 @@ def test_a_run_with_a_time_bias_is_asked_at_a_time(model, tmp_path, capsys):
     assert train(log, run, *flags) == 0
     result = json.loads((run / "result.json").read_text())
     assert result["request_times"] == "of the targets"
-    loaded = Recommendations(str(run))
-    asked = loaded.for_user("u7", 5, at=1.5e9)
-    assert asked != loaded.for_user("u7", 5, at=1.0e9)
+    loaded = Run(str(run))
+    asked = pairs(loaded.recommend("u7", 5, at=1.5e9))
+    assert asked != pairs(loaded.recommend("u7", 5, at=1.0e9))
     capsys.readouterr()
     for at in ("1500000000", "2017-07-14T02:40:00"):
         assert main([str(run), "--user", "u7", "--top", "5", "--json", "--at", at]) == 0
@@ -149,7 +149,8 @@ def test_a_run_with_a_time_bias_is_asked_at_a_time(model, tmp_path, capsys):
     assert "give --times" in capsys.readouterr().err
     assert main([str(run), "--user", "u7", "--at", "soon"]) == 2
     assert "--at 'soon': expected seconds since 1970 or an ISO date" in capsys.readouterr().err
-    assert len(loaded.for_history(items, 3, times=[1e9] * len(items), at=1.5e9)) == 3
+    when = [[1e9] * len(items)]
+    assert len(loaded.recommend([items], 3, times=when, at=1.5e9)) == 3
 
 
 def test_times_without_a_time_bias_are_refused(run, capsys):

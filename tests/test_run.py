@@ -31,8 +31,7 @@ def test_it_trains_as_the_command_does(run, log, tmp_path):
 
 def test_a_run_recommends_and_evaluates(run):
     again = Run.load(run.folder)
-    assert again.recommend("u7", top=4) == run.recommend("u7", top=4) == run.for_user("u7", 4)
-    assert run.recommend(["i3", "i5"], 3) == run.for_history(["i3", "i5"], 3)
+    assert again.recommend("u7", top=4).equals(run.recommend("u7", top=4))
     result = json.loads((run.folder / "result.json").read_text())
     assert run.evaluate() == result["test"] and run.evaluate("valid") == result["valid"]
     with pytest.raises(DataError, match="unknown user id 'nobody'"):

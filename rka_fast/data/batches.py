@@ -1,5 +1,6 @@
 """From a split to the tensors a model takes."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -169,21 +170,38 @@ class Batcher:
             raise DataError("the history is empty: give at least one item")
         if history.min() < 1 or history.max() > num_items:
             raise DataError(f"items={items}: expected item indices from 1 to {num_items}")
-        start, end = np.array([0]), np.array([len(history)])
-        seconds = None
+        if self.seconds is not None and (times is None or at is None or len(times) != len(history)):
+            given = "none" if times is None else f"{len(times)}"
+            raise DataError(
+                f"the model reads times: expected one for each of the {len(history)} items of "
+                f"the history and one of the request, got {given} and {at}"
+            )
+        bounds = np.array([0, len(history)])
+        seconds = None if times is None else np.asarray(times, np.float64)
+        return self.histories(np.array([user], np.int64), bounds, history, seconds, at)
+
+    def histories(
+        self,
+        users: np.ndarray,
+        indptr: np.ndarray,
+        items: np.ndarray,
+        times: np.ndarray | None = None,
+        at: float | None = None,
+    ) -> Batch:
+        """A batch of the last n items of histories, none of them empty.
+
+        users: int64 (B,), -1 for a person not in the data. items: row b owns
+        items[indptr[b]:indptr[b + 1]], oldest first. times: float64 of the events, and at, when it
+        is asked; both in seconds since 1970, and needed where the batches have times.
+        """
+        start, end = indptr[:-1], indptr[1:]
+        of_times = None, None
         if self.seconds is not None:
-            if times is None or at is None or len(times) != len(history):
-                given = "none" if times is None else f"{len(times)}"
-                raise DataError(
-                    f"the model reads times: expected one for each of the {len(history)} items of "
-                    f"the history and one of the request, got {given} and {at}"
-                )
-            seconds = np.floor(np.array([*times, at], np.float64)).astype(np.int64)
-        return self._inputs(
-            np.array([user], np.int64),
-            left_padded(history, start, end, self.max_length),
-            self._times(seconds, start, end),
-        )
+            # A row's request follows its last event.
+            seconds = np.insert(np.floor(times).astype(np.int64), end, math.floor(at))
+            further = np.arange(len(users))
+            of_times = self._times(seconds, start + further, end + further)
+        return self._inputs(users, left_padded(items, start, end, self.max_length), of_times)
 
     def _times(
         self, seconds: np.ndarray | None, start: np.ndarray, end: np.ndarray

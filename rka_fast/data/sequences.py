@@ -75,6 +75,10 @@ class Sequences:
             raise DataError(f"item index {index} is outside 1..{self.num_items}")
         return self.item_ids[index - 1]
 
+    def indices(self, kind: str) -> dict[str, int]:
+        """Every index by its id, of kind "user" or "item"."""
+        return self._user_indices if kind == "user" else self._item_indices
+
     @cached_property
     def _user_indices(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.user_ids)}
@@ -186,6 +190,11 @@ class UserItems:
         """Sorted distinct item indices of one user."""
         first, last = np.searchsorted(self._keys, (user * self._stride, (user + 1) * self._stride))
         return self._keys[first:last] - user * self._stride
+
+    def pairs(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """User and item, each int64, of all that users first..last - 1 have, sorted."""
+        ends = np.searchsorted(self._keys, (first * self._stride, last * self._stride))
+        return np.divmod(self._keys[slice(*ends)], self._stride)
 
     def mask(self, users: np.ndarray) -> np.ndarray:
         """Bool (len(users), num_items + 1): which items each user has; padding counts as had."""

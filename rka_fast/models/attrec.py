@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rka_fast.models.base import Recommender, without_padding
+from rka_fast.models.base import Recommender
 
 if TYPE_CHECKING:
     from rka_fast.data.batches import Batch
@@ -89,11 +89,9 @@ class AttRec(Recommender):
             losses.append(torch.relu(self.margin + positive - negative).flatten())
         return {"loss": torch.cat(losses).mean()}
 
-    def scores(self, batch: Batch) -> Tensor:
+    def match(self, states: Tensor, vectors: Tensor) -> Tensor:
         """-y, the negative distances."""
-        state, vectors = self.encode(batch)[:, -1], self.item_vectors()
-        distances = torch.cdist(state, vectors, compute_mode="use_mm_for_euclid_dist")
-        return without_padding(-distances.square())
+        return -torch.cdist(states, vectors, compute_mode="use_mm_for_euclid_dist").square()
 
     def _long_term(self, batch: Batch) -> Tensor:
         """U (B, width); for users outside the data the mean of V over their items."""

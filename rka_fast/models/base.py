@@ -30,8 +30,8 @@ class Recommender(nn.Module):
     stand.
 
     A model that learns by gradients implements `encode` and `item_vectors` (and, if its score is
-    not their inner product, `scores` and `training_loss`). One that is fitted at once sets
-    `trains` to False and implements `fit` and `scores`.
+    not their inner product, `match` and `training_loss`). One that is fitted at once sets
+    `trains` to False and implements `fit` and, if it has no vectors, `scores`.
     """
 
     title: ClassVar[str]  # for people
@@ -40,6 +40,7 @@ class Recommender(nn.Module):
     trains: ClassVar[bool] = True
     uses_cooccurrence: ClassVar[bool] = False  # wants Batch.cooccurrence
     has_attention: ClassVar[bool] = False  # its blocks are those of a transformer
+    has_vectors: ClassVar[bool] = True  # scores match `last_states` with `item_vectors`
     uses_times: bool = False  # wants Batch.times and Batch.request_times
     loss_options: LossOptions = DEFAULT_OPTIONS
 
@@ -107,7 +108,15 @@ class Recommender(nn.Module):
 
     def scores(self, batch: Batch) -> Tensor:
         """Score of every item as the next one, (B, num_items + 1), the padding at -inf."""
-        return without_padding(self.encode(batch)[:, -1] @ self.item_vectors().T)
+        return without_padding(self.match(self.last_states(batch), self.item_vectors()))
+
+    def last_states(self, batch: Batch) -> Tensor:
+        """What the scores read of each history, (B, width)."""
+        return self.encode(batch)[:, -1]
+
+    def match(self, states: Tensor, vectors: Tensor) -> Tensor:
+        """Scores (B, M) of items by their vectors (M, width), rows of `item_vectors`."""
+        return states @ vectors.T
 
 
 def without_padding(scores: Tensor) -> Tensor:

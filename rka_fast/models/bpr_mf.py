@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rka_fast.models.base import Recommender, without_padding
+from rka_fast.models.base import Recommender
 
 if TYPE_CHECKING:
     from rka_fast.data.batches import Batch
@@ -73,7 +73,10 @@ class BPRMF(Recommender):
         self.items.index_add_(0, positives, slope * user)
         self.items.index_add_(0, negatives, -slope * user)
 
-    def scores(self, batch: Batch) -> Tensor:
+    def item_vectors(self) -> Tensor:
+        return self.items
+
+    def last_states(self, batch: Batch) -> Tensor:
+        """The mean vector of each history's items, (B, width)."""
         length = (batch.items > 0).sum(1, keepdim=True)
-        user = self.items[batch.items].sum(1) / length  # padding is a zero vector
-        return without_padding(user @ self.items.T)
+        return self.items[batch.items].sum(1) / length  # padding is a zero vector

@@ -29,7 +29,7 @@ class ItemKNN(Recommender):
     """
 
     title = "Item-KNN"
-    trains = False
+    trains = has_vectors = False
     losses = ()
     neighbours: Tensor  # (num_items + 1, kept) int64
     similarities: Tensor  # (num_items + 1, kept)

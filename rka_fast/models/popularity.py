@@ -19,7 +19,7 @@ class Popularity(Recommender):
     """Scores are the counts of training events."""
 
     title = "POP"
-    trains = False
+    trains = has_vectors = False
     losses = ()
     counts: Tensor  # (num_items + 1,)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rka_fast.attention import KernelizedAttention
+from rka_fast.context import told
 from rka_fast.kernels import RelationKernels
 from rka_fast.models.groups import LengthGroups
 from rka_fast.models.losses import kernel_loss
@@ -74,7 +75,7 @@ class RelationAttention(nn.Module):
         bias = relative = None
         if self.relative is not None:
             bias, relative = self.relative(x.shape[1], times)
-        mode = self.train_mode if self.training else self.eval_mode
+        mode = told(self.attention).mode or (self.train_mode if self.training else self.eval_mode)
         return self.attention(
             query, x, x, key_padding_mask=padding, need_weights=False, is_causal=True, mode=mode,
             kernels=kernels, attn_mask=bias, times=relative,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -23,20 +24,26 @@ from rka_fast.training.config import Config
 
 
 def load_data(
-    config: Config, interactions: Interactions | None = None
+    config: Config, given: Mapping[str, Interactions] | None = None
 ) -> tuple[Sequences, dict[str, Any], list[str]]:
-    """Read, filter and index the data of a config, or what was read already.
+    """Read, filter and index the data of a config.
+
+    given: what was read already, by the name of the setting: data, valid, test.
 
     Returns the sequences, a JSON-able description, and the report's lines for a person. Raises
     DataError for input that cannot be used.
     """
+    given = given or {}
     is_synthetic = config.data == "synthetic"
     if is_synthetic:
         interactions = synthetic()
-    elif interactions is None:
-        interactions = read_log(config, config.data)
+    else:
+        interactions = given.get("data") or read_log(config, config.data)
     if config.valid is not None and config.test is not None:
-        others = [read_log(config, path) for path in (config.valid, config.test)]
+        others = [
+            given.get(name) or read_log(config, path)
+            for name, path in (("valid", config.valid), ("test", config.test))
+        ]
         interactions = pooled([interactions, *others])
     # Its fields are settings, under the same names.
     filters = Filters(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Filters)})

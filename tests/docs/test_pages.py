@@ -35,7 +35,7 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     exec(
         log.replace("epochs=20", "epochs=1").replace("rka_fast.Run", "found = rka_fast.Run"), names
     )
-    assert len(names["found"]) == 10 and not {"i3", "i42"} & {item for item, _ in names["found"]}
+    assert len(names["found"]) == 10 and not {"i3", "i42"} & set(names["found"]["item"])
     assert len(names["run"].recommend("u17", top=10)) == 10
 
 

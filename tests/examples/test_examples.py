@@ -55,7 +55,7 @@ def test_train_from_python(tmp_path, capsys):
     printed = capsys.readouterr().out
     user = run.sequences.user_ids[0]
     had = set(run.sequences.sequence(run.sequences.user_index(user)).tolist())
-    found = run.recommend(user, top=5)
+    found = run.recommend(user, top=5).select("item", "score").rows()
     assert len(found) == 5
     assert not {run.sequences.item_ids.index(item) + 1 for item, _ in found} & had
     for item, score in found:

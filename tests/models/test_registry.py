@@ -7,7 +7,7 @@ import pytest
 from support.runs import run_command, small, train, write_log
 
 from rka_fast.models import MODELS
-from rka_fast.recommend import Recommendations
+from rka_fast.run import Run
 from rka_fast.train import main
 from rka_fast.training.config import TRAINING, Config
 from rka_fast.training.metrics import METRICS
@@ -44,9 +44,9 @@ def test_resumed_equals_uninterrupted_and_recommends(name, log, tmp_path):
     else:
         assert main(["--resume", str(tmp_path / "whole")]) == 0
         assert results(tmp_path / "whole") == whole
-    loaded = Recommendations(str(tmp_path / "whole"))
-    for found in (loaded.for_user("u7", 4), loaded.for_history(["i3", "i5"], 4)):
-        scores = [score for _, score in found]
+    loaded = Run(str(tmp_path / "whole"))
+    for found in (loaded.recommend("u7", 4), loaded.recommend([["i3", "i5"]], 4)):
+        scores = found["score"].to_list()
         assert len(found) == 4 and scores == sorted(scores, reverse=True)
 
 

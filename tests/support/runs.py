@@ -67,3 +67,8 @@ def run_command(module, *arguments, processes=1):
         text=True,
         timeout=300,
     )
+
+
+def pairs(table):
+    """(item, score) of a table of recommendations for one."""
+    return list(zip(table["item"], table["score"], strict=True))

@@ -16,8 +16,8 @@ from support.runs import write_log
 
 from rka_fast.data.sequences import Sequences
 from rka_fast.errors import CheckpointError, FolderError, UserError
-from rka_fast.recommend import Recommendations
 from rka_fast.reproduce import main as reproduce
+from rka_fast.run import Run
 from rka_fast.train import main
 from rka_fast.training import trainer
 from rka_fast.training.assemble import load_data
@@ -242,7 +242,7 @@ def test_edits_are_told(run):
         refused(run, run / name, "it is not what the run wrote")
         if name != "data.json":
             with pytest.raises(UserError, match=name):
-                Recommendations(run)
+                Run(run)
         (run / name).write_bytes(whole)
     assert resumed(run)[0] == 0
 
@@ -258,7 +258,7 @@ def test_a_checkpoint_of_another_run_is_refused(run, log, tmp_path):
         file.write_bytes(whole)
     shutil.copy(other / "best.safetensors", run)
     with pytest.raises(CheckpointError, match="its seed is 1, here it is 0"):
-        Recommendations(run)
+        Run(run)
 
 
 def test_sequences_of_another_log_are_not_these(run):

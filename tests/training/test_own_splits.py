@@ -8,7 +8,7 @@ from support.runs import train, write_log
 
 from rka_fast.data.split_rules import SplitOptions, file_split
 from rka_fast.errors import ConfigError, DataError
-from rka_fast.recommend import Recommendations
+from rka_fast.run import Run
 from rka_fast.train import main
 from rka_fast.training.assemble import load_data
 from rka_fast.training.config import Config
@@ -122,10 +122,10 @@ def test_refit_trains_on_everything_for_the_best_epochs(tmp_path, capsys):
     settings = result["config"]
     assert "test" not in result and result["best_epoch"] == best == settings["epochs"]
     assert (settings["split"], settings["seed"], settings["width"]) == ("none", 5, 8)
-    refitted, earlier = Recommendations(str(again)), Recommendations(str(out))
+    refitted, earlier = Run(str(again)), Run(str(out))
     assert refitted.batcher.split.training_events.all()
     assert not earlier.batcher.split.training_events.all()
-    assert refitted.for_user("u3") != earlier.for_user("u3")
+    assert not refitted.recommend("u3").equals(earlier.recommend("u3"))
 
 
 def test_nothing_held_out_needs_a_number_of_epochs(tmp_path, capsys):

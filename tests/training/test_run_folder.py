@@ -4,12 +4,12 @@ import json
 
 import pytest
 from support.first_format import write_run
-from support.runs import write_log
+from support.runs import pairs, write_log
 
 from rka_fast.errors import FolderError
 from rka_fast.files import write_atomically
-from rka_fast.recommend import Recommendations
 from rka_fast.reproduction.cells import Cell, run_cell
+from rka_fast.run import Run
 from rka_fast.train import main, train
 from rka_fast.training import run_folder
 from rka_fast.training.assemble import load_data
@@ -19,9 +19,9 @@ from rka_fast.training.run_folder import RunFolder
 
 def test_a_run_of_the_first_format_recommends(tmp_path):
     """What commit 443cdbe itself printed for this run."""
-    run = Recommendations(write_run(tmp_path / "run"))
+    run = Run(write_run(tmp_path / "run"))
     assert (run.config.kernels, run.config.kernel_weight) == ("cooccurrence,item", 0.25)
-    items, scores = zip(*run.for_user("u7", top=3), strict=True)
+    items, scores = zip(*pairs(run.recommend("u7", top=3)), strict=True)
     assert items == ("i9", "i67", "i17")
     assert scores == pytest.approx(
         [0.058822743594646454, 0.058650605380535126, 0.05565287917852402]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.runs import train
 
-from rka_fast.recommend import Recommendations
+from rka_fast.run import Run
 
 
 def write(path, histories):
@@ -36,9 +36,9 @@ def test_kept_items_are_candidates_in_evaluation_and_recommending(cycles):
     result = result_of(folder / "keep")
     assert result["test"]["full"]["hit@5"] > 0.95
     assert result["data"]["evaluation"]["targets_had"] == {"valid": 1.0, "test": 1.0}
-    run = Recommendations(str(folder / "keep"))
-    shown = [run.for_history([f"i{i}" for i in h[:-1]], top=4) for h in histories[:20]]
-    right = [f"i{h[-1]}" in [item for item, _ in s] for h, s in zip(histories, shown, strict=False)]
+    run = Run(str(folder / "keep"))
+    shown = [run.recommend([[f"i{i}" for i in h[:-1]]], top=4)["item"] for h in histories[:20]]
+    right = [f"i{h[-1]}" in s for h, s in zip(histories, shown, strict=False)]
     assert np.mean(right) > 0.9
 
 
@@ -47,9 +47,9 @@ def test_hidden_items_are_misses_in_evaluation_and_never_recommended(cycles):
     result = result_of(folder / "hide")
     for ranking in ("sampled", "full"):
         assert set(result["test"][ranking].values()) == {0.0}
-    run = Recommendations(str(folder / "hide"))
+    run = Run(str(folder / "hide"))
     for history in histories[:5]:
-        shown = {item for item, _ in run.for_history([f"i{i}" for i in history], top=1000)}
+        shown = set(run.recommend([[f"i{i}" for i in history]], top=1000)["item"])
         assert shown == {f"i{i}" for i in range(120)} - {f"i{i}" for i in history}
 
 
@@ -100,7 +100,7 @@ def test_lists_are_kept_and_hold_the_targets_that_hit(tmp_path):
     histories = [rng.choice(40, 7, replace=False).tolist() for _ in range(50)]
     log = write(tmp_path / "log.txt", histories)
     assert train(log, tmp_path / "run", "--model", "item_knn") == 0
-    sequences = Recommendations(str(tmp_path / "run")).sequences
+    sequences = Run(str(tmp_path / "run")).sequences
     kept, ranks = np.load(tmp_path / "run/lists.npz"), np.load(tmp_path / "run/ranks.npz")
     assert kept["items"].shape == (50, 10) and kept["users"].tolist() == list(range(50))
     for row, items in enumerate(kept["items"].tolist()):

@@ -1,0 +1,1 @@
+"""From histories to lists of items: one path of scoring that every way of recommending takes."""

@@ -1,0 +1,247 @@
+"""What a caller or a file names as those to recommend to, as histories."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+import polars as pl
+
+from rka_fast.data import columns, inputs
+from rka_fast.data.readers import MAX_UNPACKED
+from rka_fast.data.sequences import Sequences
+from rka_fast.errors import DataError, printable
+from rka_fast.recommending.histories import Histories, everybody, of_lists, of_users, seconds
+from rka_fast.recommending.tables import polars_frame, table_in
+
+Lists = dict[str, list[Any]]
+
+
+def is_frame(value: object) -> TypeGuard[Any]:
+    """Whether it is a data frame, of polars or pandas."""
+    return hasattr(value, "columns")
+
+
+def histories_of(
+    of: Any,
+    sequences: Sequences,
+    *,
+    times: Any = None,
+    at: float | None = None,
+    unknown: str | None = None,
+) -> Histories:
+    """Histories of whoever `of` names; see `Run.recommend`. Raises DataError."""
+    if of is None:
+        return everybody(sequences, at)
+    if is_frame(of):
+        frame = polars_frame(of)
+        roles = columns.recognise(frame.columns)
+        if "item" not in roles:
+            return of_users(sequences, _column(frame, roles, "user").to_list(), at)
+        lists, when = from_frame(frame)
+    elif isinstance(of, Mapping):
+        lists, when = {_name(name): items for name, items in of.items()}, times
+    elif _is_id(of):
+        return of_users(sequences, [of], at)
+    else:
+        given = list(of)
+        if not given:
+            raise DataError("nobody was named: the list is empty")
+        if all(map(_is_id, given)):
+            return of_users(sequences, given, at)
+        if any(map(_is_id, given)):
+            one = next(filter(_is_id, given))
+            raise DataError(
+                "expected ids of users, or histories that are lists of item ids, got both: "
+                f"{one!r} beside a list; write [{one!r}] for a history of one item"
+            )
+        lists, when = numbered(given), None if times is None else numbered(list(times))
+    return resolved(sequences, lists, when, at, unknown)
+
+
+def resolved(
+    sequences: Sequences,
+    lists: Mapping[str, Any],
+    times: Mapping[str, Any] | None,
+    at: float | None,
+    unknown: str | None,
+) -> Histories:
+    """Lists of item ids by name as histories.
+
+    unknown: "skip" leaves unknown items out, "refuse" raises DataError; None refuses in a single
+    history, where it is a slip, and skips in several.
+    """
+    if unknown not in (None, "skip", "refuse"):
+        raise DataError(f"unknown must be skip or refuse, got {unknown!r}")
+    skip = unknown == "skip" or (unknown is None and len(lists) > 1)
+    return of_lists(sequences, lists, times, at, skip)
+
+
+def read_histories(path: str) -> tuple[Lists, Lists | None]:
+    """Histories of a file, and their times where it has them.
+
+    A table (CSV, TSV, Parquet) with a header and the columns user, item and perhaps a time, one
+    event a row, oldest first unless there is a time; or JSON, or a JSON document a line: a list of
+    ids, {"user": ..., "items": [...], "times": [...]}, or {name: [ids]}. Raises DataError.
+    """
+    (file,) = inputs.find([path], MAX_UNPACKED)
+    content = file.content()
+    if content[:4] != b"PAR1":
+        text = inputs.decode(content, path).decode()
+        if text.lstrip()[:1] in ("{", "["):
+            return _from_json(text, path)
+    return from_frame(table_in(content, path), path)
+
+
+def from_frame(frame: pl.DataFrame, path: str = "frame") -> tuple[Lists, Lists | None]:
+    """One event a row; users in the order in which they come. Raises DataError."""
+    roles = columns.recognise(frame.columns)
+    table = pl.DataFrame({"item": _column(frame, roles, "item", path)})
+    if "user" in roles:
+        table = table.with_columns(user=_column(frame, roles, "user", path))
+    else:
+        table = table.with_columns(user=pl.lit("0"))
+    timed = "timestamp" in roles
+    if timed:
+        table = table.with_columns(time=_times(frame.to_series(roles["timestamp"])))
+    if table.null_count().sum_horizontal()[0]:
+        raise DataError(f"{path}: a row lacks its user, item or time; leave such rows out")
+    order = table.select(pl.col("user").unique(maintain_order=True))
+    if timed:
+        table = table.sort("time", maintain_order=True)
+    lists = table.group_by("user").agg(pl.all())
+    lists = order.join(lists, on="user", how="left", maintain_order="left")
+    names = [_name(name) for name in lists["user"]]
+    items = dict(zip(names, lists["item"].to_list(), strict=True))
+    return items, dict(zip(names, lists["time"].to_list(), strict=True)) if timed else None
+
+
+def _times(column: pl.Series) -> pl.Series:
+    """Seconds since 1970."""
+    if column.dtype.is_temporal():
+        return column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
+    return column.map_elements(seconds, pl.Float64)
+
+
+def columns_of(frame: Any, what: str) -> dict[str, list[Any]]:
+    """The columns item and, where there is one, user of a frame. Raises DataError."""
+    table = polars_frame(frame)
+    roles = columns.recognise(table.columns)
+    found = {"item": _column(table, roles, "item", what).to_list()}
+    if "user" in roles:
+        found["user"] = table.to_series(roles["user"]).to_list()
+    return found
+
+
+def _column(
+    frame: pl.DataFrame, roles: dict[str, int], role: str, path: str = "frame"
+) -> pl.Series:
+    if role not in roles:
+        raise DataError(
+            f"{path}: expected a column {role!r}, got {', '.join(map(printable, frame.columns))}; "
+            "name the columns user, item and, where the model reads times, timestamp"
+        )
+    return frame.to_series(roles[role])
+
+
+def _from_json(text: str, path: str) -> tuple[Lists, Lists | None]:
+    try:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = [json.loads(line) for line in io.StringIO(text) if line.strip()]
+    except ValueError as error:
+        raise DataError(f"{path} is neither JSON nor JSON lines: {error}") from None
+    records = value if isinstance(value, list) else [value]
+    if records and all(map(_is_id, records)):
+        records = [records]  # one history
+    lists, times = {}, {}
+    for number, record in enumerate(records):
+        for name, items, when in _histories_in(record, number, path):
+            if name in lists:
+                raise DataError(f"{path}: {printable(name)} has two histories")
+            lists[name] = items
+            if when is not None:
+                times[name] = when
+    if not lists:
+        raise DataError(f"{path} has no history")
+    if times and len(times) < len(lists):
+        name = next(name for name in lists if name not in times)
+        raise DataError(
+            f"{path}: the history of {printable(name)} has no times, though others have"
+        )
+    return lists, times or None
+
+
+def _histories_in(record: Any, number: int, path: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(record, list):
+        return [(str(number), record, None)]
+    if not isinstance(record, dict):
+        raise DataError(
+            f"{path}: expected lists of item ids, or objects with user and items, got {record!r}"
+        )
+    known = [key for key in ("items", "history", "item") if isinstance(record.get(key), list)]
+    if known:
+        name = _name(record.get("user", str(number)))
+        return [(name, record[known[0]], record.get("times", record.get("timestamps")))]
+    return [(_name(name), items, None) for name, items in record.items()]
+
+
+def numbered(lists: Sequence[Any]) -> Lists:
+    """Lists by their number, counted from 0."""
+    return {str(number): items for number, items in enumerate(lists)}
+
+
+def _name(of: Any) -> str:
+    return str(int(of)) if isinstance(of, float) and of == int(of) else str(of)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (str, int, float, np.integer, np.floating, bytes))
+
+
+def read_ids(path: str) -> tuple[list[str], list[str] | None]:
+    """Item ids of a file, one a line or in a column `item`, or a JSON list; users where it has a
+    column of them. Raises DataError."""
+    (file,) = inputs.find([path], MAX_UNPACKED)
+    content = file.content()
+    if content[:1] == b"[":
+        try:
+            found = json.loads(content)
+        except ValueError as error:
+            raise DataError(f"{path} is no JSON: {error}") from None
+        return found, None
+    frame = table_in(content, path, one_column=True)
+    roles = columns.recognise(frame.columns)
+    items = frame.to_series(roles.get("item", 0 if frame.width == 1 else -1))
+    if "item" not in roles and frame.width > 1:
+        _column(frame, roles, "item", path)
+    users = frame.to_series(roles["user"]).to_list() if "user" in roles else None
+    return items.drop_nulls().to_list(), users
+
+
+def read_titles(path: str | Path) -> dict[str, str]:
+    """Titles of items by id: a table with columns item and title (or name), with or without a
+    header, or MovieLens' movies.dat, u.item and movies.csv. Raises DataError."""
+    (file,) = inputs.find([path], MAX_UNPACKED)
+    frame = table_in(file.content(), str(path))
+    roles = columns.recognise(frame.columns)
+    item = roles.get("item", 0)
+    plain = [name.lower() for name in frame.columns]
+    title = next(
+        (plain.index(n) for n in plain if n in TITLES or n.endswith(("title", "_name"))), 1
+    )
+    if frame.width < 2 or item == title:
+        raise DataError(
+            f"{path}: expected the columns item and title, got "
+            f"{', '.join(map(printable, frame.columns))}"
+        )
+    items = frame.to_series(item).cast(pl.String)
+    return dict(zip(items, frame.to_series(title).cast(pl.String).fill_null(""), strict=True))
+
+
+TITLES = ("title", "name", "titles", "label", "description")

@@ -1,0 +1,106 @@
+"""What is asked of a recommendation, and which items may be shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rka_fast.data.split import SEEN
+from rka_fast.errors import ConfigError, DataError, hint
+
+if TYPE_CHECKING:
+    from rka_fast.data.sequences import Sequences, UserItems
+    from rka_fast.recommending.histories import Histories
+
+ORDERS = ("mean", "thompson", "lower")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How lists are made. Raises ConfigError for a value that cannot be.
+
+    top: items a list has at most. seen: "hide" what a person has had, or "keep" it. draws: of the
+    attention, for mean and spread of the scores; None scores as the run evaluates. order: by the
+    mean; by one draw ("thompson", Thompson sampling: what is uncertain is sometimes tried); or by
+    the mean less one standard deviation ("lower"). seed: of the draws, by default the run's.
+    """
+
+    top: int = 10
+    seen: str = "hide"
+    draws: int | None = None
+    order: str = "mean"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("top", 1), ("draws", 2), ("seed", 0)):
+            value = getattr(self, name)
+            if name != "top" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise ConfigError(f"{name} must be a whole number, got {value!r}")
+            if value < least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
+        for name, known in (("seen", SEEN), ("order", ORDERS)):
+            if getattr(self, name) not in known:
+                given = getattr(self, name)
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(known)}, got {given!r}; "
+                    f"{hint(str(given), known)}"
+                )
+
+
+class Shown:
+    """Which items may be shown to whom.
+
+    candidates: int64 (C,), rising item indices that may be shown to anybody. hide_seen: whether a
+    history's own items are hidden. excluded: which row has which item that is never shown.
+    """
+
+    def __init__(
+        self, candidates: np.ndarray, hide_seen: bool, excluded: UserItems | None = None
+    ) -> None:
+        self.candidates, self.hide_seen, self.excluded = candidates, hide_seen, excluded
+
+    @classmethod
+    def of(
+        cls,
+        sequences: Sequences,
+        seen: str,
+        items: np.ndarray | None = None,
+        exclude: np.ndarray | None = None,
+        excluded: UserItems | None = None,
+    ) -> Shown:
+        """items: only these; exclude: these not. Raises DataError where nothing is left."""
+        allowed = np.zeros(sequences.num_items + 1, bool)
+        allowed[1:] = items is None
+        if items is not None:
+            allowed[items] = True
+        if exclude is not None:
+            allowed[exclude] = False
+        candidates = np.flatnonzero(allowed)
+        if not len(candidates):
+            raise DataError("no item is left that may be shown; look at --items and --exclude")
+        return cls(candidates, seen == "hide", excluded)
+
+    def hidden(self, histories: Histories, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the histories, and places among the candidates, of what may not be shown there.
+
+        first: number of the first history, by which `excluded` knows its rows.
+        """
+        rows, items = [], []
+        if self.hide_seen:
+            rows.append(np.repeat(np.arange(len(histories)), histories.lengths))
+            items.append(histories.items.astype(np.int64))
+        if self.excluded is not None:
+            row, item = self.excluded.pairs(first, first + len(histories))
+            rows.append(row - first)
+            items.append(item)
+        if not rows:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        row, item = np.concatenate(rows), np.concatenate(items)
+        place = np.searchsorted(self.candidates, item)
+        place[place == len(self.candidates)] = 0
+        inside = self.candidates[place] == item
+        return row[inside], place[inside]

@@ -1,0 +1,195 @@
+"""The best items of many histories at once: states, scores, what may be shown, the top.
+
+Memory is bounded whatever the catalogue: items are scored in chunks, and each chunk leaves only
+its best.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rka_fast.context import use_draws
+from rka_fast.data.batches import Batcher
+from rka_fast.errors import ConfigError
+from rka_fast.models import Recommender
+from rka_fast.recommending.histories import Histories
+from rka_fast.recommending.options import Options, Shown
+from rka_fast.training.devices import seed_torch
+
+SCORES_AT_ONCE = 2**23  # at most this many scores are held at a time (32 MiB)
+ROWS = 256  # histories that are encoded at a time
+
+
+class Top(NamedTuple):
+    """The best items of B histories, the best first.
+
+    items: int64 (B, k), 0 where there are fewer. scores: float32 (B, k), what they are ordered by.
+    mean, std: float32 (B, k) over the draws, NaN where popularity stands in; None without draws.
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+    mean: np.ndarray | None = None
+    std: np.ndarray | None = None
+
+
+class Ranker:
+    """Ranks the catalogue of a model for histories.
+
+    model: in evaluation, on `device`. batcher: of its run. shown: which items may be shown.
+    popularity: (num_items + 1,), the scores where a history has no known item. seed: of the draws.
+    Raises ConfigError where the options want draws of a model that has none.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        batcher: Batcher,
+        device: str,
+        options: Options,
+        shown: Shown,
+        popularity: np.ndarray,
+        seed: int,
+    ) -> None:
+        self.model, self.batcher, self.device = model, batcher, device
+        self.options, self.shown, self.seed = options, shown, seed
+        self.candidates = torch.from_numpy(shown.candidates)
+        self.popularity = torch.from_numpy(popularity.astype(np.float32))[self.candidates]
+        self.draws = draws_needed(model, options)
+        self.vectors = None
+        if model.has_vectors:
+            with torch.no_grad():
+                self.vectors = model.item_vectors()[self.candidates.to(device)]
+
+    @torch.no_grad()
+    def __call__(self, histories: Histories, first: int = 0) -> Top:
+        """The best items of each history; `first` is the number of the first one.
+
+        Draws are a function of the seed and that number, so a part that is made again is the same.
+        """
+        warm = np.flatnonzero(histories.lengths)
+        cold = torch.from_numpy(histories.lengths == 0)
+        states = []
+        for draw in range(max(1, self.draws)):
+            seed_torch(self.seed, "recommend", first, draw)
+            with use_draws(self.model) if self.draws else nullcontext():
+                states.append(self._states(histories, warm))
+        hidden = self.shown.hidden(histories, first)
+        count = len(self.candidates)
+        width = max(1, SCORES_AT_ONCE // (len(histories) * (1 + 2 * (self.draws > 0))))
+        best = None
+        for start in range(0, count, width):
+            part = slice(start, min(start + width, count))
+            found = self._chunk(states, part, cold, hidden)
+            best = found if best is None else _merged(best, found, self.options.top)
+        assert best is not None  # there are candidates
+        items = self.candidates[best.pop("items")].masked_fill(best["scores"] == -torch.inf, 0)
+        return Top(items.numpy(), **{name: x.numpy() for name, x in best.items()})
+
+    def _states(self, histories: Histories, warm: np.ndarray) -> Tensor:
+        """(B, width), or of a model without vectors the scores; 0 where there is no history."""
+        if not len(warm):
+            width = len(self.candidates) if self.vectors is None else self.vectors.shape[1]
+            return torch.zeros(len(histories), width, device=self.device)
+        of = histories if len(warm) == len(histories) else histories.rows(warm)
+        batch = self.batcher.histories(of.users, of.indptr, of.items, of.times, of.at)
+        batch = batch.to(self.device)
+        if self.vectors is not None:
+            states = self.model.last_states(batch)
+        else:
+            states = self.model.scores(batch)[:, self.candidates.to(self.device)]
+        if len(warm) == len(histories):
+            return states
+        row = torch.from_numpy(warm).to(self.device)
+        return states.new_zeros(len(histories), states.shape[1]).index_copy(0, row, states)
+
+    def _chunk(
+        self, states: list[Tensor], part: slice, cold: Tensor, hidden: tuple[np.ndarray, np.ndarray]
+    ) -> dict[str, Tensor]:
+        """The best of some candidates: their places among all, scores, and more with draws."""
+        scores = self._match(states[0], part)
+        more: dict[str, Tensor] = {}
+        if self.draws:
+            first, mean, squares = scores, scores.clone(), torch.zeros_like(scores)
+            for number, state in enumerate(states[1:], start=2):  # Welford, without cancellation
+                step = (drawn := self._match(state, part)) - mean
+                mean += step / number
+                squares += step * (drawn - mean)
+            if self.draws > 1:
+                more = {"mean": mean, "std": squares.div_(self.draws - 1).sqrt_()}
+            scores = self._order(first, more)
+        if cold.any():
+            scores[cold] = self.popularity[part]
+            more = {
+                name: x.index_fill(0, cold.nonzero()[:, 0], torch.nan) for name, x in more.items()
+            }
+        rows, places = hidden
+        inside = (places >= part.start) & (places < part.stop)
+        row, column = torch.from_numpy(rows[inside]), torch.from_numpy(places[inside] - part.start)
+        # NaN and infinities compare with nothing: such items are never shown.
+        scores.nan_to_num_(-torch.inf, -torch.inf, -torch.inf)
+        scores[row, column] = -torch.inf
+        found = top_items(scores, self.options.top)
+        best = {name: x.gather(1, found) for name, x in {"scores": scores, **more}.items()}
+        return {"items": found + part.start, **best}
+
+    def _order(self, first: Tensor, more: dict[str, Tensor]) -> Tensor:
+        if self.options.order == "thompson":
+            return first
+        if self.options.order == "lower":
+            return more["mean"] - more["std"]
+        return more["mean"].clone()
+
+    def _match(self, state: Tensor, part: slice) -> Tensor:
+        if self.vectors is None:
+            return state[:, part].float().cpu()
+        return self.model.match(state, self.vectors[part]).float().cpu()
+
+
+def draws_needed(model: Recommender, options: Options) -> int:
+    """How often the attention is drawn. Raises ConfigError for a model that cannot."""
+    least = {"mean": 0, "thompson": 1, "lower": LOWER_DRAWS}[options.order]
+    draws = options.draws or least
+    if draws and not any(getattr(m, "takes_relations", False) for m in model.modules()):
+        asked = "draws" if options.draws else f"order {options.order!r}"
+        raise ConfigError(
+            f"{asked} cannot be had of {model.title}, whose attention is not drawn; leave it out "
+            "or use a run of rksa"
+        )
+    return draws
+
+
+LOWER_DRAWS = 16
+"""Draws behind a spread where their number was not given."""
+
+
+def top_items(scores: Tensor, top: int) -> Tensor:
+    """Columns of the best of every row, (B, min(top, C)), the best first.
+
+    Of equal scores the lower column comes first, which `topk` alone does not promise.
+    """
+    count = scores.shape[1]
+    if 8 * top >= count:
+        return scores.argsort(dim=1, descending=True, stable=True)[:, :top]
+    values, columns = scores.topk(top + 1, dim=1)
+    last, columns = values[:, top - 1], columns[:, :top]
+    tied = (last == values[:, top]) & (last > -torch.inf)
+    for row in tied.nonzero()[:, 0].tolist():
+        above = (scores[row] > last[row]).nonzero()[:, 0]
+        equal = (scores[row] == last[row]).nonzero()[:, 0]
+        columns[row] = torch.cat([above, equal])[:top]
+    columns = columns.sort(dim=1).values
+    order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
+    return columns.gather(1, order)
+
+
+def _merged(best: dict[str, Tensor], found: dict[str, Tensor], top: int) -> dict[str, Tensor]:
+    """The best of both; of equal scores what was found first comes first."""
+    joined = {name: torch.cat([best[name], found[name]], dim=1) for name in best}
+    order = joined["scores"].argsort(dim=1, descending=True, stable=True)[:, :top]
+    return {name: x.gather(1, order) for name, x in joined.items()}
