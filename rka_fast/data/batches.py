@@ -197,6 +197,7 @@ class Batcher:
         start, end = indptr[:-1], indptr[1:]
         of_times = None, None
         if self.seconds is not None:
+            assert times is not None and at is not None
             # A row's request follows its last event.
             seconds = np.insert(np.floor(times).astype(np.int64), end, math.floor(at))
             further = np.arange(len(users))

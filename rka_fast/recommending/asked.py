@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -224,7 +224,7 @@ def read_ids(path: str) -> tuple[list[str], list[str] | None]:
     return items.drop_nulls().to_list(), users
 
 
-def read_titles(path: str | Path) -> dict[str, str]:
+def read_titles(path: str | os.PathLike) -> dict[str, str]:
     """Titles of items by id: a table with columns item and title (or name), with or without a
     header, or MovieLens' movies.dat, u.item and movies.csv. Raises DataError."""
     (file,) = inputs.find([path], MAX_UNPACKED)

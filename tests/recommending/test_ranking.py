@@ -119,7 +119,7 @@ def test_popularity_stands_in_where_nothing_is_known(runs):
     order = np.lexsort((np.arange(len(counts)), -counts))
     order = order[order > 0][:5]
     histories = {"new": [], "strange": ["nothing"], "known": ["i3", "nothing", "i5"]}
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="history|histories|events") as told:
         table = run.recommend(histories, top=5)
     texts = [str(warning.message) for warning in told]
     assert any("left out 2 events with items" in text for text in texts)
