@@ -27,9 +27,10 @@ from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
 KB = 1024
 NVIDIA = ("sm_80", "sm_86", "sm_90")
 AMD = "gfx942"
-# What a kernel is compiled for anew: with all parts ("whole"), with less, with masks, in tf32, and
-# with sizes that 16 does not divide.
-VARIANTS = ("whole", "plain", "mean", "masked", "tf32", "odd")
+# What a kernel is compiled for anew: with all parts ("whole"), with less, with masks, in tf32, with
+# sizes that 16 does not divide, with relative times, for rows of a sequence with a scale of their
+# own, and with a ready-made factor.
+VARIANTS = ("whole", "plain", "mean", "masked", "tf32", "odd", "times", "rows", "ready")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 POINTERS = {
     torch.float32: "*fp32",
@@ -99,11 +100,18 @@ def arguments(n: int, width: int, dtype: torch.dtype, variant: str) -> Arguments
         cooccurrence=torch.zeros(2, n, n), padding=torch.zeros(2, n, dtype=torch.bool),
         seed=torch.tensor(0), causal=True, mode="sample", activation="leaky_relu", dropout=0.1,
     )  # fmt: skip
+    times, square = torch.zeros(2, n, dtype=torch.int64), torch.zeros(2, n, n)
     changes = {
         "plain": {"padding": None, "dropout": 0.0},
         "mean": {"mode": "mean"},
         "masked": {"mask": torch.ones(2, 2, n, n, dtype=torch.bool), "bias": new(2, 2, n, n)},
-    }
+        "times": {"time_table": torch.zeros(1, 129), "row_times": times, "key_times": times},
+        "rows": {"row_offset": 1, "scale": 0.2},
+        "ready": {
+            "correlation": square, "factor": square, "prior": square[:, None],
+            **dict.fromkeys(("features", "concentration", "mixture", "gate", "cooccurrence")),
+        },
+    }  # fmt: skip
     return whole._replace(**changes.get(variant, {}))
 
 
@@ -240,7 +248,7 @@ def table_cases(arches, n_blocks, dtypes):
 # that, and with padding and dropout beyond 128 bytes spilled; it is kept from growing, and so are
 # the variants that few calls take.
 BUDGETS = {"forward_kernel": (128, 125 * KB), "backward_kernel": (144, 235 * KB)}
-OF_FEW_CALLS = ("masked", "tf32", "odd")
+OF_FEW_CALLS = ("masked", "tf32", "odd", "times")
 BUDGET_OF_FEW_CALLS = (208, 243 * KB)
 SHARED = 57 * KB
 

@@ -103,12 +103,14 @@ MADE_OF = Relations._fields[: Relations._fields.index("mask")]
 def fold(name: str, grad: Tensor, argument: Tensor) -> Tensor:
     """The gradient of an argument from what kernels write: shares of what sequences share.
 
-    Of `scale_bias`, `concentration` and `time_table` grad is (B, *argument.shape), of `bias`
-    (B, H, n, m) and of `mixture` (B, 3); of the rest it has the argument's shape. The result has
-    the argument's dtype.
+    Of `scale_bias` and `concentration` grad is (B, *argument.shape), of `time_table` too or
+    (B, H, TIME_BUCKETS), of `bias` (B, H, n, m) and of `mixture` (B, 3); of the rest it has the
+    argument's shape. The result has the argument's dtype.
     """
-    if name in ("scale_bias", "concentration", "time_table"):
+    if name in ("scale_bias", "concentration"):
         grad = grad.sum(0)
+    elif name == "time_table":
+        grad = grad.sum(0).sum_to_size(argument.shape)
     elif name in ("bias", "mixture"):
         grad = grad.sum_to_size(argument.shape)
     return grad.to(argument.dtype)

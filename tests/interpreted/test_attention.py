@@ -45,6 +45,19 @@ def test_a_long_sequence(monkeypatch, n, many):
     agrees(inputs_of(n=n), is_causal=True, dropout_p=0.1)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("launches", [1, 2])
+def test_rows_of_several_tiles_with_times_and_a_scale(monkeypatch, mode, launches):
+    from rka_fast.ops.triton import launch
+
+    monkeypatch.setattr(launch, "ONE_LAUNCH", 128 if launches == 1 else 8)
+    small = {"batch": 1 + launches % 2, "heads": 2, "width": 6}
+    inputs, options = cases.some_rows(21, 69, 70, **small)
+    padding = torch.zeros(small["batch"], 70, dtype=torch.bool)
+    padding[0, 30:36] = True
+    agrees(inputs, mode=mode, key_padding_mask=padding, dropout_p=0.2, **options)
+
+
 @pytest.fixture
 def tf32():
     matmul = torch.backends.cuda.matmul

@@ -11,7 +11,7 @@ from rka_fast import (
     kernelized_attention,
     relation_factor,
 )
-from rka_fast.ops import native, triton
+from rka_fast.ops import native
 from rka_fast.ops.arguments import Arguments, Relations
 from rka_fast.ops.backends import BACKENDS, RELATION_BACKENDS
 from rka_fast.ops.relations import backward_op, forward_op
@@ -103,6 +103,33 @@ def test_gradients_in_float32_lose_no_more_than_the_reference(name):
     found, eager = grads(inputs, name, True), grads(inputs, "reference", False)
     for a, f, e in zip(found, eager, grads(double, "reference", False), strict=True):
         assert cases.largest(a - e) <= cases.allowed_error(cases.largest(f - e), e)
+
+
+@pytest.mark.parametrize("mode", ["sample", "mean", "location"])
+@pytest.mark.parametrize("kind", ["padding", "mask of heads"])
+def test_every_backend_takes_what_the_reference_makes(backend, kind, mode):
+    """The gradients go on through the factor to what it is made of."""
+    x = torch.zeros(1, 1, 1, 1, dtype=backend.dtype, device=backend.device)
+    if reasons := BACKENDS[backend.name].why_not(Arguments(x, x, x, factor=x[0])):
+        pytest.skip(f"{backend.name}: {'; '.join(reasons)}")
+    options = masks(kind) | {"mode": mode, "dropout_p": 0.1}
+    inputs = cases.random_inputs(n=N, requires_grad=True)
+    leaves = list(cases.differentiable(inputs).values())
+
+    def found(subject, made_by=None):
+        kernels = inputs["covariance"].kernels
+        if made_by is not None:
+            kernels = relation_factor(kernels, backend=made_by, **masks(kind))
+        covariance = inputs["covariance"]._replace(kernels=kernels)
+        output = subject(**inputs | {"covariance": covariance}, seed=5, **options)
+        weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+        more = {"allow_unused": True, "materialize_grads": True}
+        return output, *torch.autograd.grad(output, leaves, weights, **more)
+
+    subjects = ((backend, "reference"), (cases.EAGER,), (cases.EXACT,))
+    for actual, eager, exact in zip(*(found(*x) for x in subjects), strict=True):
+        error = cases.largest(eager - exact)
+        assert cases.largest(actual - exact) <= cases.allowed_error(error, exact)
 
 
 def test_two_calls_share_one_factor(name):
@@ -297,6 +324,5 @@ def test_the_relations_are_fields_of_the_arguments():
     assert set(RelationFactor._fields) <= set(kinds)
 
 
-@pytest.mark.parametrize("unread", [triton.UNREAD, native.cuda.UNREAD])
-def test_the_gpu_backends_say_that_they_take_none(unread):
-    assert set(RelationFactor._fields) <= set(unread)
+def test_cuda_says_that_it_takes_none():
+    assert set(RelationFactor._fields) <= set(native.cuda.UNREAD)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from support import cases
+from support.cases import rows_of, with_times
 
-from rka_fast import RelativeTimes, kernelized_attention
+from rka_fast import kernelized_attention
 from rka_fast.ops.arguments import MODES, Arguments
 from rka_fast.ops.backends import BACKENDS
 from rka_fast.ops.reference import times
@@ -26,29 +27,6 @@ def serves(backend):
             pytest.skip(f"{backend.name}: {'; '.join(reasons)}")
 
     return check
-
-
-def rows_of(inputs, first, last, keys):
-    """The inputs of queries first .. last - 1 among the keys 0 .. keys - 1."""
-
-    def rows(x):
-        return x[:, :, first:last]
-
-    location, covariance, shape = inputs["location"], inputs["covariance"], inputs["shape"]
-    kernels = covariance.kernels
-    return {
-        "location": location._replace(query=rows(location.query), key=location.key[:, :, :keys]),
-        "value": inputs["value"][:, :, :keys],
-        "covariance": covariance._replace(
-            query=rows(covariance.query),
-            key=covariance.key[:, :, :keys],
-            kernels=kernels._replace(
-                features=kernels.features[:, :keys],
-                cooccurrence=kernels.cooccurrence[:, :keys, :keys],
-            ),
-        ),
-        "shape": shape._replace(query=rows(shape.query), key=shape.key[:, :, :keys]),
-    }
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -83,21 +61,6 @@ def test_an_offset_equals_the_literal_evaluation(backend, serves, mode, causal):
         inputs, allowed, ~padding.numpy(), mode, "leaky_relu", 5, dropout=0.2, row_offset=2
     )
     np.testing.assert_allclose(output, expected, atol=1e-6 + backend.tolerance["atol"], rtol=1e-6)
-
-
-def with_times(inputs, heads, seed=3):
-    """Times from the same second to millions of years apart, and a table of its own per head."""
-    rng = torch.Generator().manual_seed(seed)
-    location = inputs["location"]
-    batch, rows, keys = location.query.shape[0], location.query.shape[2], location.key.shape[2]
-    apart = torch.logspace(0, 14, rows + keys, dtype=torch.float64).long() - 1
-    order = torch.rand(batch, rows + keys, generator=rng).argsort(-1)
-    stamps = 1_700_000_000 - apart[order]
-    stamps[:, 1] = stamps[:, rows]
-    table = torch.randn(heads, 129, generator=rng, dtype=torch.float64)
-    table.requires_grad_(location.query.requires_grad)
-    given = RelativeTimes(stamps[:, :rows], stamps[:, rows:], table)
-    return inputs | {"location": location._replace(times=given)}
 
 
 @pytest.mark.parametrize("heads", [1, 2])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rka_fast import Covariance, Kernels, Location, Shape, kernelized_attention
+from rka_fast import Covariance, Kernels, Location, RelativeTimes, Shape, kernelized_attention
 
 KEY_BUMP = (0x9E3779B9, 0xBB67AE85)
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -354,6 +354,58 @@ def run(inputs, backend, **options):
     return {"output": output.detach()} | {
         n: g for n, g in zip(leaves, grads, strict=True) if g is not None
     }
+
+
+def with_times(inputs, heads, seed=3):
+    """Times from the same second to millions of years apart, and a table of its own per head."""
+    rng = torch.Generator().manual_seed(seed)
+    location = inputs["location"]
+    batch, rows, keys = location.query.shape[0], location.query.shape[2], location.key.shape[2]
+    apart = torch.logspace(0, 14, rows + keys, dtype=torch.float64).long() - 1
+    order = torch.rand(batch, rows + keys, generator=rng).argsort(-1)
+    stamps = 1_700_000_000 - apart[order]
+    stamps[:, 1:2] = stamps[:, rows : rows + 1]
+    exact = torch.promote_types(location.query.dtype, torch.float32)
+    table = torch.randn(heads, 129, generator=rng, dtype=torch.float64).to(exact)
+    table.requires_grad_(location.query.requires_grad)
+    given = RelativeTimes(stamps[:, :rows], stamps[:, rows:], table)
+    return inputs | {"location": location._replace(times=given)}
+
+
+def rows_of(inputs, first, last, keys):
+    """The inputs of queries first .. last - 1 among the keys 0 .. keys - 1."""
+
+    def rows(x):
+        return x[:, :, first:last]
+
+    location, covariance, shape = inputs["location"], inputs["covariance"], inputs["shape"]
+    kernels = covariance.kernels
+    return {
+        "location": location._replace(query=rows(location.query), key=location.key[:, :, :keys]),
+        "value": inputs["value"][:, :, :keys],
+        "covariance": covariance._replace(
+            query=rows(covariance.query),
+            key=covariance.key[:, :, :keys],
+            kernels=kernels._replace(
+                features=kernels.features[:, :keys],
+                cooccurrence=kernels.cooccurrence[:, :keys, :keys],
+            ),
+        ),
+        "shape": shape._replace(query=rows(shape.query), key=shape.key[:, :, :keys]),
+    }
+
+
+def leaves_of(inputs):
+    """The inputs with leaves in the place of what requires a gradient."""
+    grown = differentiable(inputs).items()
+    return replace(inputs, {n: x.detach().clone().requires_grad_() for n, x in grown})
+
+
+def some_rows(first, last, n, **case):
+    """Inputs and options of queries first .. last - 1 of n, causal, with times and a scale."""
+    inputs = random_inputs(n=n, **{"dtype": torch.float32, "requires_grad": True} | case)
+    inputs = leaves_of(with_times(rows_of(inputs, first, last, n), case.get("heads", 2)))
+    return inputs, {"row_offset": first, "is_causal": True, "scale": -0.3}
 
 
 def in_double(inputs):

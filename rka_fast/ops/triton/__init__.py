@@ -19,7 +19,6 @@ from rka_fast.ops import limits
 from rka_fast.ops.arguments import Arguments
 
 AMD = "gfx942"
-UNREAD = ("time_table", "scale", "row_offset", "correlation", "factor", "prior")  # arguments
 
 
 class Triton:
@@ -98,8 +97,8 @@ def device_refusal(index: int) -> str | None:
 def refusals(a: Arguments) -> list[str]:
     """Why the kernels cannot serve these inputs, on whatever machine."""
     if interpreted():
-        return limits.refusals(a, "cpu", "on the CPU (interpreted)", UNREAD)
-    reasons = limits.refusals(a, "cuda", "on CUDA devices", UNREAD)
+        return limits.refusals(a, "cpu", "on the CPU (interpreted)")
+    reasons = limits.refusals(a, "cuda", "on CUDA devices")
     if a.query.device.type == "cuda" and (refusal := device_refusal(a.query.device.index)):
         reasons.append(refusal)
     return reasons

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from rka_fast.ops.triton import philox
-from rka_fast.ops.triton.covariance import cholesky, correlation
+from rka_fast.ops.triton.covariance import cholesky, copy_ready, correlation
 from rka_fast.ops.triton.skew_normal import (
     LARGEST,
     LOGITS,
@@ -36,11 +36,14 @@ from rka_fast.ops.triton.tiles import (
     last_key,
     load_grid,
     load_tile,
+    location_scale,
+    position,
     softplus,
     store_tile,
     write_rows,
     write_scores,
 )
+from rka_fast.ops.triton.times import time_bias
 
 LOWEST = tl.constexpr(-3.4028234663852886e38)
 
@@ -49,10 +52,16 @@ LOWEST = tl.constexpr(-3.4028234663852886e38)
 def prepare(p, s, b, f):
     """K of a sequence and, for a draw, its factor."""
     if p.mode == "mean" and p.shape_query is not None:
-        correlation(p, s, b, f, True)
+        if p.correlation is not None:
+            copy_ready(p, s, p.correlation, b, f, True)
+        else:
+            correlation(p, s, b, f, True)
     elif p.mode == "sample":
-        correlation(p, s, b, f, False)
-        cholesky(p, s, b, f)
+        if p.factor is not None:
+            copy_ready(p, s, p.factor, b, f, False)
+        else:
+            correlation(p, s, b, f, False)
+            cholesky(p, s, b, f)
 
 
 @triton.jit
@@ -80,6 +89,8 @@ def logits(p, s, b, h, i, j, where, location, scale, standard):
     z = activate(p.activation, location)
     if p.bias is not None:
         z += load_grid(p.bias, b, h, i, j, where)
+    if p.times is not None:
+        z += time_bias(p, s, b, h, i, j)
     if p.mode != "location":
         omega, _ = softplus(scale)
         z += omega * standard
@@ -89,8 +100,8 @@ def logits(p, s, b, h, i, j, where, location, scale, standard):
 @triton.jit
 def both_scores(p, s, b, h, first_row, r, location: tl.constexpr, scale: tl.constexpr):
     """The scores of location and scale, without its bias, into these rows of scratch."""
-    root = inverse_root(p.query.width)
-    write_scores(p, s, p.query, p.key, b, h, first_row, root, rows_at(p, r, location))
+    to = rows_at(p, r, location)
+    write_scores(p, s, p.query, p.key, b, h, first_row, location_scale(p), to)
     if p.mode != "location":
         root = inverse_root(p.scale_query.width)
         to = rows_at(p, r, scale)
@@ -173,7 +184,7 @@ def weights(z, largest, total):
 @triton.jit
 def keep_factors(p, s, b, h, i, first):
     head = b * s.heads + h
-    return philox.keep_factors(tl.load(p.seed), first, i, head, p.dropout, p.tile)
+    return philox.keep_factors(tl.load(p.seed), first, position(s, i), head, p.dropout, p.tile)
 
 
 @triton.jit(noinline=True)
@@ -189,8 +200,10 @@ def attend_rows(p, s, output, b, f, r):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def forward_kernel(p, batch, heads, rows, keys, output, scratch, factor_size, rows_size):
-    s = Size(batch, heads, rows, keys)
+def forward_kernel(
+    p, batch, heads, rows, keys, row_offset, output, scratch, factor_size, rows_size
+):
+    s = Size(batch, heads, rows, keys, row_offset)
     f = scratch + tl.cast(tl.program_id(0), tl.int64) * (factor_size + rows_size)
     r = f + factor_size
     for b in range(tl.program_id(0), s.batch, tl.num_programs(0)):
@@ -199,16 +212,18 @@ def forward_kernel(p, batch, heads, rows, keys, output, scratch, factor_size, ro
 
 
 @triton.jit(do_not_specialize=SIZES)
-def factor_kernel(p, batch, heads, rows, keys, factors, factor_size):
-    s = Size(batch, heads, rows, keys)
+def factor_kernel(p, batch, heads, rows, keys, row_offset, factors, factor_size):
+    s = Size(batch, heads, rows, keys, row_offset)
     b = tl.program_id(0)
     prepare(p, s, b, factors + tl.cast(b, tl.int64) * factor_size)
 
 
 @triton.jit(do_not_specialize=SIZES)
-def rows_kernel(p, batch, heads, rows, keys, output, factors, row_scratch, factor_size, rows_size):
+def rows_kernel(
+    p, batch, heads, rows, keys, row_offset, output, factors, row_scratch, factor_size, rows_size
+):
     """Every program takes tiles of rows of one head in turn; the factors are there."""
-    s = Size(batch, heads, rows, keys)
+    s = Size(batch, heads, rows, keys, row_offset)
     r = row_scratch + tl.cast(tl.program_id(0), tl.int64) * rows_size
     tiles = tl.cdiv(s.rows, p.rows_tile)
     for index in range(tl.program_id(0), s.batch * s.heads * tiles, tl.num_programs(0)):

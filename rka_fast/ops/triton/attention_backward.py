@@ -24,8 +24,9 @@ from rka_fast.ops.triton.attention import (
     weights,
 )
 from rka_fast.ops.triton.covariance import d_correlation
-from rka_fast.ops.triton.covariance_backward import correlation_backward
+from rka_fast.ops.triton.covariance_backward import correlation_backward, store_ready
 from rka_fast.ops.triton.skew_normal import (
+    D_LOGITS,
     INNER,
     LARGEST,
     LOCATION,
@@ -48,6 +49,7 @@ from rka_fast.ops.triton.tiles import (
     last_key,
     load_heads,
     load_tile,
+    location_scale,
     multiply,
     rounded,
     slope,
@@ -57,6 +59,7 @@ from rka_fast.ops.triton.tiles import (
     write_rows,
     write_scores,
 )
+from rka_fast.ops.triton.times import table_backward
 
 
 class Gradients(NamedTuple):
@@ -67,6 +70,7 @@ class Gradients(NamedTuple):
     key: Heads | None
     value: Heads | None
     bias: object  # (B, H, n, m)
+    time_table: object  # (B, H, TIME_BUCKETS)
     scale_query: Heads | None
     scale_key: Heads | None
     scale_bias: object  # (B, H)
@@ -76,7 +80,9 @@ class Gradients(NamedTuple):
     concentration: object  # (B, 2)
     mixture: object  # (B, 3)
     gate: object
-    covariance: object  # constexpr: whether any of the last four (all or none are written)
+    correlation: object  # (B, m, m), where it came ready-made
+    factor: object
+    covariance: object  # constexpr: whether any of the last six (all or none are written)
 
 
 @triton.jit(noinline=True)
@@ -187,7 +193,9 @@ def softmax_backward(p, s, g, b, h, first_row, f, r):
             head = tl.cast(b, tl.int64) * s.heads + h
             at = g.bias + (head * s.rows + i[:, None]) * s.keys + j[None, :]
             tl.store(at, dz, mask=where)
-        d = dz * slope(p.activation, location) * inverse_root(p.query.width)
+        if g.time_table is not None:
+            store_tile(rows_at(p, r, D_LOGITS), p.pitch, local, j, dz)
+        d = dz * slope(p.activation, location) * location_scale(p)
         store_tile(rows_at(p, r, LOCATION), p.pitch, local, j, d)
         if p.mode != "location":
             omega, sigmoid = softplus(scale)
@@ -217,6 +225,8 @@ def rows_backward(p, s, g, b, h, first_row, f, r, d_factor):
     write_scores(p, s, g.output, p.value, b, h, first_row, 1.0, rows_at(p, r, WEIGHTS))
     recompute(p, s, g, b, h, first_row, f, r)
     share = softmax_backward(p, s, g, b, h, first_row, f, r)
+    if g.time_table is not None:
+        table_backward(p, s, g, b, h, first_row, r)
     if g.value is not None:
         add_to_keys(p, s, g.value, b, h, first_row, rows_at(p, r, WEIGHTS), g.output)
     at = rows_at(p, r, LOCATION)
@@ -273,24 +283,44 @@ def heads_backward(p, s, g, b, first_head, last_head, f, r, d_factor):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def backward_kernel(p, batch, heads, rows, keys, g, scratch, factor_size, rows_size):
-    s = Size(batch, heads, rows, keys)
+def backward_kernel(p, batch, heads, rows, keys, row_offset, g, scratch, factor_size, rows_size):
+    s = Size(batch, heads, rows, keys, row_offset)
     f = scratch + tl.cast(tl.program_id(0), tl.int64) * (factor_size + rows_size)
     r = f + factor_size
     for b in range(tl.program_id(0), s.batch, tl.num_programs(0)):
         prepare(p, s, b, f)
         heads_backward(p, s, g, b, 0, s.heads, f, r, d_correlation(p, f))
         if g.covariance:
-            correlation_backward(p, s, g, b, f, r)
+            covariance_backward(p, s, g, b, f, r)
         tl.debug_barrier()
+
+
+@triton.jit
+def covariance_backward(p, s, g, b, f, r):
+    """From d L (or d K) of a sequence to what K was made of, or to itself where it was ready."""
+    if p.factor is not None:
+        store_ready(p, s, g, b, f)
+    else:
+        correlation_backward(p, s, g, b, f, r)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def heads_backward_kernel(
-    p, batch, heads, rows, keys, g, factors, d_factors, row_scratch, factor_size, rows_size
+    p,
+    batch,
+    heads,
+    rows,
+    keys,
+    row_offset,
+    g,
+    factors,
+    d_factors,
+    row_scratch,
+    factor_size,
+    rows_size,
 ):
     """Every program takes heads of sequences in turn; d L goes to (B, H, pitch, pitch)."""
-    s = Size(batch, heads, rows, keys)
+    s = Size(batch, heads, rows, keys, row_offset)
     r = row_scratch + tl.cast(tl.program_id(0), tl.int64) * rows_size
     for index in range(tl.program_id(0), s.batch * s.heads, tl.num_programs(0)):
         b = index // s.heads
@@ -303,15 +333,26 @@ def heads_backward_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def adjoint_kernel(
-    p, batch, heads, rows, keys, g, factors, d_factors, row_scratch, factor_size, rows_size
+    p,
+    batch,
+    heads,
+    rows,
+    keys,
+    row_offset,
+    g,
+    factors,
+    d_factors,
+    row_scratch,
+    factor_size,
+    rows_size,
 ):
     """The heads' d L summed in their order, then back through K, sequence by sequence."""
-    s = Size(batch, heads, rows, keys)
+    s = Size(batch, heads, rows, keys, row_offset)
     r = row_scratch + tl.cast(tl.program_id(0), tl.int64) * rows_size
     for b in range(tl.program_id(0), s.batch, tl.num_programs(0)):
         f = factors + tl.cast(b, tl.int64) * factor_size
         sum_heads(p, s, b, f, d_factors)
-        correlation_backward(p, s, g, b, f, r)
+        covariance_backward(p, s, g, b, f, r)
         tl.debug_barrier()
 
 

@@ -159,6 +159,25 @@ def write_correlation(p, s, b, f, full: tl.constexpr):
     tl.debug_barrier()
 
 
+@triton.jit(noinline=True)
+def copy_ready(p, s, x, b, f, full: tl.constexpr):
+    """A ready-made K or L into scratch, as `correlation` and `cholesky` leave theirs."""
+    local = tl.arange(0, p.tile)
+    for first_i in range(0, p.pitch, p.tile):
+        i = first_i + local
+        last = p.pitch if full else first_i + p.tile
+        for first_j in range(0, last, p.tile):
+            j = first_j + local
+            there = (i < s.keys)[:, None] & (j < s.keys)[None, :]
+            if not full:
+                there = there & (i[:, None] >= j[None, :])
+            at = x + (tl.cast(b, tl.int64) * s.keys + i[:, None]) * s.keys + j[None, :]
+            k = tl.load(at, mask=there, other=0.0)
+            beyond = (i[:, None] == j[None, :]) & (i >= s.keys)[:, None]
+            store_tile(f, p.pitch, i, j, tl.where(beyond, 1.0, k))
+    tl.debug_barrier()
+
+
 @triton.jit
 def factor_block(k, least, tile: tl.constexpr):
     """Lower factor of one block, its inverse transposed, which columns go on below it, and whether

@@ -49,6 +49,24 @@ def correlation_backward(p, s, g, b, f, r):
 
 
 @triton.jit(noinline=True)
+def store_ready(p, s, g, b, f):
+    """The gradient of a ready-made L, zeros above its diagonal, or of K for the mean."""
+    local = tl.arange(0, p.tile)
+    for first_i in range(0, s.keys, p.tile):
+        i = first_i + local
+        for first_j in range(0, s.keys, p.tile):
+            j = first_j + local
+            x = load_tile(d_correlation(p, f), p.pitch, i, j)
+            at = (tl.cast(b, tl.int64) * s.keys + i[:, None]) * s.keys + j[None, :]
+            there = (i < s.keys)[:, None] & (j < s.keys)[None, :]
+            if p.mode == "mean":
+                tl.store(g.correlation + at, x, mask=there)
+            else:
+                x = tl.where(i[:, None] >= j[None, :], x, 0.0)
+                tl.store(g.factor + at, x, mask=there)
+
+
+@triton.jit(noinline=True)
 def cholesky_backward(p, f):
     """L^-T Phi(L' d L) L^-1 in place of d L: the gradient of K up to symmetry.
 

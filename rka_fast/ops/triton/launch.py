@@ -13,10 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments, fold
-from rka_fast.ops.triton import attention, attention_backward, interpreted, skew_normal
+from rka_fast.ops.arguments import DIFFERENTIABLE, TIME_BUCKETS, Arguments, fold
+from rka_fast.ops.reference.times import edges
+from rka_fast.ops.triton import attention, attention_backward, interpreted, skew_normal, times
 from rka_fast.ops.triton.attention_backward import Gradients
-from rka_fast.ops.triton.tiles import WARPS, Grid, Heads, Problem, Size
+from rka_fast.ops.triton.tiles import WARPS, Grid, Heads, Problem, Size, Times
 
 ONE_LAUNCH = 128  # keys up to which one program does a whole sequence
 MANY = 128  # sequences that fill a device by themselves, however long they are
@@ -121,6 +122,8 @@ def backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
     results, g = gradients(grad, {DIFFERENTIABLE[i] for i in needs}, a)
     factor = factor_size(p) + p.pitch * p.pitch
     row = rows_size(c, p, skew_normal.BACKWARD_ROWS)
+    if g.time_table is not None:
+        row = rows_size(c, p, skew_normal.BACKWARD_ROWS + 1) + times.SUMS.value * c.rows_tile
     if in_one_launch(a):
         grid = min(batch, programs(c, grad.device))
         scratch = new_scratch(grid * (factor + row), grad.device)
@@ -143,14 +146,18 @@ def gradients(grad: Tensor, needed: set[str], a: Arguments) -> tuple[dict, Gradi
     batch, heads, rows, _ = a.query.shape
     spread = a.mode != "location"
     shaped = spread and a.shape_query is not None
-    covariance = ("features", "concentration", "mixture", "gate")
+    if a.factor is None:
+        covariance = ("features", "concentration", "mixture", "gate")
+    else:
+        covariance = ("factor",) if a.mode == "sample" else ("correlation",)
     has_covariance = bool(needed & set(covariance)) and (shaped or a.mode == "sample")
-    names = {"query", "key", "value", "bias"} & needed
+    names = {"query", "key", "value", "bias", "time_table"} & needed
     names |= {"scale_query", "scale_key", "scale_bias"} & needed if spread else set()
     names |= {"shape_query", "shape_key"} & needed if shaped else set()
     names |= set(covariance) if has_covariance else set()
     shapes = {
         "bias": (batch, heads, rows, a.key.shape[2]),
+        "time_table": (batch, heads, TIME_BUCKETS),
         "scale_bias": (batch, heads),
         "concentration": (batch, 2),
         "mixture": (batch, 3),
@@ -183,24 +190,29 @@ def problem(a: Arguments, c: Config) -> tuple[Problem, Size]:
     keys = a.key.shape[2]
     pitch = triton.cdiv(keys, c.tile) * c.tile
     mixture = None if a.mixture is None else _small(a.mixture)
-    spread = a.mode != "location"
+    features = None if a.mode == "location" else a.features
     p = Problem(
         query=heads_of(a.query),
         key=heads_of(a.key),
         value=heads_of(a.value),
         bias=None if a.bias is None else grid_of(a.bias.float(), a),
+        times=None if a.time_table is None else times_of(a),
+        scale=a.scale,
         scale_query=heads_of(a.scale_query),
         scale_key=heads_of(a.scale_key),
         scale_bias=_small(a.scale_bias),
         shape_query=heads_of(a.shape_query),
         shape_key=heads_of(a.shape_key),
         features=_small(a.features),
-        feature_width=a.features.shape[2] if spread else 0,
+        feature_width=0 if features is None else features.shape[2],
         concentration=_small(a.concentration),
         mixture=mixture,
-        mixture_batch=3 if spread and mixture.shape[0] > 1 else 0,
+        mixture_batch=0 if features is None or mixture.shape[0] == 1 else 3,
         gate=_small(a.gate),
         counts=_small(a.cooccurrence),
+        correlation=_small(a.correlation),
+        factor=_small(a.factor),
+        prior=None if a.prior is None else grid_of(a.prior.float(), a),
         mask=None if a.mask is None else grid_of(a.mask.view(torch.uint8), a),
         padding=None if a.padding is None else a.padding.contiguous().view(torch.uint8),
         seed=a.seed,
@@ -218,7 +230,7 @@ def problem(a: Arguments, c: Config) -> tuple[Problem, Size]:
         tile=tl.constexpr(c.tile),
         chunk=tl.constexpr(c.chunk),
     )
-    return p, Size(batch, heads, rows, keys)
+    return p, Size(batch, heads, rows, keys, a.row_offset or None)
 
 
 def precision(dtype: torch.dtype, device: torch.device) -> str:
@@ -263,6 +275,17 @@ def heads_of(x: Tensor | None) -> Heads | None:
     if x.stride(-1) != 1 and x.shape[-1] > 1:
         x = x.contiguous()
     return Heads(x, *x.stride()[:3], x.shape[-1])
+
+
+def times_of(a: Arguments) -> Times:
+    table, rows, keys = a.time_table, a.row_times, a.key_times
+    head = 0 if table.shape[0] == 1 else TIME_BUCKETS
+    return Times(_small(table), head, rows.contiguous(), keys.contiguous(), _edges(table.device))
+
+
+@cache
+def _edges(device: torch.device) -> Tensor:
+    return torch.tensor((*edges(), 2**63 - 1), device=device)
 
 
 def grid_of(x: Tensor, a: Arguments) -> Grid:

@@ -14,8 +14,10 @@ from rka_fast.ops.triton.tiles import (
     activate,
     allowed,
     last_key,
+    load_grid,
     load_tile,
     multiply,
+    position,
     slope,
     store_tile,
     sum_products,
@@ -33,6 +35,7 @@ STANDARD = tl.constexpr(5)  # S, then d S
 LOCATION = tl.constexpr(6)  # scores, then their gradient
 SCALE = tl.constexpr(7)
 WEIGHTS = tl.constexpr(8)  # d W, then d C and d B
+D_LOGITS = tl.constexpr(9)  # for the table of relative times alone
 LOGITS = SHAPE  # in the forward pass, which has no more use of A by then: first S, then Z
 FORWARD_ROWS = 4
 BACKWARD_ROWS = 9
@@ -79,7 +82,7 @@ def shape_prior(p, s, b, h, first_row, f, r):
         m, counts = seen_counts(p, s, b, h, i, k)
         seen += m
         own += counts
-        itself += tl.where(i[:, None] == k[None, :], m, 0.0)
+        itself += tl.where(position(s, i)[:, None] == k[None, :], m, 0.0)
     inverse = 1.0 / tl.maximum(tl.sum(seen, axis=1) - 1.0, 1.0)
     own = (tl.sum(own, axis=1) * inverse * tl.sum(itself, axis=1))[:, None]
     for first_j in range(0, limit, p.tile):
@@ -95,7 +98,7 @@ def shape_prior(p, s, b, h, first_row, f, r):
             mean = multiply(m, column, mean, p.exact)
         m, counts = seen_counts(p, s, b, h, i, j)
         prior = paths + counts * (mean * inverse[:, None] + own)
-        prior += tl.where(i[:, None] == j[None, :], own * own, 0.0)
+        prior += tl.where(position(s, i)[:, None] == j[None, :], own * own, 0.0)
         prior = prior * m
         store_tile(rows_at(p, r, PRIOR), p.pitch, local, j, prior)
     tl.debug_barrier()
@@ -112,7 +115,8 @@ def shape_prior(p, s, b, h, first_row, f, r):
 def seen_counts(p, s, b, h, i, k):
     """M and M o C_0 at rows i and keys k."""
     m = allowed(p, s, b, h, i, k)
-    return m.to(tl.float32), load_counts(p, s, b, i, k, m & (i[:, None] != k[None, :]))
+    item = position(s, i)
+    return m.to(tl.float32), load_counts(p, s, b, item, k, m & (item[:, None] != k[None, :]))
 
 
 @triton.jit(noinline=True)
@@ -126,6 +130,8 @@ def shapes(p, s, b, h, first_row, f, r, save: tl.constexpr):
         if p.counts is not None:
             prior = load_tile(rows_at(p, r, PRIOR), p.pitch, local, j)
             prior *= load_value(p, r, PRIOR_SCALE)[:, None]
+        elif p.prior is not None:
+            prior = load_grid(p.prior, b, h, i, j, allowed(p, s, b, h, i, j))
         else:
             prior = allowed(p, s, b, h, i, j).to(tl.float32)
         store_tile(rows_at(p, r, SHAPE), p.pitch, local, j, activate(p.activation, score) * prior)
@@ -159,12 +165,12 @@ def projections(p, s, b, h, first_row, f, r):
             else:
                 q += sum_products(acc, acc, 1)
         if p.mode == "sample":
-            e = philox.normals(tl.load(p.seed), first, i, head, p.tile)
+            e = philox.normals(tl.load(p.seed), first, position(s, i), head, p.tile)
             store_tile(rows_at(p, r, NOISE), p.pitch, local, j, e)
             if p.shape_query is not None:
                 projection += sum_products(acc, e, 1)
     if p.mode == "sample":
-        projection += philox.skew_normals(tl.load(p.seed), i, head)
+        projection += philox.skew_normals(tl.load(p.seed), position(s, i), head)
     store_value(p, r, Q, q)
     store_value(p, r, PROJECTION, projection)
     tl.debug_barrier()

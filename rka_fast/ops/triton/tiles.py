@@ -46,6 +46,17 @@ class Size(NamedTuple):
     heads: int
     rows: int
     keys: int
+    row_offset: int | None  # query i is position i + row_offset
+
+
+class Times(NamedTuple):
+    """Relative times, added to the location by the bucket of their distance."""
+
+    table: object  # (H or 1, TIME_BUCKETS)
+    head: int  # stride, 0 where the heads share one row
+    rows: object  # (B, n) int64 seconds
+    keys: object  # (B, m)
+    edges: object  # the least seconds of each bucket, and of one more that none reaches
 
 
 WARPS = tl.constexpr(4)  # of every kernel
@@ -60,6 +71,8 @@ class Problem(NamedTuple):
     key: Heads
     value: Heads
     bias: Grid | None
+    times: Times | None
+    scale: float | None  # of the location's products, if not the inverse root of their width
     scale_query: Heads | None
     scale_key: Heads | None
     scale_bias: object  # (H,)
@@ -72,6 +85,9 @@ class Problem(NamedTuple):
     mixture_batch: int  # stride
     gate: object  # (B, feature_width)
     counts: object  # (B, m, m)
+    correlation: object  # (B, m, m), ready-made, and so are the factor and
+    factor: object
+    prior: Grid | None
     mask: Grid | None  # bytes
     padding: object  # (B, m) bytes
     seed: object
@@ -89,6 +105,14 @@ class Problem(NamedTuple):
     rows_tile: object
     tile: object
     chunk: object
+
+
+@triton.jit
+def position(s, i):
+    """Of queries i among the keys, for noise, causality and prior."""
+    if s.row_offset is not None:
+        i += s.row_offset
+    return i
 
 
 @triton.jit
@@ -168,7 +192,7 @@ def allowed(p, s, b, h, i, j):
     """M at rows i and keys j."""
     seen = (i < s.rows)[:, None] & exists(p, s, b, j)[None, :]
     if p.causal:
-        seen = seen & (j[None, :] <= i[:, None])
+        seen = seen & (j[None, :] <= position(s, i)[:, None])
     if p.mask is not None:  # noqa: SIM102
         if s.keys > 0:  # see `exists`
             seen = seen & (load_grid(p.mask, b, h, i, j, seen) != 0)
@@ -180,7 +204,7 @@ def last_key(p, s, first_row):
     """One beyond the last key that the rows of a tile may see."""
     limit = s.keys
     if p.causal:
-        limit = tl.minimum(s.keys, first_row + p.rows_tile)
+        limit = tl.minimum(s.keys, position(s, first_row) + p.rows_tile)
     return limit
 
 
@@ -268,6 +292,14 @@ def rounded(x, precision: tl.constexpr):
 @triton.jit
 def inverse_root(width):
     return 1.0 / tl.sqrt(tl.cast(width, tl.float32))
+
+
+@triton.jit
+def location_scale(p):
+    scale = p.scale
+    if p.scale is None:
+        scale = inverse_root(p.query.width)
+    return scale
 
 
 @triton.jit
