@@ -15,11 +15,13 @@ from rka_fast.version import __version__
 COMMANDS = {
     "train": "Train a model on an interaction log.",
     "recommend": "Recommend items from a finished or interrupted run.",
+    "export": "Write a run's model to a folder that answers without this package.",
     "reproduce": "Make the paper's table from data files.",
     "verify": "Check a backend here against the reference, and draws against their law.",
     "info": "Show versions, and which backends work here.",
 }
 """One line about each command; `main` of the module `rka_fast.NAME` runs it."""
+_ELSEWHERE = {"export": "serving.export"}  # `rka_fast.export` is the function
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: unknown command {name!r}; {hint(name, COMMANDS)}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"rka_fast.{name}").main(rest)
+    return importlib.import_module(f"rka_fast.{_ELSEWHERE.get(name, name)}").main(rest)
 
 
 def exit_status(run: Callable[[], int], stopped: str | None = None) -> int:

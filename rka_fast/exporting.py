@@ -1,10 +1,11 @@
 """`export`: a model with our attention as a file that runs without this package."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,33 +20,52 @@ KINDS = {".onnx": "ONNX", ".pt2": "a package of AOTInductor"}
 _LARGEST_FILE = 2**31 - 2**20  # what protocol buffers hold
 
 
+class Exportable(Protocol):
+    """What writes its own export: a run, which knows its inputs and has ids beside its model."""
+
+    def export(self, folder: str | Path, format: str) -> Path:
+        """Writes into a new folder and returns its path."""
+        ...
+
+
 def export(
-    model: nn.Module,
+    model: nn.Module | Exportable,
     path: str | Path,
     args: Sequence | None = None,
     keywords: Mapping | None = None,
     *,
     mode: str = "mean",
     dynamic_shapes=None,
+    names: tuple[Sequence[str], Sequence[str]] | None = None,
+    format: str = "onnx",
 ) -> Path:
     """Writes `model` to `path`: ".onnx" for ONNX, ".pt2" for `torch._inductor.aoti_load_package`.
+
+    Of a run, `path` is a new folder, for the graph from histories to the best items with the ids
+    of the items, and the rest of the arguments but `format` has no meaning.
 
     The file holds PyTorch's own operators only, so that it runs in a process without rka_fast.
 
     Args:
-        model: a `KernelizedAttention` or a model with some in it, in evaluation.
+        model: a `KernelizedAttention` or a model, in evaluation; or an `rka_fast.Run`.
         path: its suffix says what to write.
         args, keywords: example inputs. A single `KernelizedAttention` needs none: it is exported as
             self-attention of one input (batch, length, embed_dim).
         mode: of every attention, "mean" or "location": a file draws nothing.
         dynamic_shapes: as in `torch.export.export`. By default every dimension of the inputs may
             change, unless the model fixes it, as it does widths.
+        names: of inputs and outputs in ONNX.
+        format: of a run, "onnx" or "aoti".
 
     Raises:
         ValueError: for another suffix or mode, a model in training, missing example inputs.
         ImportError: where ONNX's packages are missing.
     """
     path = Path(path)
+    if not isinstance(model, nn.Module):
+        if any(x is not None for x in (args, keywords, dynamic_shapes, names)) or mode != "mean":
+            raise ValueError("args: expected a path and format alone with a run, got more")
+        return model.export(path, format)
     if path.suffix not in KINDS:
         kinds = " or ".join(f"{suffix} ({kind})" for suffix, kind in KINDS.items())
         raise ValueError(f"path: expected a name that ends in {kinds}, got {str(path)!r}")
@@ -63,24 +83,29 @@ def export(
             given, named = dynamic_shapes[: len(args)], dynamic_shapes[len(args) :]
             dynamic_shapes = _by_name(model, given, dict(zip(keywords, named, strict=True)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad(), use_draws(model, mode), plain_operators(), _without_nested_tensors():
+    drawing = any(isinstance(x, KernelizedAttention) for x in model.modules())
+    draws = use_draws(model, mode) if drawing else nullcontext()
+    with torch.no_grad(), draws, plain_operators(), _without_nested_tensors():
         write = _write_onnx if path.suffix == ".onnx" else _write_package
-        write(model, path, args, keywords, dynamic_shapes)
+        write(model, path, args, keywords, dynamic_shapes, names or (None, None))
     return path
 
 
-def _write_onnx(model: nn.Module, path: Path, args: tuple, keywords: dict, dynamic_shapes) -> None:
+def _write_onnx(
+    model: nn.Module, path: Path, args: tuple, keywords: dict, dynamic_shapes, names: tuple
+) -> None:
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise ImportError(f"ONNX needs {' and '.join(missing)}: pip install onnx onnxscript")
     size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
     torch.onnx.export(
         model, args, path, kwargs=keywords, dynamic_shapes=dynamic_shapes, dynamo=True,
+        input_names=names[0], output_names=names[1],
         external_data=size > _LARGEST_FILE, verbose=False,
     )  # fmt: skip
 
 
 def _write_package(
-    model: nn.Module, path: Path, args: tuple, keywords: dict, dynamic_shapes
+    model: nn.Module, path: Path, args: tuple, keywords: dict, dynamic_shapes, names: tuple
 ) -> None:
     program = torch.export.export(model, args, keywords, dynamic_shapes=dynamic_shapes)
     torch._inductor.aoti_compile_and_package(program, package_path=str(path))

@@ -230,6 +230,12 @@ class Run:
         Checkpoint.load(folder.best, trainer.checkpoints.catalogue).load_into(trainer.evaluated)
         return trainer.evaluate(stage)
 
+    def export(self, folder: str | os.PathLike, format: str = "onnx") -> Path:
+        """The model in a new folder that answers without rka_fast; see `export_run`."""
+        from rka_fast.serving.export import export_run
+
+        return export_run(self, folder, format)
+
 
 MANY = 2000
 """Histories from which on a bar is shown."""

@@ -43,6 +43,10 @@ class LengthGroups:
         unpacked = torch.cat([group.places.flatten() for group in self.groups])
         self.order = unpacked.argsort(stable=True)[-len(self.position) :]
 
+    def of(self, x: Tensor) -> Tensor:
+        """(B, n) as (P,): what is at the positions that hold an item."""
+        return x[self.present]
+
     def unpack(self, x: Tensor, groups: list[Group] | None = None) -> list[Tensor]:
         """(P, width) as (b, l, width) for each group, zero where there is padding."""
         x = F.pad(x, (0, 0, 1, 0))
@@ -55,6 +59,29 @@ class LengthGroups:
     def pack(self, parts: list[Tensor]) -> Tensor:
         """(b, l, width) for each group as (P, width)."""
         return torch.cat([x.flatten(0, 1) for x in parts]).index_select(0, self.order)
+
+
+class OneGroup(LengthGroups):
+    """Every position in its place, padding too: for graphs, whose shapes no value may decide."""
+
+    def __init__(self, items: Tensor):
+        batch, length = items.shape
+        self.position = torch.arange(length, device=items.device).repeat(batch)
+        place = torch.arange(1, batch * length + 1, device=items.device).view(batch, length)
+        places = torch.where(items > 0, place, 0)
+        self.every = Group(torch.arange(batch, device=items.device), places)
+        self.groups = [self.every]
+
+    def of(self, x: Tensor) -> Tensor:
+        return x.flatten()
+
+    def pack(self, parts: list[Tensor]) -> Tensor:
+        return parts[0].flatten(0, 1)
+
+
+def grouped(items: Tensor) -> LengthGroups:
+    """The groups of a batch; in a graph that is being exported, one."""
+    return OneGroup(items) if torch.compiler.is_exporting() else LengthGroups(items)
 
 
 def _groups(places: Tensor) -> list[Group]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rka_fast.models.base import Recommender
-from rka_fast.models.groups import LengthGroups
+from rka_fast.models.groups import LengthGroups, grouped
 
 if TYPE_CHECKING:
     from rka_fast.data.batches import Batch
@@ -166,8 +166,8 @@ class TransformerRecommender(Recommender):
         return [{"times": times(g.rows, g.places.shape[1])} for g in groups.groups]
 
     def encode(self, batch: Batch) -> Tensor:
-        groups = LengthGroups(batch.items)
-        items = self.items(batch.items[groups.present])
+        groups = grouped(batch.items)
+        items = self.items(groups.of(batch.items))
         # Left-padded: the newest item always has the last position.
         position = groups.position + self.positions.num_embeddings - batch.items.shape[1]
         x = self.dropout(items * self.scale + self.positions(position))
