@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,3 +143,17 @@ def csv_cell(value: Any) -> Any:
     """The value for a cell of a CSV file; text that a spreadsheet would compute gets a quote."""
     computed = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{value}" if computed else value
+
+
+def markdown_text(value: object) -> str:
+    """Text from outside for one line of Markdown: what would be markup or HTML shows as written."""
+    text = " ".join(str(value).split())
+    return re.sub(r"[\\`*\[\]<>|#&~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+
+
+def markdown_code(value: object) -> str:
+    """The same as code, in more backticks than it has in a row itself."""
+    text = " ".join(str(value).split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{space}{text}{space}{fence}"

@@ -32,6 +32,7 @@ from rka_fast.errors import (
 from rka_fast.files import (
     check_writable,
     locked,
+    markdown_code,
     remove_leftovers,
     to_json,
     write_atomically,
@@ -208,7 +209,7 @@ _TIES = {
 
 def _facts(flags: Flags, command: str) -> dict[str, str]:
     return {
-        "command": f"`{command}`",
+        "command": markdown_code(command),
         "split": SPLITS[flags.split].rule,
         "candidates": "every item" if flags.seen == "keep" else "what a person has not had",
         "ties in time": _TIES[flags.ties],

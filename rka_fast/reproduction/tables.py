@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rka_fast.data.targets import FEW
-from rka_fast.files import csv_cell
+from rka_fast.files import csv_cell, markdown_text
 from rka_fast.models import MODELS
 from rka_fast.reproduction.paper import PAPER_METRICS, POP_FOOTNOTE
 from rka_fast.reproduction.results import OURS, Outcome, Scores
@@ -36,14 +36,16 @@ def markdown(outcomes: list[Outcome], not_run: dict[str, str], facts: dict[str, 
         lines += ["", *_section(outcome)]
     if not_run:
         lines += ["", "## Not run", ""]
-        lines += [f"- {name}: {reason}" for name, reason in not_run.items()]
+        lines += [
+            f"- {markdown_text(name)}: {markdown_text(reason)}" for name, reason in not_run.items()
+        ]
     return "\n".join(lines) + "\n"
 
 
 def _section(outcome: Outcome) -> list[str]:
     dataset, data = outcome.dataset, outcome.description
     lines = [
-        f"## {dataset.title} ({dataset.name})",
+        f"## {markdown_text(dataset.title)} ({markdown_text(dataset.name)})",
         "",
         f"{data['users']:,} users, {data['items']:,} items, {data['events']:,} events; "
         f"split: {data['split']}; {outcome.finished} of {outcome.planned} cells finished.",
@@ -63,7 +65,10 @@ def _section(outcome: Outcome) -> list[str]:
         lines += ["", POP_FOOTNOTE]
     if outcome.comparisons:
         lines += ["", *_comparisons(outcome)]
-    lines += [f"\nFailed: {cell}: {message}" for cell, message in outcome.failures.items()]
+    lines += [
+        f"\nFailed: {markdown_text(cell)}: {markdown_text(message)}"
+        for cell, message in outcome.failures.items()
+    ]
     return lines
 
 
@@ -95,7 +100,7 @@ def _tested(data: dict[str, Any]) -> list[str]:
     if evaluation is None:
         return []
     users = evaluation["target_users"]["test"]
-    lines = [f"**Warning: {warning}**" for warning in data.get("warnings", ())]
+    lines = [f"**Warning: {markdown_text(warning)}**" for warning in data.get("warnings", ())]
     lines.append(f"Tested: {users:,} users.")
     if users < FEW:
         lines.append("**Warning: so few users say little; differences inside 95 % mean nothing.**")
