@@ -1,0 +1,1 @@
+"""Numbers as HTML pages of one file each, that load nothing from anywhere."""
