@@ -15,6 +15,7 @@ from rka_fast.version import __version__
 COMMANDS = {
     "train": "Train a model on an interaction log.",
     "recommend": "Recommend items from a finished or interrupted run.",
+    "explain": "Show on a page why a run recommends what it does.",
     "export": "Write a run's model to a folder that answers without this package.",
     "reproduce": "Make the paper's table from data files.",
     "verify": "Check a backend here against the reference, and draws against their law.",

@@ -138,7 +138,7 @@ def _asked(flags: Flags, reads_times: bool) -> tuple[Any, Any]:
     if flags.history_file is not None:
         lists, times = read_histories(flags.history_file)
         return lists, times if reads_times else None
-    items = _ids(flags.history or "")
+    items = ids_of(flags.history or "")
     if not items:
         raise ConfigError("--history is empty: give at least one item")
     if flags.times is None:
@@ -153,7 +153,7 @@ def _asked(flags: Flags, reads_times: bool) -> tuple[Any, Any]:
 HISTORY = "this history"
 
 
-def _ids(text: str) -> list[Any]:
+def ids_of(text: str) -> list[Any]:
     """Ids between commas without the blanks around them, or those of a JSON list as they are."""
     if text.lstrip().startswith("["):
         try:
@@ -187,7 +187,7 @@ def _text(flags: Flags, run: Run, table: pl.DataFrame) -> str:
 def _json(flags: Flags, run: Run, part: pl.DataFrame) -> dict[str, Any]:
     user = part["user"][0]
     return {
-        **({"history": _ids(flags.history)} if flags.history is not None else {"user": user}),
+        **({"history": ids_of(flags.history)} if flags.history is not None else {"user": user}),
         "model": run.config.model,
         "synthetic": bool(run.description.get("synthetic")),
         "recommendations": part.drop("user").to_dicts(),

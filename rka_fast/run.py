@@ -17,6 +17,8 @@ import torch
 
 from rka_fast.data.readers import Interactions
 from rka_fast.errors import ConfigError, DataError
+from rka_fast.explaining.asking import History
+from rka_fast.explaining.explanation import DRAWS, Explanation, explain
 from rka_fast.progress import progress as progress_bar
 from rka_fast.recommending.asked import histories_of, is_frame, read_titles
 from rka_fast.recommending.histories import Histories, seconds
@@ -221,6 +223,26 @@ class Run:
             self.batcher.split.train_counts(),
             self.config.seed if options.seed is None else options.seed,
         )
+
+    def explain(
+        self,
+        of: Any,
+        top: int = 10,
+        *,
+        times: Any = None,
+        at: Any = None,
+        titles: Any = None,
+        draws: int = DRAWS,
+    ) -> Explanation:
+        """Why `recommend` recommends what it does to one person, as numbers.
+
+        of, top, times, at, titles: as in `recommend`. draws: of the attention of RKSA, for how sure
+        it is. `rka_fast.pages.explain_page` makes a page of it. Raises DataError or ConfigError.
+        """
+        history = History.of(self.histories(of, times=times, at=at))
+        if isinstance(titles, (str, os.PathLike)):
+            titles = read_titles(titles)
+        return explain(self, history, self.description, top=top, draws=draws, titles=titles)
 
     def evaluate(self, stage: str = "test") -> dict[str, dict[str, float]]:
         """Metrics by ranking, "sampled" and "full", of the targets of "valid" or "test"."""

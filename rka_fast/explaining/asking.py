@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rka_fast.context import use_draws
 from rka_fast.data.batches import Batch, Batcher
 from rka_fast.data.sequences import Sequences
-from rka_fast.explaining.attending import asked, draws_logits
+from rka_fast.errors import DataError, printable
+from rka_fast.explaining.attending import draws_logits
 from rka_fast.models import Recommender
+from rka_fast.recommending.histories import Histories
 from rka_fast.training.config import Config
 from rka_fast.training.devices import seed_torch
 from rka_fast.training.metrics import SCORES_AT_ONCE
@@ -35,13 +38,26 @@ class Trained(Protocol):
 @dataclass(frozen=True)
 class History:
     """items: int64 (events,), oldest first. user: index, -1 for nobody of the data. times: of the
-    events, in seconds since 1970, or None. at: when it is asked.
+    events, in seconds since 1970, or None. at: when it is asked, where the model reads times.
     """
 
     items: np.ndarray
     user: int
     times: np.ndarray | None
-    at: float
+    at: float | None
+
+    @classmethod
+    def of(cls, histories: Histories) -> History:
+        """The only one of some histories. Raises DataError where there are more, and none in it."""
+        if len(histories) != 1:
+            raise DataError(f"expected one history to explain, got {len(histories)}")
+        if not len(histories.items):
+            raise DataError(
+                f"{printable(histories.names[0])} has no item of this run's catalogue: the most "
+                "popular items are shown then, and there is nothing to explain"
+            )
+        items, user = histories.items.astype(np.int64), int(histories.users[0])
+        return cls(items, user, histories.times, histories.at)
 
     def without(self, event: int) -> History:
         """The history with an event left out."""
@@ -65,14 +81,13 @@ class Asking:
 
     def batch(self, histories: Sequence[History]) -> Batch:
         """They as one batch, on the run's device."""
-        rows = [
-            self.run.batcher.history(
-                h.items.tolist(), h.user, None if h.times is None else h.times.tolist(), h.at
-            )
-            for h in histories
-        ]
-        fields = (None if x[0] is None else torch.cat(x) for x in zip(*rows, strict=True))
-        return Batch(*fields).to(self.run.device)  # pyright: ignore[reportArgumentType]
+        users = np.array([h.user for h in histories])
+        indptr = np.cumsum([0, *(len(h.items) for h in histories)])
+        items = np.concatenate([h.items for h in histories])
+        times = [h.times for h in histories if h.times is not None]
+        when = np.concatenate(times) if times else None
+        batch = self.run.batcher.histories(users, indptr, items, when, self.history.at)
+        return batch.to(self.run.device)
 
     def scores(self, histories: Sequence[History]) -> Iterator[Tensor]:
         """(b, num_items + 1) float32 of some histories at a time."""
@@ -90,8 +105,7 @@ class Asking:
 
     @torch.no_grad()
     def _scores(self, batch: Batch, mode: str | None) -> Tensor:
-        seed_torch(self.run.config.seed, "recommend") if mode is None else None
-        with nullcontext() if mode is None else asked(self.run.model, mode):
+        with nullcontext() if mode is None else use_draws(self.run.model, mode):
             scores = self.run.model.scores(batch).float().cpu()
         scores[:, torch.from_numpy(self.hidden)] = -torch.inf
         return scores

@@ -29,20 +29,6 @@ def draws_logits(model: Recommender) -> bool:
 
 
 @contextmanager
-def asked(model: Recommender, mode: str) -> Iterator[None]:
-    """Calls of `model` in this block take `mode`: "mean", or "sample" for new draws each."""
-
-    def tell(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
-        return args, {**kwargs, "mode": mode}
-
-    with ExitStack() as hooks:
-        for module in attentions(model):
-            if isinstance(module, KernelizedAttention):
-                hooks.enter_context(module.register_forward_pre_hook(tell, with_kwargs=True))
-        yield
-
-
-@contextmanager
 def watched(
     model: Recommender, replace: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None
 ) -> Iterator[list[Tensor]]:
@@ -78,7 +64,9 @@ def _plain_weights(
 ) -> Tensor:
     """The weights (B, H, n, n) of a `CausalAttention`, which has no need to hold them itself."""
     n = x.shape[1]
-    q, k = (_heads(y, module.heads) for y in (module.query(query), module.key_value(x).chunk(2, -1)[0]))
+    q, k = (
+        _heads(y, module.heads) for y in (module.query(query), module.key_value(x).chunk(2, -1)[0])
+    )
     bias, relative = (None, None) if module.relative is None else module.relative(n, times)
     identity = torch.eye(n, dtype=x.dtype, device=x.device).expand(*q.shape[:2], n, n)
     return kernelized_attention(

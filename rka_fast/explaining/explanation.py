@@ -141,7 +141,7 @@ class Explanation:
     source: str
     synthetic: bool
     user: str | None
-    at: float
+    at: float | None
     seen: str
     history: list[Event]
     earlier: int

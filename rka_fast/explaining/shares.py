@@ -21,8 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rka_fast.context import use_draws
 from rka_fast.data.batches import Batch
-from rka_fast.explaining.attending import asked, value_path, watched
+from rka_fast.explaining.attending import draws_logits, value_path, watched
 from rka_fast.models.rksa import RKSA
 from rka_fast.models.transformer import SwiGLU, TransformerRecommender
 
@@ -46,8 +47,8 @@ def shares(
 ) -> Shares:
     """The shares in the scores of the items `wanted` (k,).
 
-    batch: of one history. mode: of RKSA's attention, "mean" or "location". They are computed in float64 on a copy of the blocks and of the vectors
-    that are needed.
+    batch: of one history. mode: of RKSA's attention, "mean" or "location". They are computed in
+    float64 on a copy of the blocks and of the vectors that are needed.
     """
     small, batch, wanted = _small_copy(model, batch, wanted)
     leaves: dict[str, Tensor] = {}
@@ -71,14 +72,15 @@ def shares(
         # After those of the normalisations, so that it sees what they make.
         end = small.norm.register_forward_hook(lambda module, args, x: states.append(x))
         hooks.enter_context(end)
-        hooks.enter_context(asked(small, mode))
+        if draws_logits(small):
+            hooks.enter_context(use_draws(small, mode))
         hooks.enter_context(watched(small, _by_held_weights))
         exact = small.encode(batch)[0, -1]
         state = states[0][-1]
         if small.temperature is not None:
             state = state / (state.norm() * small.temperature).detach()
         scores = small.item_vectors()[wanted].detach() @ state
-    rows = [_row(score, leaves, small) for score in scores]
+        rows = [_row(score, leaves, small) for score in scores.unbind()]
     items, places, constants = (torch.stack(x) for x in zip(*rows, strict=True))
     with torch.no_grad():
         return Shares(items, places, constants, small.item_vectors()[wanted] @ exact)

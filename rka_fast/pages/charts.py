@@ -95,7 +95,9 @@ def heat_map(title: str, values: list[list[float]], rows: list[str], columns: li
 
 def _svg(width: float, height: float, title: str, parts: list[Markup], kind: str) -> Markup:
     head = Markup('<svg class="{}" viewBox="0 0 {} {}" width="{}" role="img" aria-label="{}">')
-    return head.format(kind, width, height, width, title) + Markup("").join(parts) + Markup("</svg>")
+    return (
+        head.format(kind, width, height, width, title) + Markup("").join(parts) + Markup("</svg>")
+    )
 
 
 def _path(kind: str, points: list[tuple[float, float]]) -> Markup:

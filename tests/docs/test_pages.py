@@ -39,6 +39,18 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     assert len(names["run"].recommend("u17", top=10)) == 10
 
 
+def test_the_python_on_explaining_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train(write_log(tmp_path / "log.csv"), "runs/mine", "--epochs", "1") == 0
+    (block,) = blocks((ROOT / "docs" / "explaining.md").read_text(encoding="utf-8"))
+    names: dict = {}
+    exec(block, names)
+    shown = names["found"].recommended[0]
+    total = sum(shown.parts.items) + sum(shown.parts.places) + shown.parts.constants
+    assert total == pytest.approx(shown.score, abs=1e-5)
+    assert Path("why.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page):
     """In backquotes or commands, by their path from the root."""

@@ -1,0 +1,84 @@
+"""Show on a page why a run recommends what it does.
+
+rka-fast explain RUN --user ID --out why.html
+rka-fast explain RUN --history ID,ID,... --titles FILE --out why.html   (--json: the numbers)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from rka_fast.commands import exit_status
+from rka_fast.errors import ConfigError, printable
+from rka_fast.explaining.explanation import DRAWS
+from rka_fast.files import check_writable, to_json, write_output
+from rka_fast.pages.explain_page import explain_page
+from rka_fast.recommend import ids_of
+from rka_fast.run import Run
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The command line."""
+
+    # Run folder of rka-fast train.
+    run: tyro.conf.Positional[str]
+    # Id of a user of the data.
+    user: str | None = None
+    # Item ids, oldest first, separated by commas, or as a JSON list: the history of anyone.
+    history: str | None = None
+    # When the events of the history happened, separated by commas, where the model reads times:
+    # ISO dates or seconds since 1970.
+    times: str | None = None
+    # When it is asked, where the model reads times: ISO date or seconds since 1970; default now.
+    at: str | None = None
+    # Write the page to this file.
+    out: str | None = None
+    # How many recommended items to explain.
+    top: int = 10
+    # Titles of items: a table with columns item,title, or MovieLens' movies.dat or u.item.
+    titles: str | None = None
+    # How often to draw RKSA's attention.
+    draws: int = DRAWS
+    # Print the numbers as JSON.
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    # Device to compute on: auto, cpu, cuda, cuda:N or mps.
+    device: str = "cpu"
+
+
+def explain(flags: Flags) -> str:
+    """The text that the command prints; the page is written on the way."""
+    if (flags.user is None) == (flags.history is None):
+        raise ConfigError("give either --user ID, for someone in the data, or --history ID,ID,...")
+    if flags.out is None and not flags.json:
+        raise ConfigError("give --out FILE.html for the page, or --json for its numbers, or both")
+    if flags.times is not None and flags.history is None:
+        raise ConfigError("--times goes with --history: a user of the data has times")
+    if flags.out is not None:
+        check_writable(flags.out)
+    of = flags.user if flags.history is None else [ids_of(flags.history)]
+    times = None if flags.times is None else [flags.times.split(",")]
+    found = Run(flags.run, flags.device).explain(
+        of, flags.top, times=times, at=flags.at, titles=flags.titles, draws=flags.draws
+    )
+    if flags.out is not None:
+        write_output(flags.out, explain_page(found))
+    return to_json(found.to_json()).rstrip() if flags.json else f"page: {printable(flags.out, 500)}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 0, or 2 for a user's mistake."""
+
+    def run() -> int:
+        print(explain(tyro.cli(Flags, args=argv, prog="rka-fast explain", description=__doc__)))
+        return 0
+
+    return exit_status(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
