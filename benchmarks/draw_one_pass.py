@@ -15,11 +15,13 @@ from kernel_report import KB, launches, work
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 N, WIDTH = 64, 64
 FILE = Path(__file__).parent / "results" / "one_pass.svg"
 LEVELS = {"memory": "#dbe4ee", "scratch": "#e6efd9", "chip": "#fbe8d3"}
+WORDS = {"memory": "in device memory", "scratch": "in the L2 cache", "chip": "on a multiprocessor"}
 
 
 def box(ax, x, y, width, height, title, lines, color):
@@ -81,6 +83,12 @@ def main() -> int:
     for x in (1.6, 4.5, 7.5, 10.4):
         arrow(ax, (x - 0.25, 3.45), (x - 0.25, 2.98))
         arrow(ax, (x + 0.25, 2.98), (x + 0.25, 3.45))
+    legend = [Patch(facecolor=color, edgecolor="#555555", label=WORDS[level])
+              for level, color in LEVELS.items()]  # fmt: skip
+    legend.append(Line2D([], [], color="#333333", marker=r"$\downarrow$", ms=9, ls="",
+                         label="data that moves"))  # fmt: skip
+    ax.legend(handles=legend, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=4, fontsize=8,
+              frameon=False)  # fmt: skip
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
     figure.savefig(file, metadata={"Date": None}, bbox_inches="tight")
     print(file)

@@ -61,6 +61,10 @@ def shares(
         return replace
 
     states: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
+        states.append(output)
+
     with ExitStack() as hooks, torch.enable_grad():
         for name in ("items", "positions"):
             hooks.enter_context(getattr(small, name).register_forward_hook(leaf(name)))
@@ -70,8 +74,7 @@ def shares(
         for gate in _gates(small):
             hooks.enter_context(gate.register_forward_hook(_held))
         # After those of the normalisations, so that it sees what they make.
-        end = small.norm.register_forward_hook(lambda module, args, x: states.append(x))
-        hooks.enter_context(end)
+        hooks.enter_context(small.norm.register_forward_hook(keep))
         if draws_logits(small):
             hooks.enter_context(use_draws(small, mode))
         hooks.enter_context(watched(small, _by_held_weights))

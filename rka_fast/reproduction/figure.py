@@ -1,4 +1,7 @@
-"""The outcomes as bars: a row of panels for every data set and ranking, a panel a metric."""
+"""The outcomes as bars: a row of panels for every data set and ranking, a panel a metric.
+
+Colours and words are told below the panels, and are those of the tables.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,11 @@ def png(outcomes: list[Outcome]) -> bytes:
     """The figure as a PNG file. Outcomes without scores are left out; one must have some."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     rows = [(outcome, ranking) for outcome in outcomes if outcome.scores for ranking in RANKINGS]
-    figure = Figure(figsize=(13, 2.6 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(13, 2.6 * len(rows) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(rows), len(PAPER_METRICS), squeeze=False)
     for (outcome, ranking), line in zip(rows, panels, strict=True):
@@ -33,13 +38,21 @@ def png(outcomes: list[Outcome]) -> bytes:
             paper = [outcome.paper.get(name, {}).get(metric) for name in names]
             known = [place for place, value in enumerate(paper) if value is not None]
             if ranking == "sampled" and known:
-                axes.plot(known, [paper[place] for place in known], "k_", ms=14, label="paper")
+                axes.plot(known, [paper[place] for place in known], "k_", ms=14)
             axes.set_xticks(range(len(names)), map(title, names), rotation=60, fontsize=7)
             axes.set_title(METRICS[metric].title, fontsize=9)
             axes.grid(axis="y", alpha=0.3)
-        line[0].set_ylabel(f"{outcome.dataset.name}\n{ranking}")
-        if line[0].get_legend_handles_labels()[0]:
-            line[0].legend(fontsize=7)
+        line[0].set_ylabel(f"{outcome.dataset.name}\n{RANKINGS[ranking]}", fontsize=9)
+    legend: list[Patch | Line2D] = [
+        Patch(color="C1", label=title(OURS)),
+        Patch(color="C0", label="the other models"),
+    ]
+    if any(len(s.results) > 1 for outcome, _ in rows for s in outcome.scores.values()):
+        whisker = "± sample standard deviation over the seeds"
+        legend.append(Line2D([], [], color="k", marker="|", ms=10, ls="", label=whisker))
+    if any(outcome.paper for outcome, _ in rows):
+        legend.append(Line2D([], [], color="k", marker="_", ms=14, ls="", label="paper"))
+    figure.legend(handles=legend, loc="outside lower center", ncols=len(legend), fontsize=9)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()

@@ -7,6 +7,7 @@ from typing import Any
 
 from rka_fast.data.split_rules import SPLITS
 from rka_fast.data.targets import warnings_of
+from rka_fast.training.curves import CURVE_METRIC, Curve
 from rka_fast.training.list_quality import QUALITIES
 from rka_fast.training.metrics import METRICS, RANKINGS
 
@@ -60,38 +61,43 @@ def _qualities(lists: list[tuple[str, dict[str, float] | None]]) -> list[str]:
     return lines
 
 
-def curve_png(log: list[dict[str, Any]], synthetic: bool = False) -> bytes | None:
-    """The training loss and the validation scores of a run's log, as a PNG file.
+def curve_png(curve: Curve, synthetic: bool = False) -> bytes | None:
+    """The training loss and the validation scores of a run, as a PNG file.
 
-    None where nothing was evaluated.
+    Beside them, dashed, popularity's scores, and the epoch that was kept. None where nothing was
+    evaluated.
     """
-    evaluations = [line for line in log if "valid" in line]
-    if not evaluations:
+    if not any(curve.valid.values()):
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    per_epoch = evaluations[0]["step"] / evaluations[0]["epoch"]
-    losses: dict[int, list[float]] = {}
-    for line in log:
-        if "loss" in line:
-            losses.setdefault(int((line["step"] - 1) // per_epoch) + 1, []).append(line["loss"])
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    left.plot(list(losses), [sum(values) / len(values) for values in losses.values()], ".-")
+    left.plot(*zip(*curve.losses, strict=True), ".-", color="C7")
     left.set(title="Training", xlabel="epoch", ylabel="mean loss")
-    epochs = [line["epoch"] for line in evaluations]
-    for ranking, label in RANKINGS.items():
-        right.plot(
-            epochs, [line["valid"][ranking]["ndcg@10"] for line in evaluations], ".-", label=label
-        )
-    right.set(title="Validation", xlabel="epoch", ylabel="NDCG@10", ylim=(0, None))
-    right.legend()
+    for colour, (ranking, label) in zip(("C0", "C1"), RANKINGS.items(), strict=True):
+        points = curve.valid[ranking]
+        name = f"{curve.title}, {label}"
+        right.plot(*zip(*points, strict=True), ".-", color=colour, label=name)
+        if ranking in curve.popularity:
+            level, name = curve.popularity[ranking], f"popularity, {label}"
+            right.axhline(level, color=colour, linestyle="--", linewidth=1, label=name)
+        if best := [point for point in points if point[0] == curve.best_epoch]:
+            right.plot(*best[0], "o", color=colour, markersize=9, markerfacecolor="none")
+    right.set(
+        title="Validation", xlabel="epoch", ylabel=METRICS[CURVE_METRIC].title, ylim=(0, None)
+    )
+    for axes in (left, right):
+        line = f"epoch {curve.best_epoch}, the best on validation ({RANKINGS[curve.selected]})"
+        axes.axvline(curve.best_epoch, color="k", linestyle=":", linewidth=1, label=line)
+        axes.grid(alpha=0.3)
+    figure.legend(
+        *right.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8
+    )
     if synthetic:
         figure.suptitle("Synthetic data")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()

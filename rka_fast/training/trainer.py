@@ -34,6 +34,7 @@ from rka_fast.errors import (
 from rka_fast.models import Recommender
 from rka_fast.training.assemble import assemble
 from rka_fast.training.config import Config
+from rka_fast.training.curves import curve_of
 from rka_fast.training.devices import make_accelerator, seed_torch, shard, stop_signals
 from rka_fast.training.evaluator import Evaluator
 from rka_fast.training.metrics import Ranked, both_metrics
@@ -171,7 +172,7 @@ class Trainer:
         result, tested = self._result()
         if self.main:
             synthetic = bool(self.description.get("synthetic"))
-            curve = curve_png(self.folder.read_log(), synthetic)
+            curve = curve_png(curve_of(self.folder.read_log(), self.config, result), synthetic)
             users = self.split.targets("test").users
             self.folder.write_results(result, tested, users, curve)
         self.accelerator.wait_for_everyone()
