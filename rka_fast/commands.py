@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import io
 import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rka_fast.errors import ConfigError, Interrupted, UserError, hint
 from rka_fast.version import __version__
@@ -15,6 +17,7 @@ from rka_fast.version import __version__
 COMMANDS = {
     "train": "Train a model on an interaction log.",
     "recommend": "Recommend items from a finished or interrupted run.",
+    "similar": "Show the items most like an item, from a run.",
     "explain": "Show on a page why a run recommends what it does.",
     "export": "Write a run's model to a folder that answers without this package.",
     "reproduce": "Make the paper's table from data files.",
@@ -40,6 +43,87 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: unknown command {name!r}; {hint(name, COMMANDS)}", file=sys.stderr)
         return 2
     return importlib.import_module(f"rka_fast.{_ELSEWHERE.get(name, name)}").main(rest)
+
+
+ALIASES = {
+    "--lr": "--learning-rate",
+    "--wd": "--weight-decay",
+    "--bs": "--batch-size",
+    "--dim": "--width",
+    "--hidden-size": "--width",
+    "--hidden-dim": "--width",
+    "--hidden-units": "--width",
+    "--embedding-dim": "--width",
+    "--embedding-size": "--width",
+    "--d-model": "--width",
+    "--layers": "--blocks",
+    "--num-layers": "--blocks",
+    "--n-layers": "--blocks",
+    "--num-blocks": "--blocks",
+    "--num-heads": "--heads",
+    "--n-heads": "--heads",
+    "--maxlen": "--max-length",
+    "--seq-len": "--max-length",
+    "--num-epochs": "--epochs",
+    "--n-epochs": "--epochs",
+    "--dropout-rate": "--dropout",
+    "--early-stopping": "--patience",
+    "--clip": "--gradient-clip",
+    "--warmup": "--warm-up",
+    "--warmup-steps": "--warm-up",
+    "--dataset": "--data",
+    "--input": "--data",
+    "--file": "--data",
+    "--output": "--out",
+    "--output-dir": "--out",
+    "--random-seed": "--seed",
+    "--gpu": "--device cuda",
+    "--cuda": "--device cuda",
+    "--cpu": "--device cpu",
+    "--k": "--top",
+    "--topk": "--top",
+    "--n": "--top",
+    "--user-id": "--user",
+    "--item-id": "--item",
+    "--items": "--history",
+}
+"""What other programs call some of our flags."""
+
+
+def refuse_unknown(unknown: Sequence[str], flags: Iterable[str], stray: str) -> None:
+    """Raise ConfigError for words of a command line that no flag has taken, if there are any.
+
+    flags: those of the command. stray: what a word that is no flag may have meant, with {0} in its
+    place.
+    """
+    if not unknown:
+        return
+    word, flags = unknown[0], list(flags)
+    if not word.startswith("-"):
+        raise ConfigError(f"unexpected {word!r}; {stray.format(word)}")
+    name = word.partition("=")[0].replace("_", "-").lower()
+    meant = ALIASES.get(name, name if name in flags else "")
+    if meant.split()[:1] and meant.split()[0] in flags:
+        raise ConfigError(f"unknown flag {word}; did you mean {meant}?")
+    raise ConfigError(f"unknown flag {word}; {hint(name, flags)}")
+
+
+Flags = TypeVar("Flags")
+
+
+def parse(
+    kind: type[Flags], argv: Sequence[str] | None, prog: str, description: str | None, stray: str
+) -> Flags:
+    """The command line as a dataclass. Raises ConfigError for a word that is not known."""
+    import tyro
+
+    fields: Any = kind
+    found, unknown = tyro.cli(
+        kind, args=argv, prog=prog, description=description, return_unknown_args=True
+    )
+    names = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(fields)]
+    refuse_unknown(unknown, names, stray)
+    return found
 
 
 def exit_status(run: Callable[[], int], stopped: str | None = None) -> int:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import polars as pl
 import tyro
 
-from rka_fast.commands import exit_status
+from rka_fast.commands import exit_status, parse
 from rka_fast.errors import ConfigError, printable
 from rka_fast.files import to_json
 from rka_fast.recommending.asked import read_histories, read_ids
@@ -32,8 +32,6 @@ class Flags:
 
     # Run folder of rka-fast train.
     run: tyro.conf.Positional[str]
-    # What stands behind it without a flag, to say which flag was meant.
-    rest: tyro.conf.Suppress[tyro.conf.Positional[tuple[str, ...]]] = ()
     # Id of a user of the data.
     user: str | None = None
     # Item ids, oldest first, separated by commas, or as a JSON list: the history of anyone.
@@ -108,11 +106,6 @@ def recommend(flags: Flags) -> str:
 
 def _check(flags: Flags) -> None:
     """Raise ConfigError for flags that do not go together, before anything is read."""
-    if flags.rest:
-        given = flags.rest[0]
-        raise ConfigError(
-            f"unexpected {given!r}; did you mean --user {given}, or --history {given}?"
-        )
     named = [flags.user is not None, flags.history is not None, flags.history_file is not None]
     if sum([*named, flags.all]) != 1:
         raise ConfigError(
@@ -180,7 +173,7 @@ def _text(flags: Flags, run: Run, table: pl.DataFrame) -> str:
         user = part["user"][0]
         name = user if flags.history is not None else f"user {printable(user)}"
         lines.append(f"{run.config.model} recommends for {name}{note}:")
-        lines += _table(part.drop("user"))
+        lines += table_lines(part.drop("user"))
     return "\n".join(lines)
 
 
@@ -194,7 +187,7 @@ def _json(flags: Flags, run: Run, part: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _table(part: pl.DataFrame) -> list[str]:
+def table_lines(part: pl.DataFrame) -> list[str]:
     """Header and rows; numbers to the right, text to the left."""
     columns = []
     for column in part:
@@ -216,7 +209,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 for a user's mistake."""
 
     def run() -> int:
-        print(recommend(tyro.cli(Flags, args=argv, prog="rka-fast recommend", description=__doc__)))
+        flags = parse(
+            Flags, argv, "rka-fast recommend", __doc__, "did you mean --user {0}, or --history {0}?"
+        )
+        print(recommend(flags))
         return 0
 
     return exit_status(run, "stopped; with --out the same command goes on")

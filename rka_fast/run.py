@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +16,36 @@ import polars as pl
 import torch
 
 from rka_fast.data.readers import Interactions
+from rka_fast.data.split import STAGES
 from rka_fast.errors import ConfigError, DataError
 from rka_fast.explaining.asking import History
 from rka_fast.explaining.explanation import DRAWS, Explanation, explain
 from rka_fast.progress import progress as progress_bar
-from rka_fast.recommending.asked import histories_of, is_frame, read_titles
-from rka_fast.recommending.histories import Histories, seconds
+from rka_fast.recommending.asked import (
+    columns_of,
+    from_frame,
+    histories_of,
+    is_frame,
+    read_titles,
+    titles_in,
+)
+from rka_fast.recommending.histories import Histories, item_indices, seconds
+from rka_fast.recommending.later import later_batcher, later_split
 from rka_fast.recommending.lists import Lister
 from rka_fast.recommending.options import Options, Shown
 from rka_fast.recommending.output import write_lists
 from rka_fast.recommending.plan import Plan, notes_of, shown_to
 from rka_fast.recommending.ranking import Ranker
+from rka_fast.recommending.similar import similar_items, table_of
 from rka_fast.recommending.tables import like, polars_frame
 from rka_fast.train import train
 from rka_fast.training.assemble import assemble, read_log
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
-from rka_fast.training.devices import check_device
+from rka_fast.training.devices import check_device, make_accelerator
+from rka_fast.training.evaluator import Evaluator
+from rka_fast.training.metrics import both_metrics
 from rka_fast.training.run_folder import RunFolder
-from rka_fast.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +127,7 @@ class Run:
         items: item ids, the only ones that may be shown.
         exclude: item ids that may not be shown; or by name of who may not be shown them, in a
             dictionary or in a frame with the columns `user` and `item`.
-        titles: of items by id, or the path of a file of them: a column `title` more.
+        titles: of items by id, in a dictionary, a frame or a file: a column `title` more.
         draws: of the attention: columns `mean` and `std` of the score over them.
         order: "mean"; "thompson", by one draw; or "lower", by the mean less one std.
         seed: of the draws, by default the run's.
@@ -186,10 +197,8 @@ class Run:
         histories = self.histories(of, times=times, at=at, unknown=unknown)
         shown, notes = shown_to(histories, self.sequences, options.seen, items, exclude)
         ranker = self.ranker(options, shown)
-        if isinstance(titles, (str, os.PathLike)):
-            titles = read_titles(titles)
         cold = bool((histories.lengths == 0).any())
-        lister = Lister(self.sequences, titles, cold, self.config.model)
+        lister = Lister(self.sequences, _titles(titles), cold, self.config.model)
         return Plan(histories, ranker, lister, [*notes, *notes_of(histories)])
 
     def histories(
@@ -240,17 +249,64 @@ class Run:
         it is. `rka_fast.pages.explain_page` makes a page of it. Raises DataError or ConfigError.
         """
         history = History.of(self.histories(of, times=times, at=at))
-        if isinstance(titles, (str, os.PathLike)):
-            titles = read_titles(titles)
-        return explain(self, history, self.description, top=top, draws=draws, titles=titles)
+        named = _titles(titles)
+        return explain(self, history, self.description, top=top, draws=draws, titles=named)
 
-    def evaluate(self, stage: str = "test") -> dict[str, dict[str, float]]:
-        """Metrics by ranking, "sampled" and "full", of the targets of "valid" or "test"."""
-        folder = RunFolder(self.folder)
+    def similar(
+        self,
+        items: Any,
+        top: int = 10,
+        *,
+        by: str | None = None,
+        titles: Any = None,
+    ) -> Any:
+        """The items most like each of some items, as a table with a row a pair.
+
+        items: an item id, or several, or a frame with a column `item`. by: "item", RKSA's kernel of
+        the item embeddings; "embedding", the cosine of the vectors that scores are made of;
+        "cooccurrence", how many had both, as a cosine, from the training events. By default the
+        first of these that the model has. titles: as in `recommend`.
+
+        Returns a polars frame, or a pandas frame if `items` is one: item, rank (from 1), similar,
+        score and, with titles, title. Raises DataError for unknown items, ConfigError for a
+        similarity that the model has not.
+        """
+        if is_frame(items):
+            ids = columns_of(items, "items")["item"]
+        else:
+            ids = [items] if isinstance(items, (str, int, float)) else list(items)
+        if not ids:
+            raise DataError("items: expected at least one item id")
+        indices = item_indices(self.sequences, ids)
+        found, values = similar_items(self.model, self.batcher, indices, top, by)
+        table = table_of(self.sequences.item_ids, indices, found, values, _titles(titles))
+        return like(table, items)
+
+    def evaluate(self, on: Any = "test") -> dict[str, dict[str, float]]:
+        """Metrics by ranking, "sampled" and "full", of the targets of a stage or of later events.
+
+        on: "valid" or "test"; or a data frame of events that came after the run's data, with the
+            columns user and item (and timestamp, where the data has times). Each is a target after
+            everything that its user had before. Events with items that are not in the catalogue,
+            and the first of a new user, cannot be asked for; a warning says how many.
+
+        Raises DataError, or ConfigError for another stage.
+        """
+        split, batcher, stage = self.batcher.split, self.batcher, on
+        if is_frame(on):
+            events = from_frame(polars_frame(on))
+            split, left_out = later_split(split, *events)
+            batcher, stage = later_batcher(batcher, split), "test"
+            if left_out:
+                warnings.warn(
+                    f"left out {left_out:,} events with unknown items or without a history",
+                    stacklevel=2,
+                )
+        elif on not in STAGES:
+            raise ConfigError(f"on must be a data frame, or one of {', '.join(STAGES)}; got {on!r}")
         config = dataclasses.replace(self.config, device=str(self.device))
-        trainer = Trainer(config, self.sequences, folder, self.description, quiet=True)
-        Checkpoint.load(folder.best, trainer.checkpoints.catalogue).load_into(trainer.evaluated)
-        return trainer.evaluate(stage)
+        evaluator = Evaluator(config, split, batcher, make_accelerator(config))
+        return both_metrics(evaluator.ranked(self.model, stage).ranks)
 
     def export(self, folder: str | os.PathLike, format: str = "onnx") -> Path:
         """The model in a new folder that answers without rka_fast; see `export_run`."""
@@ -261,6 +317,15 @@ class Run:
 
 MANY = 2000
 """Histories from which on a bar is shown."""
+
+
+def _titles(given: Any) -> Mapping[str, str] | None:
+    """Titles by item id, of a file, a mapping or a frame."""
+    if given is None or isinstance(given, Mapping):
+        return given
+    if is_frame(given):
+        return titles_in(polars_frame(given), "titles")
+    return read_titles(given)
 
 
 def _source(given: Any) -> str:

@@ -16,7 +16,7 @@ from rka_fast.data.readers import MAX_UNPACKED
 from rka_fast.data.sequences import Sequences
 from rka_fast.errors import DataError, printable
 from rka_fast.recommending.histories import Histories, everybody, of_lists, of_users, seconds
-from rka_fast.recommending.tables import polars_frame, table_in
+from rka_fast.recommending.tables import TITLES, polars_frame, table_in
 
 Lists = dict[str, list[Any]]
 
@@ -88,8 +88,7 @@ def read_histories(path: str) -> tuple[Lists, Lists | None]:
     event a row, oldest first unless there is a time; or JSON, or a JSON document a line: a list of
     ids, {"user": ..., "items": [...], "times": [...]}, or {name: [ids]}. Raises DataError.
     """
-    (file,) = inputs.find([path], MAX_UNPACKED)
-    content = file.content()
+    content = _content(path)
     if content[:4] != b"PAR1":
         text = inputs.decode(content, path).decode()
         if text.lstrip()[:1] in ("{", "["):
@@ -207,34 +206,32 @@ def _is_id(value: Any) -> bool:
 def read_ids(path: str) -> tuple[list[str], list[str] | None]:
     """Item ids of a file, one a line or in a column `item`, or a JSON list; users where it has a
     column of them. Raises DataError."""
-    (file,) = inputs.find([path], MAX_UNPACKED)
-    content = file.content()
-    if content[:1] == b"[":
+    content = _content(path)
+    if content.lstrip()[:1] == b"[":
         try:
-            found = json.loads(content)
+            return list(json.loads(content)), None
         except ValueError as error:
             raise DataError(f"{path} is no JSON: {error}") from None
-        return found, None
     frame = table_in(content, path, one_column=True)
     roles = columns.recognise(frame.columns)
-    items = frame.to_series(roles.get("item", 0 if frame.width == 1 else -1))
-    if "item" not in roles and frame.width > 1:
-        _column(frame, roles, "item", path)
-    users = frame.to_series(roles["user"]).to_list() if "user" in roles else None
-    return items.drop_nulls().to_list(), users
+    if frame.width == 1:
+        return frame.to_series(0).drop_nulls().to_list(), None
+    items = _column(frame, roles, "item", path).to_list()
+    return items, frame.to_series(roles["user"]).to_list() if "user" in roles else None
 
 
 def read_titles(path: str | os.PathLike) -> dict[str, str]:
     """Titles of items by id: a table with columns item and title (or name), with or without a
     header, or MovieLens' movies.dat, u.item and movies.csv. Raises DataError."""
-    (file,) = inputs.find([path], MAX_UNPACKED)
-    frame = table_in(file.content(), str(path))
-    roles = columns.recognise(frame.columns)
-    item = roles.get("item", 0)
-    plain = [name.lower() for name in frame.columns]
-    title = next(
-        (plain.index(n) for n in plain if n in TITLES or n.endswith(("title", "_name"))), 1
-    )
+    return titles_in(table_in(_content(path), str(path)), str(path))
+
+
+def titles_in(frame: pl.DataFrame, path: str) -> dict[str, str]:
+    """Titles of items by id; by name, or the first two columns. Raises DataError."""
+    item = columns.recognise(frame.columns).get("item", 0)
+    plain = [name.strip().lower() for name in frame.columns]
+    named = (k for k, n in enumerate(plain) if n in TITLES or n.endswith(("title", "_name")))
+    title = next(named, 1)
     if frame.width < 2 or item == title:
         raise DataError(
             f"{path}: expected the columns item and title, got "
@@ -244,4 +241,9 @@ def read_titles(path: str | os.PathLike) -> dict[str, str]:
     return dict(zip(items, frame.to_series(title).cast(pl.String).fill_null(""), strict=True))
 
 
-TITLES = ("title", "name", "titles", "label", "description")
+def _content(path: str | os.PathLike) -> bytes:
+    """The content of one file, unpacked. Raises DataError."""
+    found = inputs.find([path], MAX_UNPACKED)
+    if len(found) > 1:
+        raise DataError(f"{path}: expected one file, got {len(found)}")
+    return found[0].content()

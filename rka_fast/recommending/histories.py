@@ -158,9 +158,10 @@ def _indices(
 
 
 def _text(of: Any, kind: str, known: Mapping[str, int]) -> str:
-    """An id as the data has it; numbers as they are written there."""
+    """An id as the data has it: numbers as they are written there, and, as reading a log takes
+    blanks around ids away, without them where it is not known with them."""
     if isinstance(of, str):
-        return of
+        return of if of in known or of.strip() not in known else of.strip()
     if isinstance(of, (int, np.integer)) and not isinstance(of, bool):
         return str(int(of))
     if isinstance(of, (float, np.floating)) and math.isfinite(of):

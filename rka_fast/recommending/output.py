@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 import polars as pl
 
-from rka_fast.errors import ConfigError, FolderError, hint, printable
+from rka_fast.errors import ConfigError, FolderError, printable
 from rka_fast.files import check_writable, locked, sync_folder, to_json, write_atomically
 from rka_fast.progress import progress
 from rka_fast.recommending.plan import Plan
@@ -72,7 +72,9 @@ def form_of(path: str | os.PathLike) -> str:
     """The ending that says the form of a file. Raises ConfigError for an unknown one."""
     ending = Path(path).suffix.lower()
     if ending not in FORMS:
-        raise ConfigError(f"out {str(path)!r}: the ending says the form; {hint(ending, FORMS)}")
+        raise ConfigError(
+            f"out {str(path)!r}: the ending says the form; known are {', '.join(FORMS)}"
+        )
     return ending
 
 
@@ -135,9 +137,13 @@ def _joined(files: list[Path], path: Path, join: Callable[[pl.LazyFrame, Path], 
 
 def harmless(table: pl.LazyFrame) -> pl.LazyFrame:
     """As `files.csv_cell`: text that a spreadsheet would compute gets a quote in front."""
-    text = pl.col(pl.String)
+    texts = [name for name, kind in table.collect_schema().items() if kind == pl.String]
     return table.with_columns(
-        pl.when(text.str.contains(r"^[=+\-@\t\r]")).then("'" + text).otherwise(text)
+        pl.when(pl.col(name).str.contains(r"^[=+\-@\t\r]"))
+        .then(pl.lit("'") + pl.col(name))
+        .otherwise(pl.col(name))
+        .alias(name)
+        for name in texts
     )
 
 

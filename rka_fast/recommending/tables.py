@@ -11,7 +11,8 @@ from rka_fast.data import columns, inputs
 from rka_fast.data.tables import separator_of
 from rka_fast.errors import DataError
 
-_TITLES = ("title", "name", "titles")
+TITLES = ("title", "name", "titles")
+"""What a column of titles may be called."""
 
 
 def polars_frame(frame: Any) -> pl.DataFrame:
@@ -80,7 +81,7 @@ def _with_header(rows: list[list[str]]) -> pl.DataFrame:
 def _named(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with its first row as names, where that is a header."""
     first = [cell or "" for cell in frame.row(0)]
-    title = any(cell.strip().lower() in _TITLES for cell in first)
+    title = any(cell.strip().lower() in TITLES for cell in first)
     if not (columns.recognise(first) or title) or len(set(first)) < len(first):
         return frame
     return frame[1:].rename(dict(zip(frame.columns, first, strict=True)))
