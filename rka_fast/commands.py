@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import io
 import platform
@@ -105,7 +106,9 @@ def refuse_unknown(unknown: Sequence[str], flags: Iterable[str], stray: str) -> 
     meant = ALIASES.get(name, name if name in flags else "")
     if meant.split()[:1] and meant.split()[0] in flags:
         raise ConfigError(f"unknown flag {word}; did you mean {meant}?")
-    raise ConfigError(f"unknown flag {word}; {hint(name, flags)}")
+    near = difflib.get_close_matches(name[2:], [flag[2:] for flag in flags], n=1)
+    told = f"did you mean --{near[0]}?" if near else "--help tells them all"
+    raise ConfigError(f"unknown flag {word}; {told}")
 
 
 Flags = TypeVar("Flags")

@@ -13,7 +13,7 @@ from typing import Literal
 import tyro
 
 from rka_fast.commands import exit_status, parse
-from rka_fast.errors import printable
+from rka_fast.errors import ConfigError, printable
 from rka_fast.files import to_json
 from rka_fast.recommend import table_lines
 from rka_fast.run import Run
@@ -26,7 +26,7 @@ class Flags:
     # Run folder of rka-fast train.
     run: tyro.conf.Positional[str]
     # Id of an item of the data.
-    item: str
+    item: str | None = None
     # RKSA's kernel of the item embeddings, the cosine of the vectors that scores are made of, or
     # who had both; by default the first that the model has.
     by: Literal["item", "embedding", "cooccurrence"] | None = None
@@ -42,6 +42,8 @@ class Flags:
 
 def similar(flags: Flags) -> str:
     """The text that the command prints."""
+    if flags.item is None:
+        raise ConfigError("name an item of the data: --item ID")
     run = Run(flags.run, flags.device)
     found = run.similar(flags.item, flags.top, by=flags.by, titles=flags.titles).drop("item")
     if flags.json:

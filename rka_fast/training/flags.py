@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from rka_fast.commands import refuse_unknown
 from rka_fast.errors import ConfigError
 from rka_fast.models import MODELS
 from rka_fast.training.config import Config
@@ -20,6 +21,9 @@ from rka_fast.training.settings import GROUPS
 
 AHEAD = ("--model", "--data", "--split", "--epochs", "--valid", "--test")
 """The flags that the defaults of others follow from."""
+
+WHOLE = ("config", "preset", "resume", "refit")
+"""The flags that name all settings at once."""
 
 
 class Given(NamedTuple):
@@ -40,7 +44,7 @@ def parse(
     FolderError.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--config", "--preset", "--resume", "--refit", *AHEAD):
+    for flag in (*(f"--{name}" for name in WHOLE), *AHEAD):
         first.add_argument(flag)
     given, _ = first.parse_known_args(argv)
     if sum(map(bool, (given.config, given.preset, given.resume, given.refit))) > 1:
@@ -67,11 +71,16 @@ def parse(
     else:
         defaults = Config(**values)
     _refuse_unread(argv, defaults.model)
-    flags = tyro.cli(_flags(defaults), args=argv, prog=prog, description=description)
+    flags, unknown = tyro.cli(
+        _flags(defaults), args=argv, prog=prog, description=description, return_unknown_args=True
+    )
+    names = {field.name for field in dataclasses.fields(Config)} - Config.unread(defaults.model)
+    known = [f"--{name.replace('_', '-')}" for name in (*names, *WHOLE)]
+    refuse_unknown(unknown, sorted(known), "did you mean --data {0}?")
     settings: dict[str, Any] = {}
     for group in GROUPS:
         settings |= vars(getattr(flags, group))
-    for name in ("config", "preset", "resume", "refit"):
+    for name in WHOLE:
         del settings[name]
     config = dataclasses.replace(defaults, **settings)
     if folder:

@@ -341,7 +341,9 @@ def check(field: dataclasses.Field, annotation: Any, value: Any) -> None:
         return
     if choices := field.metadata["choices"]:
         if value not in choices:
-            near = difflib.get_close_matches(str(value), choices, n=1)
+            plain = {choice.replace("_", ""): choice for choice in choices}
+            spelt = re.sub(r"[\W_]", "", str(value)).lower()
+            near = [plain[n] for n in difflib.get_close_matches(spelt, plain, n=1)]
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(
                 f"{field.name} must be one of {', '.join(choices)}, got {value!r}{meant}"

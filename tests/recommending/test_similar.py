@@ -48,7 +48,7 @@ def expected_of(run, by):
         return counting(run)
     if by == "embedding":
         return cosines(run.model.item_vectors())
-    gamma = float(run.model.kernels.concentration[0])
+    gamma = run.model.kernels.concentration[0].item()
     return np.exp(2 * gamma * (cosines(run.model.items.weight) - 1))
 
 
@@ -88,7 +88,8 @@ def test_the_command(runs, capsys, tmp_path):
     assert main(flags) == 0
     assert "title" in capsys.readouterr().out.splitlines()[1]
     for wrong, part in (
-        ([str(run.folder), "i3"], "--item i3"),
+        ([str(run.folder), "i3"], "unexpected 'i3'; did you mean --item i3?"),
+        ([str(run.folder)], "name an item of the data: --item ID"),
         ([str(run.folder), "--item", "x"], "unknown item id 'x'"),
         ([str(run.folder), "--item", "i3", "--top", "0"], "top must be at least 1"),
     ):

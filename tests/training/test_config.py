@@ -98,11 +98,22 @@ def test_flags_override_the_file(tmp_path):
     assert (config.width, config.epochs, config.blocks) == (6, 4, Config().blocks)
 
 
-def test_an_unknown_flag_names_the_nearest(capsys):
-    with pytest.raises(SystemExit) as stop:
-        parse(["--learning-rat", "1"])
-    assert stop.value.code == 2
-    assert "--learning-rate" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--learning-rat", "1"], "unknown flag --learning-rat; did you mean --learning-rate?"),
+        (["--lr", "0.1"], "unknown flag --lr; did you mean --learning-rate?"),
+        (["--maxlen=4"], "unknown flag --maxlen=4; did you mean --max-length?"),
+        (["log.csv"], "unexpected 'log.csv'; did you mean --data log.csv?"),
+        (["--model", "SASRec"], "got 'SASRec'; did you mean 'sasrec'?"),
+        (["--model", "Item-KNN"], "did you mean 'item_knn'?"),
+        (["--model", "pop", "--lr", "1"], "unknown flag --lr; --help tells them all"),
+    ],
+)
+def test_words_that_are_not_known_name_what_was_meant(words, message):
+    with pytest.raises(ConfigError) as error:
+        parse(words)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
