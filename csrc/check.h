@@ -1,5 +1,6 @@
 // What the kernels take for granted about a call, told by the argument's name: sizes, dtypes,
-// devices and what goes together. rka_fast/ops/check.py and shapes.py say more to those who call the function.
+// devices and what goes together. rka_fast/ops/check.py and shapes.py say more to those who call
+// the function.
 #pragma once
 
 #include <algorithm>

@@ -1,8 +1,8 @@
 // One row of the skew-normal map S = X - 2 delta min(h, 0), forward and backward.
 //
-// For a row of shapes A with P = A K: q = A.P (rounding may not take it below 0), i = 1 / sqrt(1 + q),
-// delta = i P and h = i (A.X + T). The row's sums go in, coefficients of the element-wise passes come out, so that
-// the caller decides how rows are spread over lanes or threads.
+// For a row of shapes A with P = A K: q = A.P (rounding may not take it below 0), i = 1 / sqrt(1 +
+// q), delta = i P and h = i (A.X + T). The row's sums go in, coefficients of the element-wise
+// passes come out, so that the caller decides how rows are spread over lanes or threads.
 #pragma once
 
 #include "common.h"
@@ -20,9 +20,7 @@ struct SkewRow {
   T h;
   T p_weight;
 
-  static RKA_HD SkewRow sample(T q, T projection) {
-    return sample_of(inverse_root(q), projection);
-  }
+  static RKA_HD SkewRow sample(T q, T projection) { return sample_of(inverse_root(q), projection); }
   static RKA_HD SkewRow sample_of(T inverse, T projection) {
     const T h = projection * inverse;
     return {projection, inverse, h, h > T(0) ? T(0) : T(-2) * inverse * h};

@@ -59,8 +59,8 @@ void solve_corner(const T* u, int64_t ldu, int columns, T* x, int64_t ldx) {
 }
 
 // U from K, both n rows of `ld`; K symmetric with zeros in the padding of its rows. `jitter` was
-// added to K, so that in exact arithmetic no pivot is below `least`. NaN gives NaN everywhere, which
-// shows in the loss.
+// added to K, so that in exact arithmetic no pivot is below `least`. NaN gives NaN everywhere,
+// which shows in the loss.
 template <class T>
 void cholesky(int n, const T* k, T* u, int64_t ld, T jitter) {
   const T least = jitter / (T(1) + jitter);
