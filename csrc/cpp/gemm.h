@@ -14,24 +14,24 @@ enum class Op { set, add, subtract };
 
 #if defined(RKA_AVX512)
 constexpr int TILE_ROWS = 8, TILE_VECTORS = 3;  // 24 of 32 registers accumulate
-constexpr bool HALVES = true;                   // half a vector for the last columns costs half
+constexpr bool NARROW = true;                   // half a vector for the last columns costs half
 #else
 constexpr int TILE_ROWS = 4, TILE_VECTORS = 3;
-constexpr bool HALVES = false;
+constexpr bool NARROW = false;
 #endif
 
 template <class T>
-struct Half_;
+struct Narrow;
 template <>
-struct Half_<float> {
+struct Narrow<float> {
   typedef float V __attribute__((vector_size(VECTOR_BYTES / 2)));
 };
 template <>
-struct Half_<double> {
+struct Narrow<double> {
   typedef double V __attribute__((vector_size(VECTOR_BYTES / 2)));
 };
 template <class T>
-using HalfVec = typename Half_<T>::V;
+using NarrowVec = typename Narrow<T>::V;
 
 template <class V, class T>
 inline V load_as(const T* p) {
@@ -84,7 +84,7 @@ inline __attribute__((always_inline)) void micro_kernel(int depth, const T* a, i
                                                         const T* b, int64_t ldb, T* c,
                                                         int64_t ldc) {
   if constexpr (VECTORS == 0)
-    tile_kernel<T, HalfVec<T>, ROWS, 1, TRANSPOSED, OP>(depth, a, lda, b, ldb, c, ldc);
+    tile_kernel<T, NarrowVec<T>, ROWS, 1, TRANSPOSED, OP>(depth, a, lda, b, ldb, c, ldc);
   else
     tile_kernel<T, Vec<T>, ROWS, VECTORS, TRANSPOSED, OP>(depth, a, lda, b, ldb, c, ldc);
 }
@@ -116,7 +116,7 @@ void gemm(int rows, int columns, int depth, const T* a, int64_t lda, const T* b,
           int64_t ldc) {
   constexpr int W = LANES<T>;
   const int rest = columns % W;
-  const bool half = HALVES && rest > 0 && rest <= W / 2;
+  const bool half = NARROW && rest > 0 && rest <= W / 2;
   int left = columns / W + (rest > 0 && !half);
   while (left > 0) {
     // Of 4 vectors with tiles of 3, 2 + 2 keeps the units busier than 3 + 1.

@@ -6,18 +6,14 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <atomic>
 #include <cstdlib>
-#include <memory>
-#include <new>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "../binding.h"
 #include "../check.h"
 #include "problem.h"
-#include "cooccurrence.h"
+#include "threads.h"
 
 namespace rka {
 
@@ -101,47 +97,6 @@ Problem problem_of(const Inputs& in) {
   return c;
 }
 bool is_f64(const Inputs& in) { return in.query.scalar_type() == ScalarType::Double; }
-
-// A thread's scratch memory. Kept from call to call, since fresh pages cost more than using them,
-// unless it is unusually large.
-class Scratch {
- public:
-  void* reserve(size_t bytes) {
-    if (bytes > size_) {
-      memory_.reset(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
-      size_ = memory_ ? bytes : 0;
-      if (!memory_) throw std::bad_alloc();
-    }
-    return memory_.get();
-  }
-  void release() {
-    if (size_ <= KEPT) return;
-    memory_.reset();
-    size_ = 0;
-  }
-
- private:
-  static constexpr size_t KEPT = 8 << 20;
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  std::unique_ptr<void, Free> memory_;
-  size_t size_ = 0;
-};
-
-// Runs f(sequence, scratch) for every sequence. A thread takes the next one when it is ready:
-// sequences differ in length, and none writes what another owns, so the result is the same.
-template <class F>
-void for_each_sequence(int64_t batch, size_t bytes, const F& f) {
-  const int64_t threads = torch::stable::get_num_threads();
-  std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, threads < batch ? threads : batch, 1, [&](int64_t, int64_t) {
-    thread_local Scratch scratch;
-    void* memory = scratch.reserve(bytes);
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < batch;) f(i, memory);
-    scratch.release();
-  });
-}
 
 Check checked(const Inputs& in) {
   return Check(in, {ScalarType::Float, ScalarType::Double, ScalarType::Half, ScalarType::BFloat16});
@@ -347,57 +302,6 @@ std::vector<Tensor> attention_backward_op(Tensor grad, std::vector<int64_t> need
   return attention_backward(grad, needs, RKA_INPUTS);
 }
 
-// Counts (B, n, n) float32 at every pair of positions of items (B, n) int64; 0 is padding.
-// indptr int64, indices and data int32: compressed rows with sorted columns, row 0 empty.
-Tensor gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, MaybeTensor counted) {
-  const auto expect = [](const char* name, const Tensor& x, ScalarType type, int64_t dimensions) {
-    STD_TORCH_CHECK(x.scalar_type() == type && x.dim() == dimensions && x.is_contiguous(), name,
-                    ": expected a contiguous tensor of the dtype and dimensions of the schema");
-  };
-  expect("indptr", indptr, ScalarType::Long, 1);
-  expect("indices", indices, ScalarType::Int, 1);
-  expect("data", data, ScalarType::Int, 1);
-  STD_TORCH_CHECK(indices.size(0) == data.size(0), "data: expected ", indices.size(0),
-                  " counts, one for each index, got ", data.size(0));
-  STD_TORCH_CHECK(items.scalar_type() == ScalarType::Long && items.dim() == 2,
-                  "items: expected int64 (sequences, positions)");
-  const int64_t B = items.size(0), n = items.size(1);
-  STD_TORCH_CHECK(!counted || (counted->scalar_type() == ScalarType::Bool && counted->dim() == 2 &&
-                               counted->size(0) == B && counted->size(1) == n),
-                  "counted: expected bool of the shape of items");
-  const Tensor ids = torch::stable::contiguous(items);
-  const int64_t* item = static_cast<const int64_t*>(ids.data_ptr());
-  MaybeTensor marks;
-  if (counted) marks = torch::stable::contiguous(*counted);
-  const bool* mark = marks ? static_cast<const bool*>(marks->data_ptr()) : nullptr;
-  const Counts counts{static_cast<const int64_t*>(indptr.data_ptr()),
-                      static_cast<const int32_t*>(indices.data_ptr()),
-                      static_cast<const int32_t*>(data.data_ptr())};
-  const int64_t rows = indptr.size(0) - 1;
-  for (int64_t i = 0; i < B * n; ++i) {
-    STD_TORCH_CHECK(item[i] >= 0 && item[i] < rows, "items: expected 0 .. ", rows - 1, ", got ",
-                    item[i]);
-    const int64_t* row = counts.indptr + item[i];
-    STD_TORCH_CHECK(0 <= row[0] && row[0] <= row[1] && row[1] <= indices.size(0),
-                    "indptr: expected ascending positions of indices, got ", row[0], " and ",
-                    row[1], " for item ", item[i]);
-  }
-  Tensor out = torch::stable::new_empty(items, std::vector<int64_t>{B, n, n}, ScalarType::Float);
-  float* block = static_cast<float*>(out.data_ptr());
-  std::vector<int32_t> order(static_cast<size_t>(B * n));
-  torch::stable::parallel_for(0, B, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) order_items(item + b * n, n, order.data() + b * n);
-  });
-  torch::stable::parallel_for(0, B * n, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / n;
-      count_row(counts, item + b * n, mark ? mark + b * n : nullptr, n, order.data() + b * n, i % n,
-                block + b * n * n);
-    }
-  });
-  return out;
-}
-
 std::string cpp_instructions() { return instruction_set().name; }
 
 // Words (int64) and normals of row `row`, head `head`, for tests. `seed` holds one int64.
@@ -432,9 +336,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(rka_fast_native, m) {
   m.def("relations_cpp(" RKA_SCHEMA ") -> Tensor[]");
   m.def("relations_cpp_backward(Tensor? d_correlation, Tensor? d_factor, int[] needs, " RKA_SCHEMA
         ") -> Tensor[]");
-  m.def(
-      "gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, Tensor? counted) -> "
-      "Tensor");
   m.def("cpp_instructions() -> str");
   m.def("philox_words_cpp(Tensor seed, int row, int head, int stream, int columns) -> Tensor");
   m.def("normals_cpp(Tensor seed, int row, int head, int columns) -> Tensor");
@@ -449,7 +350,6 @@ STABLE_TORCH_LIBRARY_IMPL(rka_fast_native, CPU, m) {
   m.impl("attention_cpp_backward", TORCH_BOX(&rka::attention_backward_op));
   m.impl("relations_cpp", TORCH_BOX(&rka::relations_op));
   m.impl("relations_cpp_backward", TORCH_BOX(&rka::relations_backward_op));
-  m.impl("gather", TORCH_BOX(&rka::gather));
   m.impl("philox_words_cpp", TORCH_BOX(&rka::words_op));
   m.impl("normals_cpp", TORCH_BOX(&rka::normals_op));
 }

@@ -3,71 +3,20 @@
 
 #include <type_traits>
 
+#include "../half.h"
 #include "problem.h"
 #include "simd.h"
 
 namespace rka {
 inline namespace RKA_ISA {
 
-inline float from_bits(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-inline uint32_t to_bits(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-struct BFloat16 {
-  uint16_t bits;
-  operator float() const { return from_bits(uint32_t(bits) << 16); }
-  static BFloat16 of(float x) {  // to nearest even
-    const uint32_t b = to_bits(x);
-    if (x != x) return {uint16_t((b >> 16) | 0x40)};
-    return {uint16_t((b + 0x7FFF + ((b >> 16) & 1)) >> 16)};
-  }
-};
-
-struct Half {
-  uint16_t bits;
-  operator float() const {
-    // The exponent is moved by a product, which also normalises subnormal numbers.
-    const uint32_t rest = uint32_t(bits & 0x7FFF) << 13, sign = uint32_t(bits & 0x8000) << 16;
-    if (rest >= 0x0F800000u) return from_bits(sign | rest | 0x70000000u);  // inf, NaN
-    return from_bits(sign | to_bits(from_bits(rest) * 0x1p112f));
-  }
-  static Half of(float x) {
-    const uint32_t b = to_bits(x), sign = (b >> 16) & 0x8000, rest = b & 0x7FFFFFFF;
-    if (rest > 0x7F800000u) return {uint16_t(sign | 0x7E00)};
-    if (rest >= 0x477FF000u) return {uint16_t(sign | 0x7C00)};  // rounds to infinity
-    if (rest < 0x38800000u) {  // subnormal: adding 1/2 aligns the last bit and rounds
-      return {uint16_t(sign | (to_bits(from_bits(rest) + 0.5f) - 0x3F000000u))};
-    }
-    return {uint16_t(sign | ((rest + 0xFFF + ((rest >> 13) & 1) - 0x38000000u) >> 13))};
-  }
-};
-
+// To a storage type; float and double convert as the language does.
 template <class S, class T>
 inline S convert(T x) {
-  return S(x);
-}
-template <>
-inline BFloat16 convert<BFloat16, float>(float x) {
-  return BFloat16::of(x);
-}
-template <>
-inline BFloat16 convert<BFloat16, double>(double x) {
-  return BFloat16::of(float(x));
-}
-template <>
-inline Half convert<Half, float>(float x) {
-  return Half::of(x);
-}
-template <>
-inline Half convert<Half, double>(double x) {
-  return Half::of(float(x));
+  if constexpr (std::is_class_v<S>)
+    return S::of(float(x));
+  else
+    return S(x);
 }
 
 // The common case in whole vectors: no conversion, unit stride. Into a padded row a last vector is
@@ -137,7 +86,7 @@ inline void read_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l, 
     case Type::f64:
       return copy_in(reinterpret_cast<const double*>(v.data) + at, s, count, scale, out);
     case Type::f16:
-      return copy_in(reinterpret_cast<const Half*>(v.data) + at, s, count, scale, out);
+      return copy_in(reinterpret_cast<const Float16*>(v.data) + at, s, count, scale, out);
     case Type::bf16:
       return copy_in(reinterpret_cast<const BFloat16*>(v.data) + at, s, count, scale, out);
     case Type::u8:
@@ -154,7 +103,7 @@ inline void write_row(const View& v, int64_t i, int64_t j, int64_t k, int64_t l,
   switch (v.type) {
     case Type::f32: return copy_out(in, count, scale, reinterpret_cast<float*>(v.data) + at);
     case Type::f64: return copy_out(in, count, scale, reinterpret_cast<double*>(v.data) + at);
-    case Type::f16: return copy_out(in, count, scale, reinterpret_cast<Half*>(v.data) + at);
+    case Type::f16: return copy_out(in, count, scale, reinterpret_cast<Float16*>(v.data) + at);
     case Type::bf16: return copy_out(in, count, scale, reinterpret_cast<BFloat16*>(v.data) + at);
     case Type::u8:
     case Type::i64: return;

@@ -89,9 +89,9 @@ static void test_functions() {
 static void test_half() {
   double wrong = 0;
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
-    const Half h{uint16_t(bits)};
+    const Float16 h{uint16_t(bits)};
     const float x = float(h);
-    if (x == x && Half::of(x).bits != bits) ++wrong;
+    if (x == x && Float16::of(x).bits != bits) ++wrong;
     const BFloat16 b{uint16_t(bits)};
     const float y = float(b);
     if (y == y && BFloat16::of(y).bits != bits) ++wrong;
