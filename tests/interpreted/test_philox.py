@@ -30,7 +30,7 @@ def noise_kernel(seed, normals, skew, keep, first_row, first, head, p):
     at = tl.arange(0, 16)[:, None] * 32 + column[None, :]
     tl.store(normals + at, philox.normals(tl.load(seed), first, row, head, 32))
     tl.store(keep + at, philox.keep_factors(tl.load(seed), first, row, head, p, 32))
-    tl.store(skew + tl.arange(0, 16), philox.skew_normals(tl.load(seed), row, head))
+    tl.store(skew + tl.arange(0, 16), philox.skew_noise(tl.load(seed), row, head))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -78,7 +78,7 @@ def normals(seed, first, row, head, columns: tl.constexpr):
 
 
 @triton.jit
-def skew_normals(seed, row, head):
+def skew_noise(seed, row, head):
     """T of the given rows."""
     w0, w1, _, _ = words(seed, tl.arange(0, 1), row, head, SKEW)
     first, _ = normal_pair(w0, w1)

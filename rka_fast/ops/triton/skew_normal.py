@@ -170,7 +170,7 @@ def projections(p, s, b, h, first_row, f, r):
             if p.shape_query is not None:
                 projection += sum_products(acc, e, 1)
     if p.mode == "sample":
-        projection += philox.skew_normals(tl.load(p.seed), position(s, i), head)
+        projection += philox.skew_noise(tl.load(p.seed), position(s, i), head)
     store_value(p, r, Q, q)
     store_value(p, r, PROJECTION, projection)
     tl.debug_barrier()
