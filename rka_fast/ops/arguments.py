@@ -4,6 +4,8 @@ B sequences, H heads, n queries, m keys, dh head width, dv value width, df featu
 `csrc/binding.h` holds the same list for C++; a test compares the two.
 """
 
+import math
+from functools import cache
 from typing import NamedTuple, get_type_hints
 
 from torch import Tensor
@@ -11,6 +13,12 @@ from torch import Tensor
 MODES = ("sample", "mean", "location")
 ACTIVATIONS = ("identity", "leaky_relu", "relu", "tanh")  # f of location and shape
 TIME_BUCKETS, TIME_STEP = 129, 0.301  # floor(ln(max(1, seconds)) / TIME_STEP), at most the last
+
+
+@cache
+def time_edges() -> tuple[int, ...]:
+    """The least whole number of seconds of each bucket, from float64: the same on every backend."""
+    return tuple(math.ceil(math.exp(TIME_STEP * k)) for k in range(TIME_BUCKETS))
 
 
 class Arguments(NamedTuple):

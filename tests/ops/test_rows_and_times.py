@@ -10,7 +10,7 @@ from support import cases
 from support.cases import rows_of, with_times
 
 from rka_fast import kernelized_attention
-from rka_fast.ops.arguments import MODES, Arguments
+from rka_fast.ops.arguments import MODES, Arguments, time_edges
 from rka_fast.ops.backends import BACKENDS
 from rka_fast.ops.reference import times
 
@@ -109,7 +109,7 @@ def test_a_scale_is_that_of_scaled_dot_product_attention(backend, serves):
 
 def test_edges_are_where_the_logarithm_steps():
     """Every edge of up to 277,000 years and the seconds beside it, against exact logarithms."""
-    edges = times.edges()
+    edges = time_edges()
     assert len(edges) == 129 and edges[:6] == (1, 2, 2, 3, 4, 5)
     seconds = sorted({s for edge in edges[:100] for s in (edge - 1, edge, edge + 1)})
     stamps = torch.tensor([seconds])
@@ -125,7 +125,7 @@ def test_the_edges_of_cpp_are_pythons():
     cpp = BACKENDS["cpp"]
     if reasons := cpp.why_not(None):
         pytest.skip("; ".join(reasons))
-    edges = torch.tensor(times.edges())
+    edges = torch.tensor(time_edges())
     stamps = torch.cat((edges - 1, edges, edges + 1)).unique()[None]
     keys = stamps.shape[1]
     x = torch.zeros(1, 1, keys, 1, dtype=torch.float64)

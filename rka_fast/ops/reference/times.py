@@ -1,24 +1,17 @@
 """Relative times: the bucket of the seconds between a row and a key."""
 
-import math
-from functools import cache
-
 import torch
 from torch import Tensor
 
-from rka_fast.ops.arguments import TIME_BUCKETS, TIME_STEP
-
-
-@cache
-def edges() -> tuple[int, ...]:
-    """The least whole number of seconds of each bucket, from float64: the same on every backend."""
-    return tuple(math.ceil(math.exp(TIME_STEP * k)) for k in range(TIME_BUCKETS))
+from rka_fast.ops.arguments import time_edges
 
 
 def buckets(row_times: Tensor, key_times: Tensor) -> Tensor:
     """floor(ln(max(1, |t_row - t_key|)) / TIME_STEP), at most the last: (batch, rows, keys)."""
     seconds = (row_times[:, :, None] - key_times[:, None, :]).abs().clamp_min(1)
-    return torch.bucketize(seconds, torch.tensor(edges(), device=seconds.device), right=True) - 1
+    return (
+        torch.bucketize(seconds, torch.tensor(time_edges(), device=seconds.device), right=True) - 1
+    )
 
 
 def bias(table: Tensor, bucket: Tensor) -> Tensor:

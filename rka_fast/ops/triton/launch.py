@@ -13,8 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rka_fast.ops.arguments import DIFFERENTIABLE, TIME_BUCKETS, Arguments, fold
-from rka_fast.ops.reference.times import edges
+from rka_fast.ops.arguments import DIFFERENTIABLE, TIME_BUCKETS, Arguments, fold, time_edges
 from rka_fast.ops.triton import attention, attention_backward, interpreted, skew_normal, times
 from rka_fast.ops.triton.attention_backward import Gradients
 from rka_fast.ops.triton.tiles import WARPS, Grid, Heads, Problem, Size, Times
@@ -285,7 +284,7 @@ def times_of(a: Arguments) -> Times:
 
 @cache
 def _edges(device: torch.device) -> Tensor:
-    return torch.tensor((*edges(), 2**63 - 1), device=device)
+    return torch.tensor((*time_edges(), 2**63 - 1), device=device)
 
 
 def grid_of(x: Tensor, a: Arguments) -> Grid:
