@@ -11,6 +11,15 @@ from peers import DEVICE, THREADS
 
 def pytest_addoption(parser):
     parser.addoption("--report", metavar="FILE", help="write the summary table to FILE (Markdown)")
+    parser.addoption("--slow", action="store_true", help="also what takes minutes to compile")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
 
 
 @pytest.fixture(autouse=True)

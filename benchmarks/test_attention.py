@@ -1,12 +1,23 @@
-"""The operator beside its peers: causal, float32, one draw, all three kernels and the shape."""
+"""The operator beside its peers: causal, float32, one draw, all three kernels and the shape.
+
+torch.compile takes minutes over the reference's backward pass, or 200 positions: with --slow.
+"""
+
+import itertools
 
 import pytest
 from peers import PASSES, PEERS, SIZES, floor_seconds, operations, peak_memory, workload
 
 
-@pytest.mark.parametrize("passes", PASSES)
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("peer", PEERS)
+def case(peer, size, passes):
+    slow = peer == "compiled" and (passes != "forward" or size != SIZES[0])
+    marks = [pytest.mark.slow] if slow else []
+    return pytest.param(peer, size, passes, marks=marks, id=f"{peer}-{size}-{passes}")
+
+
+@pytest.mark.parametrize(
+    ("peer", "size", "passes"), [case(*x) for x in itertools.product(PEERS, SIZES, PASSES)]
+)
 def test_attention(benchmark, peer, size, passes):
     call = workload(peer, passes, size)
     for _ in range(3):

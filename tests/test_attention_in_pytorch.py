@@ -88,8 +88,16 @@ def build(name: str) -> tuple[nn.Module, int]:
     return model.eval(), inputs
 
 
-@pytest.mark.parametrize("lengths", [[N] * 5, [N, 9, 5, 6, 12, 8]], ids=["same", "changing"])
-@pytest.mark.parametrize("name", MODELS)
+SAME, CHANGING = [N] * 5, [N, 9, 5, 6, 12, 8]
+SLOW = pytest.mark.slow  # a second of the compiler's for each; one case of each test is quick
+
+
+@pytest.mark.parametrize(
+    ("name", "lengths"),
+    [("self", CHANGING)]
+    + [pytest.param(name, SAME, marks=SLOW) for name in MODELS]
+    + [pytest.param(name, CHANGING, marks=SLOW) for name in list(MODELS)[1:]],
+)
 def test_a_compiled_model_is_one_graph_in_a_loop(name, lengths):
     torch._dynamo.reset()
     model, inputs = build(name)
@@ -101,7 +109,7 @@ def test_a_compiled_model_is_one_graph_in_a_loop(name, lengths):
     assert counter.frame_count == (1 if len(set(lengths)) == 1 else 2)
 
 
-@pytest.mark.parametrize("lengths", [[N] * 5, [N, 9, 5, 6, 12, 8]], ids=["same", "changing"])
+@pytest.mark.parametrize("lengths", [SAME, pytest.param(CHANGING, marks=SLOW)])
 def test_the_bare_module_compiled_is_one_graph_in_a_loop(lengths):
     torch._dynamo.reset()
     counter = CompileCounter()
@@ -112,8 +120,12 @@ def test_the_bare_module_compiled_is_one_graph_in_a_loop(lengths):
     assert counter.frame_count == (1 if len(set(lengths)) == 1 else 2)
 
 
-@pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "train"),
+    [("self", True)]
+    + [pytest.param(name, False, marks=SLOW) for name in MODELS]
+    + [pytest.param(name, True, marks=SLOW) for name in list(MODELS)[1:]],
+)
 def test_dynamic_shapes_are_one_graph_for_all_lengths(name, train):
     torch._dynamo.reset()
     model, inputs = build(name)
@@ -159,7 +171,8 @@ SEED = torch.tensor(3)
 """
 
 
-@pytest.mark.parametrize("kind", ["export", "jit", pytest.param("aoti", marks=pytest.mark.slow)])
+@pytest.mark.slow  # in one process: tests/test_exporting.py
+@pytest.mark.parametrize("kind", ["export", "jit", "aoti"])
 def test_a_saved_program_runs_in_a_fresh_process(kind, tmp_path):
     """In which nothing but `import rka_fast` came before it."""
     path, kept = tmp_path / ("program.pt2" if kind != "jit" else "program.pt"), tmp_path / "kept.pt"
@@ -340,6 +353,7 @@ destroy_process_group()
 """
 
 
+@pytest.mark.slow  # the resets that it needs are tested above
 def test_sharded_from_the_meta_device(tmp_path):
     """FSDP2's flow, every projection a unit of its own, on one process."""
     command = [sys.executable, "-W", "ignore", "-c", FSDP, str(tmp_path / "store")]

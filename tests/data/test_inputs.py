@@ -98,10 +98,10 @@ def test_packed_files(tmp_path, name):
     path = write(tmp_path, pack(TEXT.encode()), "log")
     assert read(path) == LOG.sequences
     # What it unpacks to is limited, and the message prints the flag that allows it.
-    path = write(tmp_path, pack(TEXT.encode() + b"\n" * 5_000_000), "large")
-    with pytest.raises(DataError, match="unpacks to more than 0.002 GB.*--max-unpacked 0.004"):
-        read(path, max_unpacked=0.002)
-    assert read(path, max_unpacked=0.006) == LOG.sequences
+    path = write(tmp_path, pack(TEXT.encode() + b"\n" * 500_000), "large")
+    with pytest.raises(DataError, match="unpacks to more than 0.0002 GB.*--max-unpacked 0.0004"):
+        read(path, max_unpacked=0.0002)
+    assert read(path, max_unpacked=0.0006) == LOG.sequences
     for cut in (10, len(path.read_bytes()) // 2):
         damaged = write(tmp_path, path.read_bytes()[:cut], "damaged")
         with pytest.raises(DataError) as caught:

@@ -72,6 +72,27 @@ def test_the_trained_function_is_kept_and_draws_move_it(kind):
     assert len(spreads) == 2 and all(m.query.weight.grad.abs().max() > 0 for m in spreads)
 
 
+AUTO = {
+    "bert": "AutoModelForMaskedLM",
+    "gpt2": "AutoModelForCausalLM",
+    "llama": "AutoModelForCausalLM",
+    "vit": "AutoModelForImageClassification",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_loaded(kind, tmp_path):
+    model = add_attention(build(kind), start="rksa", initial_scale=0.3)
+    model.save_pretrained(tmp_path)
+    loaded = from_pretrained(getattr(transformers, AUTO[kind]), tmp_path).eval()
+    state = model.state_dict()
+    assert loaded.state_dict().keys() == state.keys() and any(NAME in name for name in state)
+    x = inputs(kind)
+    with torch.no_grad():
+        assert torch.equal(logits(loaded, x), logits(model, x))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_and_loaded_in_a_fresh_process(kind, tmp_path):
     model = add_attention(build(kind), start="rksa", initial_scale=0.3)
@@ -79,13 +100,10 @@ def test_saved_and_loaded_in_a_fresh_process(kind, tmp_path):
     model.save_pretrained(tmp_path / "model")
     with torch.no_grad():
         torch.save((model.state_dict(), x, logits(model, x)), tmp_path / "kept.pt")
-    auto = {"vit": "AutoModelForImageClassification", "bert": "AutoModelForMaskedLM"}.get(
-        kind, "AutoModelForCausalLM"
-    )
     code = f"""
 import sys, torch, transformers
 from rka_fast.integrations.transformers import from_pretrained
-model = from_pretrained(transformers.{auto}, sys.argv[1]).eval()
+model = from_pretrained(transformers.{AUTO[kind]}, sys.argv[1]).eval()
 state, x, expected = torch.load(sys.argv[2])
 loaded = model.state_dict()
 assert loaded.keys() == state.keys() and any("{NAME}" in name for name in state)

@@ -141,7 +141,9 @@ def expected(target: str) -> list[str]:
     return twice + ["needs"] * (len(WRONG_NEEDS) + 1) + ["grad"] * 4
 
 
-@pytest.mark.parametrize("target", ["reference", "cpp", "native"])
+@pytest.mark.parametrize(
+    "target", ["cpp", *(pytest.param(t, marks=pytest.mark.slow) for t in ("reference", "native"))]
+)
 def test_wrong_calls_are_refused_by_name(target):
     if target != "reference" and (reasons := native.why_not("_cpp")):
         pytest.skip("; ".join(reasons))

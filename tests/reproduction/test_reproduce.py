@@ -337,7 +337,12 @@ def test_the_papers_table():
     assert FIGURES["MovieLens"]["narm"]["hit@10"] == 0.5617
 
 
-@pytest.mark.parametrize("name", DATASETS)
+SMALLEST = "ml-100k"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != SMALLEST)) for n in DATASETS]
+)
 def test_registered_files_have_their_counts(shared_data, name):
     dataset = DATASETS[name]
     files = dataset.find(shared_data)
