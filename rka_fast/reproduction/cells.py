@@ -16,7 +16,7 @@ from rka_fast.models import MODELS
 from rka_fast.reproduction.datasets import Dataset
 from rka_fast.training.config import Config
 from rka_fast.training.run_folder import RunFolder
-from rka_fast.training.trainer import Trainer
+from rka_fast.training.trainer import Trainer, Watch
 
 INCIDENTAL = ("data", "out", "json", "device", "backend", "save_every")
 """Settings that do not shape a cell's result; the content of the data is compared by itself."""
@@ -150,12 +150,14 @@ def _refuse_others(cell: Cell) -> None:
         )
 
 
-def run_cell(cell: Cell, sequences: Sequences, description: dict[str, Any]) -> dict[str, Any]:
+def run_cell(
+    cell: Cell, sequences: Sequences, description: dict[str, Any], watch: Watch | None = None
+) -> dict[str, Any]:
     """The result of the cell: read if it is finished, else computed, going on where it stopped.
 
-    sequences, description: of `load_data`. Raises ConfigError where the folder holds a run on other
-    data, FolderError or CheckpointError where it is damaged or in use, and whatever the Trainer
-    raises.
+    sequences, description: of `load_data`. watch: as the Trainer's. Raises ConfigError where the
+    folder holds a run on other data, FolderError or CheckpointError where it is damaged or in use,
+    and whatever the Trainer raises.
     """
     folder = cell.folder
     if folder.begun:
@@ -170,7 +172,7 @@ def run_cell(cell: Cell, sequences: Sequences, description: dict[str, Any]) -> d
     if not (folder.begun or folder.has_config):
         folder.refuse_existing()
     with folder.held():
-        trainer = Trainer(cell.config, sequences, folder, description, quiet=True)
+        trainer = Trainer(cell.config, sequences, folder, description, quiet=True, watch=watch)
         if not folder.begun:
             folder.begin(cell.config, sequences, description)
         trainer.resume()

@@ -37,7 +37,16 @@ class Given(NamedTuple):
 def parse(
     argv: Sequence[str], prog: str = "rka-fast train", description: str | None = None
 ) -> Given:
-    """What a command line says.
+    """What a command line says; errors as in `parse_with`."""
+    return parse_with(None, argv, prog, description)[0]
+
+
+def parse_with(
+    more: type | None, argv: Sequence[str], prog: str, description: str | None
+) -> tuple[Given, Any]:
+    """What a command line says, and its further flags.
+
+    more: a dataclass of these, of a command that has the flags of train but takes up no run.
 
     The defaults follow from the model, the data and the file of settings, so the flags that give
     these are read first, and all flags then with the defaults that hold. Raises ConfigError and
@@ -72,20 +81,25 @@ def parse(
         defaults = Config(**values)
     _refuse_unread(argv, defaults.model)
     flags, unknown = tyro.cli(
-        _flags(defaults), args=argv, prog=prog, description=description, return_unknown_args=True
+        _flags(defaults, more),
+        args=argv,
+        prog=prog,
+        description=description,
+        return_unknown_args=True,
     )
     names = {field.name for field in dataclasses.fields(Config)} - Config.unread(defaults.model)
-    known = [f"--{name.replace('_', '-')}" for name in (*names, *WHOLE)]
+    others = WHOLE if more is None else [field.name for field in dataclasses.fields(more)]
+    known = [f"--{name.replace('_', '-')}" for name in (*names, *others)]
     refuse_unknown(unknown, sorted(known), "did you mean --data {0}?")
     settings: dict[str, Any] = {}
     for group in GROUPS:
         settings |= vars(getattr(flags, group))
     for name in WHOLE:
-        del settings[name]
+        settings.pop(name, None)
     config = dataclasses.replace(defaults, **settings)
     if folder:
         config.check_resume(defaults)
-    return Given(config, folder, notes)
+    return Given(config, folder, notes), getattr(flags, "more", None)
 
 
 def _preset(name: str, values: dict[str, Any]) -> Config:
@@ -120,7 +134,7 @@ def _refuse_unread(argv: Sequence[str], model: str) -> None:
                 )
 
 
-def _flags(defaults: Config) -> type:
+def _flags(defaults: Config, more: type | None) -> type:
     """A dataclass for tyro, with one field a group."""
     hints = typing.get_type_hints(Config)
     read, unread = Config.read_by(defaults.model), Config.unread(defaults.model)
@@ -130,11 +144,9 @@ def _flags(defaults: Config) -> type:
               "override it.", None),
         _flag("preset", str | None, "Settings as their authors have them: "
               f"{', '.join(presets())}; flags override them.", None),
-        _flag("refit", str | None, "Run folder whose settings and best epoch to train anew, on "
-              "everything.", None),
-        _flag("resume", str | None, "Run folder to go on with, exactly; a finished run is "
-              "evaluated again.", None),
     ]  # fmt: skip
+    if more is None:
+        groups["run"] += _OF_RUNS
     for field in dataclasses.fields(Config):
         if field.name in unread:
             continue
@@ -151,6 +163,8 @@ def _flags(defaults: Config) -> type:
             _flag(field.name, kind, field.metadata["help"], value)
         )
     made = {group: dataclasses.make_dataclass(group, fields) for group, fields in groups.items()}
+    if more is not None:
+        made = {"more": more, **made}
     return dataclasses.make_dataclass(
         "Flags",
         [
@@ -162,3 +176,11 @@ def _flags(defaults: Config) -> type:
 
 def _flag(name: str, kind: Any, help: str, default: Any) -> tuple[str, Any, Any]:
     return name, Annotated[kind, tyro.conf.arg(help=help)], dataclasses.field(default=default)
+
+
+_OF_RUNS = [
+    _flag("refit", str | None, "Run folder whose settings and best epoch to train anew, on "
+          "everything.", None),
+    _flag("resume", str | None, "Run folder to go on with, exactly; a finished run is "
+          "evaluated again.", None),
+]  # fmt: skip

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -46,6 +47,10 @@ from rka_fast.training.run_folder import RunFolder
 SELECTION = "ndcg@10"  # on validation, by the ranking `select`: decides which epoch is the best
 
 
+Watch = Callable[[int, dict[str, dict[str, float]]], object]
+"""Takes the epochs done and the metrics on validation by ranking."""
+
+
 class StepLoss(nn.Module):
     """A model's training loss as a forward pass, for what wraps one (autocast, data parallel)."""
 
@@ -62,6 +67,8 @@ class Trainer:
 
     config: the settings. sequences: the data. folder: where everything is written. description:
     of the data, JSON-able, copied to the result. quiet: no progress bar and no lines.
+    watch: called after every evaluation on validation, before its epoch is kept as the last; what
+    it raises ends the training.
     """
 
     def __init__(
@@ -71,11 +78,12 @@ class Trainer:
         folder: RunFolder,
         description: dict[str, Any],
         quiet: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         self.config, self.folder, self.description = config, folder, description
         self.accelerator = make_accelerator(config)
         self.main = self.accelerator.is_main_process
-        self.quiet = quiet or not self.main
+        self.quiet, self.watch = quiet or not self.main, watch
         torch.manual_seed(config.seed)
         self.split, self.model, self.batcher = assemble(config, sequences)
         try:
@@ -295,6 +303,8 @@ class Trainer:
             )
             with tqdm.external_write_mode():
                 print(line, flush=True)
+        if self.watch is not None:
+            self.watch(self.epoch, metrics)
 
     def _keep_last(self, log: IO[str], loss: float) -> None:
         """Where nothing is held out the last epoch is the one to keep."""
