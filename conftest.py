@@ -1,3 +1,8 @@
-"""Fixtures that tests and benchmarks share; they stand in tests/support."""
+"""Fixtures and options that tests and benchmarks share; fixtures stand in tests/support."""
 
 pytest_plugins = ["support.data", "support.interpreter"]
+
+
+def pytest_addoption(parser):
+    """`--subject NAME`."""
+    parser.addoption("--subject", help="the only backend to run the operator's tests over")

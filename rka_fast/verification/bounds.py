@@ -95,15 +95,18 @@ def compare(
     """
     told = dict(exact_inputs or inputs)
     other = {**options, **told.pop("options", {})}
-    precise = in_double(told)
+    return against(evaluate(inputs, backend, **options), told, **other)
+
+
+def against(actual: dict[str, Tensor], inputs: dict[str, Any], **options) -> dict[str, Comparison]:
+    """Results named as by `evaluate` against the reference in float64 on these inputs."""
+    precise = in_double(inputs)
     eps = torch.finfo(torch.promote_types(inputs["value"].dtype, torch.float32)).eps
-    actual = evaluate(inputs, backend, **options)
-    exact = evaluate(precise, "reference", **other)
-    lost = _lost(told, exact, **other)
-    rounded = [_rounded(precise, eps, draw, **other) for draw in range(ROUNDED)]
-    if actual.keys() < exact.keys() - {"location.bias"}:
-        missing = ", ".join(sorted(exact.keys() - actual.keys()))
-        raise AssertionError(f"{backend} gives no gradient of {missing}")
+    exact = evaluate(precise, "reference", **options)
+    lost = _lost(inputs, exact, **options)
+    moved = movement(precise, exact, eps, **options)
+    if missing := sorted(exact.keys() - actual.keys() - {"location.bias"}):
+        raise AssertionError(f"there is no gradient of {', '.join(missing)}")
     terms = math.sqrt(max(inputs["value"].shape[2], inputs["location"].query.shape[2]))
     found = {}
     for name, x in exact.items():
@@ -112,14 +115,18 @@ def compare(
         size, own = largest(x), torch.finfo(actual[name].dtype)
         if size > own.max / 4:
             continue  # it overflows in the dtype of the result
-        moved = torch.tensor([largest(r[name] - x) for r in rounded])
-        budget = (
-            2 * lost[name]
-            + MARGIN * moved.square().mean().sqrt().item()
-            + (terms * eps + own.eps) * size
-        )
+        budget = 2 * lost[name] + moved[name] + (terms * eps + own.eps) * size
         found[name] = Comparison(largest(actual[name] - x), budget + own.tiny, size)
     return found
+
+
+def movement(
+    inputs: dict[str, Any], exact: dict[str, Tensor], eps: float, **options
+) -> dict[str, float]:
+    """By how much roundings by eps, made on purpose, may move the results of these inputs."""
+    rounded = [_rounded(inputs, eps, draw, **options) for draw in range(ROUNDED)]
+    errors = {n: torch.tensor([largest(r[n] - x) for r in rounded]) for n, x in exact.items()}
+    return {name: MARGIN * e.square().mean().sqrt().item() for name, e in errors.items()}
 
 
 def largest(x: Tensor) -> float:

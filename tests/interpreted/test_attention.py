@@ -1,14 +1,19 @@
-"""The Triton kernels, interpreted, against the reference in float64: output and every gradient."""
+"""What is the Triton backend's alone: its launches, poisoned memory and tf32.
 
-from itertools import permutations
+The operator's own tests, tests/ops, run over it as over every backend.
+"""
 
 import pytest
 import torch
-from support import cases
-from support.cases import differentiable, random_inputs, replace, run
+from support.agreement import agrees
+from support.cases import random_inputs, some_rows, with_kernels
+from support.subjects import Subject
 
 from rka_fast import Location, kernelized_attention
 from rka_fast.ops.arguments import MODES
+from rka_fast.verification.bounds import evaluate
+
+TRITON = Subject("triton", dtype=torch.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -21,41 +26,28 @@ def _poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
-def agrees(inputs, **options):
-    cases.agrees("triton", inputs, **options)
-
-
 def inputs_of(**case):
     small = {"batch": 1, "heads": 1, "width": 6, "feature_width": 5}
-    return random_inputs(**{"dtype": torch.float32, "requires_grad": True} | small | case)
+    return random_inputs(**{"dtype": torch.float32} | small | case)
 
 
-@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 50, 64, 65, 100, 128])
-def test_every_length(n):
-    """Causal, in one launch."""
-    agrees(inputs_of(n=n), is_causal=True)
-
-
-@pytest.mark.parametrize(("n", "many"), [(200, 128), (130, 1)])
-def test_a_long_sequence(monkeypatch, n, many):
-    """Beyond 128 keys: in launches of their own, or in one for many sequences."""
+def test_a_long_sequence_in_one_launch(monkeypatch):
+    """As for many sequences; tests/ops/test_agreement.py has the launches of a few."""
     from rka_fast.ops.triton import launch
 
-    monkeypatch.setattr(launch, "MANY", many)
-    agrees(inputs_of(n=n), is_causal=True, dropout_p=0.1)
+    monkeypatch.setattr(launch, "MANY", 1)
+    agrees(TRITON, inputs_of(n=130), is_causal=True, dropout_p=0.1)
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("launches", [1, 2])
-def test_rows_of_several_tiles_with_times_and_a_scale(monkeypatch, mode, launches):
+def test_every_launch_with_rows_of_several_tiles_times_and_a_scale(monkeypatch, mode):
     from rka_fast.ops.triton import launch
 
-    monkeypatch.setattr(launch, "ONE_LAUNCH", 128 if launches == 1 else 8)
-    small = {"batch": 1 + launches % 2, "heads": 2, "width": 6}
-    inputs, options = cases.some_rows(21, 69, 70, **small)
-    padding = torch.zeros(small["batch"], 70, dtype=torch.bool)
+    monkeypatch.setattr(launch, "ONE_LAUNCH", 8)
+    inputs, options = some_rows(21, 69, 70, batch=1, heads=2, width=6)
+    padding = torch.zeros(1, 70, dtype=torch.bool)
     padding[0, 30:36] = True
-    agrees(inputs, mode=mode, key_padding_mask=padding, dropout_p=0.2, **options)
+    agrees(TRITON, inputs, mode=mode, key_padding_mask=padding, dropout_p=0.2, **options)
 
 
 @pytest.fixture
@@ -69,13 +61,14 @@ def tf32():
 def test_float32_in_tf32_where_pytorch_allows_it(tf32):
     """K of nearly equal items stays positive definite; the rest is off by tf32's rounding."""
     inputs = inputs_of(n=20)
-    actual = run(inputs, "triton", is_causal=True)
-    expected = run(inputs, "reference", is_causal=True)
+    options = {"is_causal": True, "seed": 11}
+    actual = evaluate(inputs, "triton", **options)
+    expected = evaluate(inputs, "reference", **options)
     error = (actual["output"] - expected["output"]).abs().max()
     assert 1e-6 < error < 0.05  # 11 bits, grown by the conditioning of K
-    kernels = inputs["covariance"].kernels
-    close = (kernels.features[:, :1] + 1e-3 * kernels.features).detach().requires_grad_()
-    close = run(replace(inputs, {"covariance.kernels.features": close}), "triton", is_causal=True)
+    features = inputs["covariance"].kernels.features
+    near = with_kernels(inputs, features=features[:, :1] + 1e-3 * features)
+    close = evaluate(near, "triton", **options)
     assert all(x.isfinite().all() for x in close.values())
 
 
@@ -89,90 +82,7 @@ def test_every_launch_of_a_long_sequence(monkeypatch, mode, n, batch, heads):
     padding = torch.zeros(batch, n, dtype=torch.bool)
     padding[0, :3] = True
     inputs = inputs_of(n=n, batch=batch, heads=heads, bias=True)
-    agrees(inputs, mode=mode, is_causal=True, key_padding_mask=padding)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    "case",
-    [
-        {},
-        {"shape": False},
-        {"gate": False},
-        {"cooccurrence": False},
-        {"gate": False, "cooccurrence": False, "shape": False},
-        {"bias": True, "heads": 2, "batch": 3},
-    ],
-)
-def test_modes_and_parts(mode, case):
-    agrees(inputs_of(n=18, **case), mode=mode, is_causal=len(case) % 2 == 0)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("heads_differ", [False, True])
-def test_masks_padding_and_dropout(mode, heads_differ):
-    rng = torch.Generator().manual_seed(3)
-    batch, heads = (1, 2) if heads_differ else (2, 1)
-    mask = torch.rand(batch, heads, 35, 35, generator=rng) > 0.3
-    mask[:, :, 5] = False  # a row that may see nothing
-    padding = torch.zeros(batch, 35, dtype=torch.bool)
-    padding[0, :7] = padding[-1, 33:] = True
-    inputs = inputs_of(n=35, batch=batch, heads=heads)
-    agrees(inputs, mask=mask, key_padding_mask=padding, mode=mode, dropout_p=0.2)
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1, 18), (2, 1, 18, 1), (1, 2, 18, 18)])
-def test_gradient_of_a_broadcast_bias(shape):
-    inputs = inputs_of(n=18, batch=2, heads=2)
-    bias = torch.randn(shape, requires_grad=True)
-    inputs["location"] = inputs["location"]._replace(bias=bias)
-    agrees(inputs, is_causal=True, mode="mean")
-
-
-@pytest.mark.parametrize("keys", [7, 40])
-def test_queries_that_are_not_the_keys(keys):
-    agrees(inputs_of(n=20, keys=keys, value_width=11, cooccurrence=False), dropout_p=0.1)
-
-
-@pytest.mark.parametrize("width", [33, 130])
-def test_wide_heads_and_features(width):
-    agrees(inputs_of(n=6, width=width, feature_width=width, value_width=65), is_causal=True)
-
-
-def test_heads_that_were_transposed():
-    inputs = inputs_of(n=20, heads=2, batch=2)
-    strided = {
-        name: x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
-        for name, x in differentiable(inputs).items()
-        if x.dim() == 4
-    }
-    assert not any(x.is_contiguous() for x in strided.values())
-    agrees(replace(inputs, strided))
-
-
-def test_repeated_items():
-    """K is singular but for its jitter: terms of its gradient are far larger than their sum."""
-    inputs = inputs_of(n=18)
-    kernels = inputs["covariance"].kernels
-    item = torch.arange(18) // 3
-    features = kernels.features.detach()[:, item].requires_grad_()
-    counts = kernels.cooccurrence[:, item][:, :, item]
-    kernels = kernels._replace(features=features, cooccurrence=counts)
-    inputs["covariance"] = inputs["covariance"]._replace(kernels=kernels)
-    agrees(inputs, orders=permutations(range(5)), is_causal=True)
-
-
-def test_only_the_gradients_that_are_needed():
-    inputs = inputs_of(n=18)
-    every = run(inputs, "triton", is_causal=True)
-    for wanted in ("value", "covariance.bias", "shape.key", "covariance.kernels.concentration"):
-        some = {
-            name: x.detach().requires_grad_(name == wanted)
-            for name, x in differentiable(inputs).items()
-        }
-        actual = run(replace(inputs, some), "triton", is_causal=True)
-        assert actual.keys() == {"output", wanted}
-        assert torch.equal(actual[wanted], every[wanted])
+    agrees(TRITON, inputs, mode=mode, is_causal=True, key_padding_mask=padding)
 
 
 @pytest.mark.parametrize("one_launch", [128, 8])
@@ -181,11 +91,11 @@ def test_the_same_bits_again_and_for_any_number_of_programs(monkeypatch, one_lau
 
     monkeypatch.setattr(launch, "ONE_LAUNCH", one_launch)
     inputs = inputs_of(n=9, batch=3, heads=2)
-    options = {"is_causal": True, "dropout_p": 0.1}
-    first = run(inputs, "triton", **options)
+    options = {"is_causal": True, "dropout_p": 0.1, "seed": 11}
+    first = evaluate(inputs, "triton", **options)
     for count in (1, 7):
         monkeypatch.setattr(launch, "programs", lambda c, device, count=count: count)
-        again = run(inputs, "triton", **options)
+        again = evaluate(inputs, "triton", **options)
         for name, x in first.items():
             assert torch.equal(again[name], x), (name, count)
 

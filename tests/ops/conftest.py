@@ -1,41 +1,64 @@
-"""The operator's tests run over every backend that can run here, on its device, in its precision.
+"""The operator's tests run over every backend that can run here, and over the emulation of CUDA.
 
-With TRITON_INTERPRET=1 that is the Triton backend alone, interpreted on the CPU; the others have
-the ordinary process.
+`backend` is each of them; `compared` is each but the reference, with which they are compared.
+With TRITON_INTERPRET=1 both are the Triton backend alone, interpreted on the CPU; the others, and
+tests that run over no backend, have the ordinary process. `--subject NAME` is that one alone. The
+emulation is slow to build: what is not marked `quick` is slow on it.
 """
-
-import functools
-import operator
 
 import pytest
 import torch
-from support.cases import Subject
+from support.emulation import EMULATIONS
+from support.subjects import Subject, subjects
 
-from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.backends import BACKENDS
 from rka_fast.ops.triton import interpreted
 
-DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-DTYPES = (torch.float64, torch.float32)
+FIXTURES = ("backend", "compared")
 
 
-def serves(subject: Subject) -> bool:
-    x = torch.zeros(1, 1, 1, 1, dtype=subject.dtype, device=subject.device)
-    return not BACKENDS[subject.name].why_not(Arguments(x, x, x))
+def pytest_generate_tests(metafunc):
+    for fixture in set(FIXTURES) & set(metafunc.fixturenames):
+        found = chosen(metafunc.config.getoption("subject"))
+        if fixture == "compared":
+            found = [subject for subject in found if subject.name != "reference"]
+        quick = any(metafunc.definition.iter_markers("quick"))
+        metafunc.parametrize(
+            fixture,
+            [pytest.param(s, id=s.name, marks=_marks(s, quick)) for s in found],
+            indirect=True,
+        )
 
 
-def subjects(name: str) -> list[Subject]:
-    """The backend on the first device and in the widest precision that it serves, if any."""
-    every = (Subject(name, device, dtype) for device in DEVICES for dtype in DTYPES)
-    return list(filter(serves, every))[:1]
+def _marks(subject: Subject, quick: bool):
+    return [pytest.mark.slow] if subject.name in EMULATIONS and not quick else []
 
 
-NAMES = ["triton"] if interpreted() else BACKENDS
+def chosen(name: str | None) -> list[Subject]:
+    if interpreted():
+        return subjects(["triton"])
+    every = subjects(BACKENDS) + [Subject(n, dtype=torch.float32) for n in EMULATIONS]
+    found = [subject for subject in every if name in (None, subject.name)]
+    if not found:
+        raise pytest.UsageError(f"--subject: {name} cannot run here")
+    return found
 
 
-@pytest.fixture(
-    params=functools.reduce(operator.iadd, map(subjects, NAMES), []),
-    ids=lambda subject: subject.name,
-)
-def backend(request) -> Subject:
+def pytest_collection_modifyitems(config, items):
+    here = config.rootpath / "tests" / "ops"
+    if interpreted():
+        other = [
+            i for i in items if here in i.path.parents and not set(FIXTURES) & set(i.fixturenames)
+        ]
+        config.hook.pytest_deselected(items=other)
+        items[:] = [item for item in items if item not in set(other)]
+
+
+@pytest.fixture
+def backend(request, monkeypatch) -> Subject:
+    if request.param.name in EMULATIONS:
+        monkeypatch.setitem(BACKENDS, request.param.name, EMULATIONS[request.param.name])
     return request.param
+
+
+compared = backend

@@ -50,13 +50,14 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("change", WRONG)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64])
+DTYPES = (torch.float64, torch.float32, torch.int64)
+WRONG_AS = [(c, t) for c in WRONG for t in DTYPES if t != torch.int64 or c is not not_finite]
+
+
+@pytest.mark.parametrize(("change", "dtype"), WRONG_AS)
 def test_wrong_counts_are_refused(change, dtype):
     c = gram()
     change(c)
-    if dtype == torch.int64 and change is not_finite:
-        return  # integers are
     with pytest.raises(ValueError, match="cooccurrence") as error:
         check_counts(c.to(dtype))
     for part in ("cooccurrence", "X.T @ X", *WRONG[change]):

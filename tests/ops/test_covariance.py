@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support import cases
+from support import literal
 
 from rka_fast.ops.reference import covariance
 
@@ -52,12 +52,12 @@ def test_shape_prior_is_the_papers_sum():
     incidence = rng.integers(0, 2, (6, 9))
     counts = torch.from_numpy(incidence @ incidence.T).double()[None]
     allowed = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(1)) > 0.4
+    # c_tt enters only where t is allowed; its plain count does not
+    allowed |= torch.eye(6, dtype=torch.bool)
     prior = covariance.shape_prior(counts, allowed)[0, 0]
     for t in range(6):
         seen = np.flatnonzero(allowed[0, 0, t].numpy())
-        if t not in seen:  # c_tt enters only where t is allowed; its plain count does not
-            continue
-        expected = cases.prior(counts[0].numpy(), t, seen)
+        expected = literal.prior(counts[0].numpy(), t, seen)
         np.testing.assert_allclose(prior[t], expected, atol=1e-12)
 
 
@@ -93,7 +93,7 @@ INDEFINITE = torch.tensor(
 
 def test_a_pivot_below_zero_is_set_and_its_column_ends():
     factor = covariance.cholesky(INDEFINITE[None], 1e-4)[0]
-    np.testing.assert_allclose(factor, cases.factor(INDEFINITE.numpy(), 1e-4), atol=1e-14)
+    np.testing.assert_allclose(factor, literal.factor(INDEFINITE.numpy(), 1e-4), atol=1e-14)
     assert factor[2, 2] == pytest.approx((1e-4 / 1.0001) ** 0.5) and factor[3, 2] == 0
     # What was added to K lies in the column and the row of that pivot alone.
     added = factor @ factor.mT - INDEFINITE

@@ -1,8 +1,13 @@
 """Ready-made relations: one factor for many calls, with the results of the single calls."""
 
+from unittest.mock import patch
+
+import numpy as np
 import pytest
 import torch
-from support import cases
+from support import cases, literal
+from support.agreement import kept
+from support.subjects import Subject
 
 from rka_fast import (
     KernelizedAttention,
@@ -15,6 +20,7 @@ from rka_fast.ops import native
 from rka_fast.ops.arguments import Arguments, Relations
 from rka_fast.ops.backends import BACKENDS, RELATION_BACKENDS
 from rka_fast.ops.relations import backward_op, forward_op
+from rka_fast.verification import bounds
 
 NAMES = [name for name in RELATION_BACKENDS if not BACKENDS[name].why_not(None)]
 N = 13
@@ -91,45 +97,28 @@ def test_gradients_are_those_of_the_single_call(name, kind, changes, mode):
 
 
 def test_gradients_in_float32_lose_no_more_than_the_reference(name):
-    inputs = cases.random_inputs(n=9, dtype=torch.float32, requires_grad=True)
-    double = cases.in_double(inputs)
+    within_budget(Subject(name), {"is_causal": True}, made_by=name)
 
-    def grads(inputs, name, ready):
-        used = shared(inputs, name, {"is_causal": True}) if ready else inputs
-        output = call(used, name, {"is_causal": True}).double()
-        weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
-        return torch.autograd.grad(output, list(cases.differentiable(inputs).values()), weights)
 
-    found, eager = grads(inputs, name, True), grads(inputs, "reference", False)
-    for a, f, e in zip(found, eager, grads(double, "reference", False), strict=True):
-        assert cases.largest(a - e) <= cases.allowed_error(cases.largest(f - e), e)
+def within_budget(backend, options, made_by, **more):
+    """Of the single call: the call of a backend with relations made by itself or another."""
+    inputs = backend.moved(cases.random_inputs(n=N, dtype=torch.float32))
+    options = backend.moved(options)
+
+    def ready(*, backend, **inputs):
+        return call(shared(inputs, made_by, options), backend, options, **more)
+
+    with patch.object(bounds, "kernelized_attention", ready):
+        actual = bounds.evaluate(inputs, backend.name)
+    kept(bounds.against(actual, inputs, seed=5, **options, **more))
 
 
 @pytest.mark.parametrize("mode", ["sample", "mean", "location"])
 @pytest.mark.parametrize("kind", ["padding", "mask of heads"])
 def test_every_backend_takes_what_the_reference_makes(backend, kind, mode):
     """The gradients go on through the factor to what it is made of."""
-    x = torch.zeros(1, 1, 1, 1, dtype=backend.dtype, device=backend.device)
-    if reasons := BACKENDS[backend.name].why_not(Arguments(x, x, x, factor=x[0])):
-        pytest.skip(f"{backend.name}: {'; '.join(reasons)}")
-    options = masks(kind) | {"mode": mode, "dropout_p": 0.1}
-    inputs = cases.random_inputs(n=N, requires_grad=True)
-    leaves = list(cases.differentiable(inputs).values())
-
-    def found(subject, made_by=None):
-        kernels = inputs["covariance"].kernels
-        if made_by is not None:
-            kernels = relation_factor(kernels, backend=made_by, **masks(kind))
-        covariance = inputs["covariance"]._replace(kernels=kernels)
-        output = subject(**inputs | {"covariance": covariance}, seed=5, **options)
-        weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
-        more = {"allow_unused": True, "materialize_grads": True}
-        return output, *torch.autograd.grad(output, leaves, weights, **more)
-
-    subjects = ((backend, "reference"), (cases.EAGER,), (cases.EXACT,))
-    for actual, eager, exact in zip(*(found(*x) for x in subjects), strict=True):
-        error = cases.largest(eager - exact)
-        assert cases.largest(actual - exact) <= cases.allowed_error(error, exact)
+    backend.needs(factor=torch.zeros(1))
+    within_budget(backend, masks(kind), made_by="reference", mode=mode, dropout_p=0.1)
 
 
 def test_two_calls_share_one_factor(name):
@@ -165,9 +154,9 @@ def test_ready_relations_are_what_they_are_called(name):
     for b in range(2):
         for t in range(N):
             seen = [j for j in range(t + 1) if not gone[b, j]]
-            literal = torch.from_numpy(cases.prior(kernels.cooccurrence[b].numpy(), t, seen))
+            expected = literal.prior(kernels.cooccurrence[b].numpy(), t, seen)
             if not gone[b, t]:
-                torch.testing.assert_close(prior[b, 0, t], literal.to(prior), rtol=0, atol=1e-14)
+                np.testing.assert_allclose(prior[b, 0, t], expected, rtol=0, atol=1e-14)
             assert not prior[b, 0, t, t + 1 :].any() and not prior[b, 0, t, gone[b]].any()
     assert relation_factor(kernels._replace(cooccurrence=None), backend=name).prior is None
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from support import cases
+from support.agreement import check_gradients, equals_literal
 from support.cases import rows_of, with_times
 
 from rka_fast import kernelized_attention
@@ -17,23 +18,11 @@ from rka_fast.ops.reference import times
 N = 9
 
 
-@pytest.fixture
-def serves(backend):
-    """Skips, with its reasons, where the backend says that it has no such argument."""
-
-    def check(**arguments):
-        x = torch.zeros(1, 1, 1, 1, dtype=backend.dtype, device=backend.device)
-        if reasons := BACKENDS[backend.name].why_not(Arguments(x, x, x, **arguments)):
-            pytest.skip(f"{backend.name}: {'; '.join(reasons)}")
-
-    return check
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("first", "last", "keys"), [(0, 1, 1), (4, 5, 5), (8, 9, 9), (3, 6, 9)])
-def test_rows_of_a_sequence_draw_what_the_whole_draws(backend, serves, mode, first, last, keys):
+def test_rows_of_a_sequence_draw_what_the_whole_draws(backend, mode, first, last, keys):
     """As in decoding: the last queries, and with them the keys up to the last or more."""
-    serves(row_offset=1)
+    backend.needs(row_offset=1)
     inputs = cases.random_inputs(n=N)
     padding = torch.zeros(2, N, dtype=torch.bool)
     padding[1, :4] = True
@@ -48,58 +37,44 @@ def test_rows_of_a_sequence_draw_what_the_whole_draws(backend, serves, mode, fir
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("mode", MODES)
-def test_an_offset_equals_the_literal_evaluation(backend, serves, mode, causal):
-    serves(row_offset=1)
+def test_an_offset_equals_the_literal_evaluation(backend, mode, causal):
+    backend.needs(row_offset=1)
     inputs = rows_of(cases.random_inputs(n=N), 2, 5, 7)
     padding = torch.zeros(2, 7, dtype=torch.bool)
     padding[0, :3] = padding[1, 6:] = True
     allowed = np.tril(np.ones((3, 7), bool), 2) if causal else np.ones((3, 7), bool)
     allowed = allowed & ~padding.numpy()[:, None, None, :] & np.ones((2, 2, 3, 7), bool)
-    options = {"is_causal": causal, "mode": mode, "seed": 5, "dropout_p": 0.2, "row_offset": 2}
-    output = backend(**inputs, key_padding_mask=padding, **options)
-    expected = cases.literal(
-        inputs, allowed, ~padding.numpy(), mode, "leaky_relu", 5, dropout=0.2, row_offset=2
-    )
-    np.testing.assert_allclose(output, expected, atol=1e-6 + backend.tolerance["atol"], rtol=1e-6)
+    options = {"mode": mode, "seed": 5, "dropout_p": 0.2, "row_offset": 2}
+    told = {"key_padding_mask": padding, "is_causal": causal}
+    equals_literal(backend, inputs, allowed, ~padding.numpy(), options, **told)
 
 
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
-def test_scale_and_times_equal_the_literal_evaluation(backend, serves, mode, heads):
-    serves(scale=1.0, time_table=torch.zeros(1, 129))
+def test_scale_and_times_equal_the_literal_evaluation(backend, mode, heads):
+    backend.needs(scale=1.0, time_table=torch.zeros(1, 129))
     inputs = with_times(cases.random_inputs(bias=heads == 2), heads)
     padding = torch.zeros(2, 6, dtype=torch.bool)
     padding[0, :2] = padding[1, 5:] = True
     allowed = np.tril(np.ones((6, 6), bool)) & ~padding.numpy()[:, None, None, :]
     allowed = allowed & np.ones((2, 2, 6, 6), bool)
-    options = {"is_causal": True, "mode": mode, "seed": 5, "scale": 0.2}
-    output = backend(**inputs, key_padding_mask=padding, **options)
-    present = ~padding.numpy()
-    expected = cases.literal(inputs, allowed, present, mode, "leaky_relu", 5, scale=0.2)
-    np.testing.assert_allclose(output, expected, atol=1e-6 + backend.tolerance["atol"], rtol=1e-6)
+    options = {"mode": mode, "seed": 5, "scale": 0.2}
+    told = {"key_padding_mask": padding, "is_causal": True}
+    equals_literal(backend, inputs, allowed, ~padding.numpy(), options, **told)
 
 
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
-def test_their_gradients(backend, serves, mode, heads):
-    serves(scale=1.0, row_offset=1, time_table=torch.zeros(1, 129))
+def test_their_gradients(backend, mode, heads):
+    backend.needs(scale=1.0, row_offset=1, time_table=torch.zeros(1, 129))
     inputs = rows_of(cases.random_inputs(n=5, batch=2, requires_grad=True), 1, 4, 5)
     inputs = with_times(inputs, heads)
-    leaves = {
-        name: x.detach().clone().requires_grad_()
-        for name, x in cases.differentiable(cases._with_grad(inputs)).items()
-        if "cooccurrence" not in name
-    }
-
-    def call(subject, *values):
-        given = cases.replace(inputs, dict(zip(leaves, values, strict=True)))
-        return subject(**given, is_causal=True, mode=mode, seed=2, scale=0.4, row_offset=1)
-
-    cases.check_gradients(backend, call, tuple(leaves.values()))
+    inputs = cases.replace(inputs, cases.fresh_leaves(inputs))
+    check_gradients(backend, inputs, is_causal=True, mode=mode, scale=0.4, row_offset=1)
 
 
-def test_a_scale_is_that_of_scaled_dot_product_attention(backend, serves):
-    serves(scale=1.0)
+def test_a_scale_is_that_of_scaled_dot_product_attention(backend):
+    backend.needs(scale=1.0)
     query, key, value = torch.randn(3, 2, 2, 6, 4, dtype=torch.float64)
     location = cases.random_inputs(spread=False)["location"]._replace(query=query, key=key)
     options = {"mode": "location", "activation": "identity", "scale": 0.9}

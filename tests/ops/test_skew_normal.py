@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from support import cases
+from support import cases, literal
 
 from rka_fast import Location
 from rka_fast.ops.reference import covariance, philox, skew_normal
@@ -53,7 +53,9 @@ def theory(x):
         kernels.features, kernels.concentration, r, kernels.gate, kernels.cooccurrence, None, 1e-4
     )[0]
     alpha = torch.nn.functional.leaky_relu(x["shape"].query[0, 0, -1] @ x["shape"].key[0, 0].T / 2)
-    alpha = alpha * torch.from_numpy(cases.prior(kernels.cooccurrence[0].numpy(), N - 1, range(N)))
+    alpha = alpha * torch.from_numpy(
+        literal.prior(kernels.cooccurrence[0].numpy(), N - 1, range(N))
+    )
     delta = correlation @ alpha / (1 + alpha @ correlation @ alpha).sqrt()
     return xi, omega, correlation, delta
 

@@ -38,9 +38,9 @@ def _device_refusals() -> tuple[str, ...]:
     return tuple(filter(None, devices))
 
 
-def refusals(a: Arguments) -> list[str]:
-    """Why the kernels cannot serve these inputs, on whatever device."""
-    return limits.refusals(a, "cuda", "on CUDA devices", UNREAD)
+def refusals(a: Arguments, device: str = "cuda", place: str = "on CUDA devices") -> list[str]:
+    """Why the kernels cannot serve these inputs, on whatever device of this type."""
+    return limits.refusals(a, device, place, UNREAD)
 
 
 def forward(operators, a: Arguments) -> Tensor:
