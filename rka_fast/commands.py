@@ -21,6 +21,7 @@ COMMANDS = {
     "similar": "Show the items most like an item, from a run.",
     "explain": "Show on a page why a run recommends what it does.",
     "export": "Write a run's model to a folder that answers without this package.",
+    "report": "Show a run, or several side by side, on a page.",
     "tune": "Search for the settings that validate best.",
     "reproduce": "Make the paper's table from data files.",
     "verify": "Check a backend here against the reference, and draws against their law.",

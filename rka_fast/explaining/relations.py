@@ -95,12 +95,12 @@ class Neighbourhood:
 
     def popular(self, hidden: np.ndarray, top: int) -> list[int]:
         """The items that most users trained on, of those that are not hidden."""
-        return _best(np.where(hidden, -1, self.holders), top)
+        return best(np.where(hidden, -1, self.holders), top)
 
     def near(self, items: np.ndarray, hidden: np.ndarray, top: int) -> list[int]:
         """The items whose cosines with a history's sum to most, of those that are not hidden."""
         found = np.sum([self.cosines(int(item)) for item in items], axis=0)
-        return _best(np.where(hidden, -1.0, found), top)
+        return best(np.where(hidden, -1.0, found), top)
 
 
 def vector_neighbours(run: Trained, item: int) -> list[tuple[int, float]]:
@@ -116,6 +116,7 @@ def vector_neighbours(run: Trained, item: int) -> list[tuple[int, float]]:
     return [(i, found[i].item()) for i in order if found[i] > -torch.inf]
 
 
-def _best(values: np.ndarray, top: int) -> list[int]:
+def best(values: np.ndarray, top: int) -> list[int]:
+    """Items of values (num_items + 1,) that are not negative, the best first."""
     order = np.argsort(-values, kind="stable")[:top]
     return [int(item) for item in order if values[item] >= 0]

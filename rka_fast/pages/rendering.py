@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rka_fast.errors import printable
-from rka_fast.explaining.explanation import Item
 from rka_fast.version import __version__
 
 LONGEST = 120  # characters of an id or a title
@@ -41,7 +40,16 @@ def shown(text: object) -> str:
     return printable(text, LONGEST)
 
 
-def name(item: Item) -> str:
+class Named(Protocol):
+    """An item by its id and, if it has one, its title."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def title(self) -> str | None: ...
+
+
+def name(item: Named) -> str:
     """The title of an item, or its id where it has none."""
     return shown(item.title or item.id)
 

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,14 +257,25 @@ class RunFolder:
 
         Raises FolderError where that fails.
         """
+        return self._read_arrays("ranks.npz", RANKINGS)
+
+    def read_lists(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whose each test target is, (targets,), and what they were shown, int32 (targets, LISTED).
+
+        Raises FolderError where that fails.
+        """
+        found = self._read_arrays("lists.npz", ("users", "items"))
+        return found["users"], found["items"]
+
+    def _read_arrays(self, name: str, keys: Iterable[str]) -> dict[str, np.ndarray]:
         try:
-            with np.load(io.BytesIO(self.read("ranks.npz")), allow_pickle=False) as arrays:
-                return {ranking: arrays[ranking] for ranking in RANKINGS}
+            with np.load(io.BytesIO(self.read(name)), allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in keys}
         except FolderError:
             raise
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise FolderError(
-                f"cannot read {self.path / 'ranks.npz'}: {error}; delete it and result.json and "
+                f"cannot read {self.path / name}: {error}; delete it and result.json and "
                 "run the same command to have both made again"
             ) from None
 

@@ -4,7 +4,7 @@ import json
 from html import escape
 
 import pytest
-from support.pages import assert_shown_well, assert_whole_in_itself, browser  # noqa: F401
+from support.pages import assert_shown_well, assert_whole_in_itself
 from support.runs import train, write_log
 
 from rka_fast.commands import main
@@ -87,7 +87,7 @@ def test_ids_and_titles_are_text(page):
     assert "Longest" * 40 not in html  # a title has an end
 
 
-def test_in_a_browser(page, browser):  # noqa: F811
+def test_in_a_browser(page, browser):
     found, path = page
     first = found.recommended[0]
     texts = [

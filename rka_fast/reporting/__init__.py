@@ -1,0 +1,1 @@
+"""What runs are worth, side by side, as numbers; `rka_fast.pages` shows them."""
