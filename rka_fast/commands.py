@@ -23,12 +23,14 @@ COMMANDS = {
     "export": "Write a run's model to a folder that answers without this package.",
     "report": "Show a run, or several side by side, on a page.",
     "tune": "Search for the settings that validate best.",
+    "serve": "Answer over HTTP from a run, or from an export of one.",
     "reproduce": "Make the paper's table from data files.",
     "verify": "Check a backend here against the reference, and draws against their law.",
     "info": "Show versions, and which backends work here.",
 }
 """One line about each command; `main` of the module `rka_fast.NAME` runs it."""
-_ELSEWHERE = {"export": "serving.export"}  # `rka_fast.export` is the function
+_ELSEWHERE = {"export": "serving.export", "serve": "serving.serve"}
+# `rka_fast.export` is the function
 
 
 def main(argv: Sequence[str] | None = None) -> int:

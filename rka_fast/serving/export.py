@@ -28,11 +28,10 @@ from rka_fast.models import MODELS
 from rka_fast.models.transformer import TransformerRecommender
 from rka_fast.run import Run
 from rka_fast.serving import readme
+from rka_fast.serving.folder import FACTS, GRAPHS, ITEMS, VECTORS
 from rka_fast.serving.graph import RankingGraph
-from rka_fast.serving.readme import FORMATS
 from rka_fast.version import __version__
 
-FACTS, ITEMS, VECTORS = "export.json", "items.json", "vectors.npy"
 FORMAT = 1
 """Of the folder; the number changes with what others would have to read differently."""
 _INPUTS, _OUTPUTS = ("history", "hidden", "top"), ("scores", "items")
@@ -51,8 +50,8 @@ def export_run(run: Run, folder: str | os.PathLike, format: str = "onnx") -> Pat
     something, ImportError where ONNX's packages are missing.
     """
     folder = Path(folder)
-    if format not in FORMATS:
-        raise ConfigError(f"format: expected {' or '.join(FORMATS)}, got {format!r}")
+    if format not in GRAPHS:
+        raise ConfigError(f"format: expected {' or '.join(GRAPHS)}, got {format!r}")
     model = _exportable(run)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FolderError(f"{folder} exists already and is not empty; choose another --out")
@@ -67,7 +66,7 @@ def export_run(run: Run, folder: str | os.PathLike, format: str = "onnx") -> Pat
     try:
         with _without_draws(model.cpu()):
             exporting.export(
-                graph, folder / FORMATS[format], (history, hidden, torch.tensor(2)),
+                graph, folder / GRAPHS[format], (history, hidden, torch.tensor(2)),
                 dynamic_shapes=(every, every, None), names=(_INPUTS, _OUTPUTS),
             )  # fmt: skip
         vectors = model.item_vectors()[1:].detach().numpy()
@@ -84,11 +83,11 @@ def export_run(run: Run, folder: str | os.PathLike, format: str = "onnx") -> Pat
 def _facts(run: Run, format: str, length: int) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "graph": FORMATS[format],
+        "graph": GRAPHS[format],
         "model": run.config.model,
         "length": length,
         "seen": run.config.seen,
-        "popularity": run.batcher.split.training_items.holders[1:].tolist(),
+        "popularity": run.batcher.split.train_counts()[1:].tolist(),
         "version": __version__,
     }
 

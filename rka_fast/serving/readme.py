@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 
 from rka_fast.models import MODELS
+from rka_fast.serving.folder import GRAPHS
 from rka_fast.training.config import Config
-
-FORMATS = {"onnx": "model.onnx", "aoti": "model.pt2"}
-"""File of the graph by format."""
 
 _KEPT = "The run recommends what somebody had as well: all 0."
 
@@ -21,7 +19,7 @@ A recommender that runs without rka_fast: {items:,} items, histories of the last
 | `{graph}` | the graph from histories to the best items, {needs} |
 | `items.json` | ids of the items with the numbers 1, 2, … |
 | `vectors.npy` | their output embeddings, float32: neighbours by cosine are similar items |
-| `export.json` | settings, and how many people had each item in training |
+| `export.json` | settings, and how often each item was had in training |
 
 Inputs of the graph, int64:
 
@@ -97,7 +95,7 @@ def text(config: Config, format: str, length: int, items: list[str]) -> str:
     hide = config.seen == "hide"
     return _TEXT.format(
         title=MODELS[config.model].title,
-        graph=FORMATS[format],
+        graph=GRAPHS[format],
         length=length,
         items=len(items),
         example=items[:2],

@@ -20,19 +20,14 @@ from rka_fast.errors import ConfigError, FolderError
 from rka_fast.serving.graph import BucketCounts, MatrixCounts
 
 
-@pytest.fixture(scope="module", params=["rksa", "sasrec"])
-def run(request, tmp_path_factory) -> rka_fast.Run:
-    folder = tmp_path_factory.mktemp(request.param)
-    log = write_log(folder / "log.txt")
-    assert train(log, folder / "run", "--model", request.param, "--epochs", "2") == 0
-    return rka_fast.Run.load(folder / "run")
+@pytest.fixture(params=["rksa", "sasrec"])
+def run(request, small_runs) -> rka_fast.Run:
+    return small_runs(request.param)
 
 
-@pytest.fixture(scope="module")
-def exported(run, tmp_path_factory) -> Path:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
-    return rka_fast.export(run, tmp_path_factory.mktemp("export") / "of")
+@pytest.fixture
+def exported(run, exports) -> Path:
+    return exports(run.config.model)
 
 
 @pytest.fixture(scope="session")
@@ -117,11 +112,9 @@ def test_what_lies_beside_the_graph(run, exported):
     assert facts["model"] == run.config.model and facts["length"] == run.config.max_length
     items = json.loads((exported / "items.json").read_text(encoding="utf-8"))
     assert items == run.sequences.item_ids
-    events = run.batcher.split.training_items
-    assert facts["popularity"] == [
-        sum(item in events.of(user) for user in range(run.sequences.num_users))
-        for item in range(1, len(items) + 1)
-    ]
+    split = run.batcher.split
+    events = split.sequences.items[split.training_events].tolist()
+    assert facts["popularity"] == [events.count(item) for item in range(1, len(items) + 1)]
     vectors = np.load(exported / "vectors.npy")
     assert (vectors == run.model.item_vectors()[1:].detach().numpy()).all()
 
