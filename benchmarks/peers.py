@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,18 +169,22 @@ def _status(field: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def _measure(peer: str, passes: str, size: Size) -> int:
-    torch.set_num_threads(THREADS)
-    # Libraries and threads are up after a small call; a compiled graph needs its own shape.
-    warm = size if peer == "compiled" else Size(2, 1, 4, 4)
-    workload(peer, passes, warm)()
-    call = workload(peer, passes, size)
+def added_memory(call: Callable[[], object]) -> int:
+    """Bytes that a call adds to the resident memory of this process at its peak (Linux)."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts anew
     before = _status("VmRSS")
     call()
     return max(0, _status("VmHWM") - before)
+
+
+def _measure(peer: str, passes: str, size: Size) -> int:
+    torch.set_num_threads(THREADS)
+    # Libraries and threads are up after a small call; a compiled graph needs its own shape.
+    warm = size if peer == "compiled" else Size(2, 1, 4, 4)
+    workload(peer, passes, warm)()
+    return added_memory(workload(peer, passes, size))
 
 
 if __name__ == "__main__":
