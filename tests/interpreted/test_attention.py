@@ -35,7 +35,7 @@ def test_a_long_sequence_in_one_launch(monkeypatch):
     """As for many sequences; tests/ops/test_agreement.py has the launches of a few."""
     from rka_fast.ops.triton import launch
 
-    monkeypatch.setattr(launch, "MANY", 1)
+    monkeypatch.setattr(launch, "MANY_SEQUENCES", 1)
     agrees(TRITON, inputs_of(n=130), is_causal=True, dropout_p=0.1)
 
 
@@ -43,7 +43,7 @@ def test_a_long_sequence_in_one_launch(monkeypatch):
 def test_every_launch_with_rows_of_several_tiles_times_and_a_scale(monkeypatch, mode):
     from rka_fast.ops.triton import launch
 
-    monkeypatch.setattr(launch, "ONE_LAUNCH", 8)
+    monkeypatch.setattr(launch, "ONE_LAUNCH_KEYS", 8)
     inputs, options = some_rows(21, 69, 70, batch=1, heads=2, width=6)
     padding = torch.zeros(1, 70, dtype=torch.bool)
     padding[0, 30:36] = True
@@ -78,7 +78,7 @@ def test_every_launch_of_a_long_sequence(monkeypatch, mode, n, batch, heads):
     """The path of long sequences with several of them, several heads, masks and bias."""
     from rka_fast.ops.triton import launch
 
-    monkeypatch.setattr(launch, "ONE_LAUNCH", 8)
+    monkeypatch.setattr(launch, "ONE_LAUNCH_KEYS", 8)
     padding = torch.zeros(batch, n, dtype=torch.bool)
     padding[0, :3] = True
     inputs = inputs_of(n=n, batch=batch, heads=heads, bias=True)
@@ -89,7 +89,7 @@ def test_every_launch_of_a_long_sequence(monkeypatch, mode, n, batch, heads):
 def test_the_same_bits_again_and_for_any_number_of_programs(monkeypatch, one_launch):
     from rka_fast.ops.triton import launch
 
-    monkeypatch.setattr(launch, "ONE_LAUNCH", one_launch)
+    monkeypatch.setattr(launch, "ONE_LAUNCH_KEYS", one_launch)
     inputs = inputs_of(n=9, batch=3, heads=2)
     options = {"is_causal": True, "dropout_p": 0.1, "seed": 11}
     first = evaluate(inputs, "triton", **options)

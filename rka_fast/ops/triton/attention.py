@@ -13,19 +13,19 @@ import triton.language as tl
 from rka_fast.ops.triton import philox
 from rka_fast.ops.triton.covariance import cholesky, copy_ready, correlation
 from rka_fast.ops.triton.skew_normal import (
+    ALPHA,
     LARGEST,
     LOGITS,
     NOISE,
     PRODUCT,
-    SHAPE,
     TOTAL,
     load_value,
     projections,
     rows_at,
     shape_prior,
-    shapes,
     store_value,
-    write_standard,
+    write_alpha,
+    write_deviates,
 )
 from rka_fast.ops.triton.tiles import (
     SIZES,
@@ -34,7 +34,7 @@ from rka_fast.ops.triton.tiles import (
     allowed,
     inverse_root,
     last_key,
-    load_grid,
+    load_pairs,
     load_tile,
     location_scale,
     position,
@@ -76,24 +76,24 @@ def draw(p, s, b, h, first_row, f, r, which: tl.constexpr, save: tl.constexpr):
     if p.mode != "location":
         if p.shape_query is not None:
             root = inverse_root(p.shape_query.width)
-            to = rows_at(p, r, SHAPE)
+            to = rows_at(p, r, ALPHA)
             write_scores(p, s, p.shape_query, p.shape_key, b, h, first_row, root, to)
-            shapes(p, s, b, h, first_row, f, r, save)
+            write_alpha(p, s, b, h, first_row, f, r, save)
         projections(p, s, b, h, first_row, f, r)
-        write_standard(p, s, first_row, f, r, which)
+        write_deviates(p, s, first_row, f, r, which)
 
 
 @triton.jit
-def logits(p, s, b, h, i, j, where, location, scale, standard):
+def logits(p, s, b, h, i, j, where, location, scale, deviates):
     """Z from the scores, -inf where nothing may be seen."""
     z = activate(p.activation, location)
     if p.bias is not None:
-        z += load_grid(p.bias, b, h, i, j, where)
+        z += load_pairs(p.bias, b, h, i, j, where)
     if p.times is not None:
         z += time_bias(p, s, b, h, i, j)
     if p.mode != "location":
         omega, _ = softplus(scale)
-        z += omega * standard
+        z += omega * deviates
     return tl.where(where, z, float("-inf"))
 
 

@@ -27,23 +27,24 @@ from rka_fast.ops.triton.covariance import d_correlation
 from rka_fast.ops.triton.covariance_backward import correlation_backward, store_ready
 from rka_fast.ops.triton.skew_normal import (
     D_LOGITS,
+    DEVIATES,
     INNER,
     LARGEST,
     LOCATION,
     SCALE,
     SLOPE,
-    STANDARD,
     TOTAL,
     WEIGHTS,
     load_value,
     rows_at,
     store_value,
 )
-from rka_fast.ops.triton.skew_normal_backward import standard_backward
+from rka_fast.ops.triton.skew_normal_backward import deviates_backward
 from rka_fast.ops.triton.tiles import (
     SIZES,
     Heads,
     Size,
+    activation_slope,
     allowed,
     inverse_root,
     last_key,
@@ -52,7 +53,6 @@ from rka_fast.ops.triton.tiles import (
     location_scale,
     multiply,
     rounded,
-    slope,
     softplus,
     store_heads,
     store_tile,
@@ -143,7 +143,7 @@ def recompute(p, s, g, b, h, first_row, f, r):
         if p.mode != "location":
             scale = biased(p, h, load_tile(rows_at(p, r, SCALE), p.pitch, local, j))
             store_tile(rows_at(p, r, SCALE), p.pitch, local, j, scale)
-            x = load_tile(rows_at(p, r, STANDARD), p.pitch, local, j)
+            x = load_tile(rows_at(p, r, DEVIATES), p.pitch, local, j)
         d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j)
         if p.dropout is not None:
             d *= keep_factors(p, s, b, h, i, first)
@@ -180,7 +180,7 @@ def softmax_backward(p, s, g, b, h, first_row, f, r):
         x = location
         if p.mode != "location":
             scale = load_tile(rows_at(p, r, SCALE), p.pitch, local, j)
-            x = load_tile(rows_at(p, r, STANDARD), p.pitch, local, j)
+            x = load_tile(rows_at(p, r, DEVIATES), p.pitch, local, j)
         z = logits(p, s, b, h, i, j, where, location, scale, x)
         w = weights(z, largest, total)
         d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j)
@@ -195,11 +195,11 @@ def softmax_backward(p, s, g, b, h, first_row, f, r):
             tl.store(at, dz, mask=where)
         if g.time_table is not None:
             store_tile(rows_at(p, r, D_LOGITS), p.pitch, local, j, dz)
-        d = dz * slope(p.activation, location) * location_scale(p)
+        d = dz * activation_slope(p.activation, location) * location_scale(p)
         store_tile(rows_at(p, r, LOCATION), p.pitch, local, j, d)
         if p.mode != "location":
             omega, sigmoid = softplus(scale)
-            store_tile(rows_at(p, r, STANDARD), p.pitch, local, j, dz * omega)
+            store_tile(rows_at(p, r, DEVIATES), p.pitch, local, j, dz * omega)
             d = tl.where(where, dz * x * sigmoid, 0.0)
             share += tl.sum(d, axis=1)
             d *= inverse_root(p.scale_query.width)
@@ -220,7 +220,7 @@ def scores_backward(p, s, query, key, d_query, d_key, b, h, first_row, at):
 @triton.jit
 def rows_backward(p, s, g, b, h, first_row, f, r, d_factor):
     """All that a tile of rows of one head contributes; returns its share of d scale_bias."""
-    draw(p, s, b, h, first_row, f, r, STANDARD, True)
+    draw(p, s, b, h, first_row, f, r, DEVIATES, True)
     both_scores(p, s, b, h, first_row, r, LOCATION, SCALE)
     write_scores(p, s, g.output, p.value, b, h, first_row, 1.0, rows_at(p, r, WEIGHTS))
     recompute(p, s, g, b, h, first_row, f, r)
@@ -238,13 +238,13 @@ def rows_backward(p, s, g, b, h, first_row, f, r, d_factor):
         )
         tl.debug_barrier()  # the weights are not needed any more
         if p.shape_query is not None:
-            standard_backward(p, s, g, b, h, first_row, f, r, d_factor)
+            deviates_backward(p, s, g, b, h, first_row, f, r, d_factor)
             at = rows_at(p, r, SLOPE)
             scores_backward(
                 p, s, p.shape_query, p.shape_key, g.shape_query, g.shape_key, b, h, first_row, at
             )
         elif p.mode == "sample":
-            standard_backward(p, s, g, b, h, first_row, f, r, d_factor)
+            deviates_backward(p, s, g, b, h, first_row, f, r, d_factor)
     tl.debug_barrier()  # the next tile of rows writes where this one still reads
     return share
 

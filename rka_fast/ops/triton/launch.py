@@ -16,13 +16,13 @@ from torch import Tensor
 from rka_fast.ops.arguments import DIFFERENTIABLE, TIME_BUCKETS, Arguments, fold, time_edges
 from rka_fast.ops.triton import attention, attention_backward, interpreted, skew_normal, times
 from rka_fast.ops.triton.attention_backward import Gradients
-from rka_fast.ops.triton.tiles import WARPS, Grid, Heads, Problem, Size, Times
+from rka_fast.ops.triton.tiles import WARPS, Heads, Pairs, Problem, Size, Times
 
-ONE_LAUNCH = 128  # keys up to which one program does a whole sequence
-MANY = 128  # sequences that fill a device by themselves, however long they are
+ONE_LAUNCH_KEYS = 128  # keys up to which one program does a whole sequence
+MANY_SEQUENCES = 128  # sequences that fill a device by themselves, however long they are
 
 
-class Config(NamedTuple):
+class TileConfig(NamedTuple):
     """Tiles of `rows_tile` queries, `tile` keys and `chunk` columns, by so many warps.
 
     registers: a thread may have; left to itself the compiler saves some and spills instead.
@@ -41,13 +41,13 @@ class Config(NamedTuple):
 # at once count most: four of 128 registers a thread do better than three of 168 or two of 255.
 # Tiles of 64 and products of 64 take more registers and code than the instruction cache holds.
 # Sequences and widths are walked in tiles and chunks, so longer and wider ones take no others.
-FORWARD = BACKWARD = Config(32, 32, 32, WARPS.value, registers=128, programs_per_sm=4)
+FORWARD = BACKWARD = TileConfig(32, 32, 32, WARPS.value, registers=128, programs_per_sm=4)
 AMD = FORWARD._replace(programs_per_sm=1)
 N_BLOCKS = (64, 128, 1024)  # of keys, and widths, that the reports look at
 WIDTHS = (64, 128)
 
 
-def config(a: Arguments, backward: bool) -> Config:
+def config(a: Arguments, backward: bool) -> TileConfig:
     """The configuration for these inputs."""
     if family(a.query.device) == "gfx942":
         return AMD
@@ -65,11 +65,11 @@ def family(device: torch.device) -> str:
     return "sm_90" if capability >= (9, 0) else "sm_86" if capability >= (8, 6) else "sm_80"
 
 
-def run(kernel, grid: int, arguments: tuple, c: Config) -> None:
+def run(kernel, grid: int, arguments: tuple, c: TileConfig) -> None:
     kernel[(grid,)](*arguments, **options(c, nvidia=on_nvidia()))
 
 
-def options(c: Config, nvidia: bool) -> dict[str, int]:
+def options(c: TileConfig, nvidia: bool) -> dict[str, int]:
     """Of the compiler; only NVIDIA's can be given a number of registers.
 
     No software pipeline: it would fetch scratch before the barrier that announces it.
@@ -110,7 +110,7 @@ def in_one_launch(a: Arguments) -> bool:
     Launches of their own spread a few long sequences over the device; they keep L and, backward,
     d L of each head for all sequences, which many sequences have neither need nor memory for.
     """
-    return a.key.shape[2] <= ONE_LAUNCH or a.key.shape[0] >= MANY
+    return a.key.shape[2] <= ONE_LAUNCH_KEYS or a.key.shape[0] >= MANY_SEQUENCES
 
 
 def backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
@@ -183,7 +183,7 @@ def _finish(grad: Tensor | None, name: str, argument: Tensor) -> Tensor:
     return fold(name, grad, argument)
 
 
-def problem(a: Arguments, c: Config) -> tuple[Problem, Size]:
+def problem(a: Arguments, c: TileConfig) -> tuple[Problem, Size]:
     """The arguments as the kernels read them; nothing is copied that is already so."""
     batch, heads, rows, _ = a.query.shape
     keys = a.key.shape[2]
@@ -194,7 +194,7 @@ def problem(a: Arguments, c: Config) -> tuple[Problem, Size]:
         query=heads_of(a.query),
         key=heads_of(a.key),
         value=heads_of(a.value),
-        bias=None if a.bias is None else grid_of(a.bias.float(), a),
+        bias=None if a.bias is None else pairs_of(a.bias.float(), a),
         times=None if a.time_table is None else times_of(a),
         scale=a.scale,
         scale_query=heads_of(a.scale_query),
@@ -211,8 +211,8 @@ def problem(a: Arguments, c: Config) -> tuple[Problem, Size]:
         counts=_small(a.cooccurrence),
         correlation=_small(a.correlation),
         factor=_small(a.factor),
-        prior=None if a.prior is None else grid_of(a.prior.float(), a),
-        mask=None if a.mask is None else grid_of(a.mask.view(torch.uint8), a),
+        prior=None if a.prior is None else pairs_of(a.prior.float(), a),
+        mask=None if a.mask is None else pairs_of(a.mask.view(torch.uint8), a),
         padding=None if a.padding is None else a.padding.contiguous().view(torch.uint8),
         seed=a.seed,
         dropout=a.dropout if a.dropout > 0.0 else None,
@@ -252,7 +252,7 @@ def factor_size(p: Problem) -> int:
     return p.pitch * (p.pitch + p.tile.value + 4)
 
 
-def rows_size(c: Config, p: Problem, count: int) -> int:
+def rows_size(c: TileConfig, p: Problem, count: int) -> int:
     """A tile of rows for each of `count` quantities, and some values of each row: floats."""
     return (skew_normal.VALUES.value + count * p.pitch) * max(c.rows_tile, c.tile)
 
@@ -261,7 +261,7 @@ def new_scratch(size: int, device: torch.device) -> Tensor:
     return torch.empty(size, dtype=torch.float32, device=device)
 
 
-def programs(c: Config, device: torch.device) -> int:
+def programs(c: TileConfig, device: torch.device) -> int:
     """How many programs are on the device at once."""
     if device.type != "cuda":
         return 2
@@ -287,9 +287,9 @@ def _edges(device: torch.device) -> Tensor:
     return torch.tensor((*time_edges(), 2**63 - 1), device=device)
 
 
-def grid_of(x: Tensor, a: Arguments) -> Grid:
+def pairs_of(x: Tensor, a: Arguments) -> Pairs:
     x = x.expand(*a.query.shape[:3], a.key.shape[2])
-    return Grid(x, *x.stride())
+    return Pairs(x, *x.stride())
 
 
 def _small(x: Tensor | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Rows of skew-normal logits: their shapes, the draw S or its mean; the stem of the reference.
+"""Rows of skew-normal logits: alpha, the draw S or its mean; the stem of the reference.
 
 A tile of rows of one head keeps what it needs of every key in its own rows of scratch. With
 B = A L the draw is S = C L' with C = E + c B, q = |B|^2 and A.X = B.E, so that one product with
@@ -12,13 +12,13 @@ from rka_fast.ops.triton import philox
 from rka_fast.ops.triton.covariance import load_counts
 from rka_fast.ops.triton.tiles import (
     activate,
+    activation_slope,
     allowed,
     last_key,
-    load_grid,
+    load_pairs,
     load_tile,
     multiply,
     position,
-    slope,
     store_tile,
     sum_products,
 )
@@ -27,16 +27,16 @@ HALF_NORMAL_MEAN = tl.constexpr(0.7978845608028654)  # sqrt(2 / pi)
 
 # Rows in scratch: what each of them holds. The backward pass uses them all.
 PRIOR = tl.constexpr(0)
-SHAPE = tl.constexpr(1)  # A
+ALPHA = tl.constexpr(1)  # A
 PRODUCT = tl.constexpr(2)  # B, or P for the mean; in the backward pass then C
 NOISE = tl.constexpr(3)  # E
 SLOPE = tl.constexpr(4)  # d alpha / d score
-STANDARD = tl.constexpr(5)  # S, then d S
+DEVIATES = tl.constexpr(5)  # S, then d S
 LOCATION = tl.constexpr(6)  # scores, then their gradient
 SCALE = tl.constexpr(7)
 WEIGHTS = tl.constexpr(8)  # d W, then d C and d B
 D_LOGITS = tl.constexpr(9)  # for the table of relative times alone
-LOGITS = SHAPE  # in the forward pass, which has no more use of A by then: first S, then Z
+LOGITS = ALPHA  # in the forward pass, which has no more use of A by then: first S, then Z
 FORWARD_ROWS = 4
 BACKWARD_ROWS = 9
 
@@ -120,23 +120,24 @@ def seen_counts(p, s, b, h, i, k):
 
 
 @triton.jit(noinline=True)
-def shapes(p, s, b, h, first_row, f, r, save: tl.constexpr):
+def write_alpha(p, s, b, h, first_row, f, r, save: tl.constexpr):
     """A of a tile of rows in place of its scores; with `save` d alpha / d score too."""
     local = tl.arange(0, p.rows_tile)
     i = first_row + local
     for first in range(0, last_key(p, s, first_row), p.tile):
         j = first + tl.arange(0, p.tile)
-        score = load_tile(rows_at(p, r, SHAPE), p.pitch, local, j)
+        score = load_tile(rows_at(p, r, ALPHA), p.pitch, local, j)
         if p.counts is not None:
             prior = load_tile(rows_at(p, r, PRIOR), p.pitch, local, j)
             prior *= load_value(p, r, PRIOR_SCALE)[:, None]
         elif p.prior is not None:
-            prior = load_grid(p.prior, b, h, i, j, allowed(p, s, b, h, i, j))
+            prior = load_pairs(p.prior, b, h, i, j, allowed(p, s, b, h, i, j))
         else:
             prior = allowed(p, s, b, h, i, j).to(tl.float32)
-        store_tile(rows_at(p, r, SHAPE), p.pitch, local, j, activate(p.activation, score) * prior)
+        store_tile(rows_at(p, r, ALPHA), p.pitch, local, j, activate(p.activation, score) * prior)
         if save:
-            store_tile(rows_at(p, r, SLOPE), p.pitch, local, j, slope(p.activation, score) * prior)
+            slope = activation_slope(p.activation, score)
+            store_tile(rows_at(p, r, SLOPE), p.pitch, local, j, slope * prior)
     tl.debug_barrier()
 
 
@@ -156,11 +157,11 @@ def projections(p, s, b, h, first_row, f, r):
             start = first if p.mode == "sample" else 0
             for first_k in range(start, limit, p.tile):
                 k = first_k + tl.arange(0, p.tile)
-                a = load_tile(rows_at(p, r, SHAPE), p.pitch, local, k)
+                a = load_tile(rows_at(p, r, ALPHA), p.pitch, local, k)
                 acc = multiply(a, load_tile(f, p.pitch, k, j), acc, p.exact)
             store_tile(rows_at(p, r, PRODUCT), p.pitch, local, j, acc)
             if p.mode == "mean":
-                a = load_tile(rows_at(p, r, SHAPE), p.pitch, local, j)
+                a = load_tile(rows_at(p, r, ALPHA), p.pitch, local, j)
                 q += sum_products(a, acc, 1)
             else:
                 q += sum_products(acc, acc, 1)
@@ -188,7 +189,7 @@ def product_weight(p, r):
 
 
 @triton.jit(noinline=True)
-def write_standard(p, s, first_row, f, r, which: tl.constexpr):
+def write_deviates(p, s, first_row, f, r, which: tl.constexpr):
     """S of a tile of rows into scratch, in the rows `which`."""
     local = tl.arange(0, p.rows_tile)
     c = product_weight(p, r)

@@ -10,12 +10,12 @@ import triton
 import triton.language as tl
 
 from rka_fast.ops.triton.skew_normal import (
+    ALPHA,
+    DEVIATES,
     NOISE,
     PRODUCT,
     PROJECTION,
-    SHAPE,
     SLOPE,
-    STANDARD,
     WEIGHTS,
     Q,
     load_value,
@@ -33,7 +33,7 @@ from rka_fast.ops.triton.tiles import (
 
 
 @triton.jit
-def standard_backward(p, s, g, b, h, first_row, f, r, d_factor):
+def deviates_backward(p, s, g, b, h, first_row, f, r, d_factor):
     """Adds to `d_factor`; leaves the gradient of the shape's scores in the place of SLOPE."""
     limit = last_key(p, s, first_row)
     if p.mode == "mean":
@@ -53,15 +53,15 @@ def mean_backward(p, f, r, limit):
     d_c = tl.zeros((p.rows_tile,), tl.float32)
     for first in range(0, limit, p.tile):
         j = first + tl.arange(0, p.tile)
-        d = load_tile(rows_at(p, r, STANDARD), p.pitch, local, j)
+        d = load_tile(rows_at(p, r, DEVIATES), p.pitch, local, j)
         d_c += sum_products(d, load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j), 1)
     tl.debug_barrier()
     c = product_weight(p, r)
     y = -0.5 * c * d_c / (1.0 + load_value(p, r, Q))
     for first in range(0, limit, p.tile):
         j = first + tl.arange(0, p.tile)
-        d = c[:, None] * load_tile(rows_at(p, r, STANDARD), p.pitch, local, j)
-        d += y[:, None] * load_tile(rows_at(p, r, SHAPE), p.pitch, local, j)
+        d = c[:, None] * load_tile(rows_at(p, r, DEVIATES), p.pitch, local, j)
+        d += y[:, None] * load_tile(rows_at(p, r, ALPHA), p.pitch, local, j)
         store_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j, d)
         product = load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j)
         store_tile(rows_at(p, r, PRODUCT), p.pitch, local, j, y[:, None] * product)
@@ -78,7 +78,7 @@ def draw_backward(p, f, r, limit):
         acc = tl.zeros((p.rows_tile, p.tile), tl.float32)
         for first_k in range(first, limit, p.tile):
             k = first_k + tl.arange(0, p.tile)
-            d = load_tile(rows_at(p, r, STANDARD), p.pitch, local, k)
+            d = load_tile(rows_at(p, r, DEVIATES), p.pitch, local, k)
             acc = multiply(d, load_tile(f, p.pitch, k, j), acc, p.exact)
         store_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j, acc)
         d_c += sum_products(acc, load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j), 1)
@@ -109,14 +109,14 @@ def add_to_factor(p, f, r, d_factor, limit):
             j = first_j + tl.arange(0, p.tile)
             acc = load_tile(d_factor, p.pitch, i, j)
             if p.mode == "sample":
-                d = tl.trans(load_tile(rows_at(p, r, STANDARD), p.pitch, local, i))
+                d = tl.trans(load_tile(rows_at(p, r, DEVIATES), p.pitch, local, i))
                 if p.shape_query is not None:
                     x = load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j)
                 else:
                     x = load_tile(rows_at(p, r, NOISE), p.pitch, local, j)
                 acc = multiply(d, x, acc, p.exact)
             if p.shape_query is not None:
-                a = tl.trans(load_tile(rows_at(p, r, SHAPE), p.pitch, local, i))
+                a = tl.trans(load_tile(rows_at(p, r, ALPHA), p.pitch, local, i))
                 d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j)
                 acc = multiply(a, d, acc, p.exact)
             store_tile(d_factor, p.pitch, i, j, acc)

@@ -29,7 +29,7 @@ class Heads(NamedTuple):
     width: int
 
 
-class Grid(NamedTuple):
+class Pairs(NamedTuple):
     """(B, H, n, m) with strides in elements, 0 where it is broadcast."""
 
     data: object
@@ -70,7 +70,7 @@ class Problem(NamedTuple):
     query: Heads
     key: Heads
     value: Heads
-    bias: Grid | None
+    bias: Pairs | None
     times: Times | None
     scale: float | None  # of the location's products, if not the inverse root of their width
     scale_query: Heads | None
@@ -87,8 +87,8 @@ class Problem(NamedTuple):
     counts: object  # (B, m, m)
     correlation: object  # (B, m, m), ready-made, and so are the factor and
     factor: object
-    prior: Grid | None
-    mask: Grid | None  # bytes
+    prior: Pairs | None
+    mask: Pairs | None  # bytes
     padding: object  # (B, m) bytes
     seed: object
     dropout: float | None
@@ -195,7 +195,7 @@ def allowed(p, s, b, h, i, j):
         seen = seen & (j[None, :] <= position(s, i)[:, None])
     if p.mask is not None:  # noqa: SIM102
         if s.keys > 0:  # see `exists`
-            seen = seen & (load_grid(p.mask, b, h, i, j, seen) != 0)
+            seen = seen & (load_pairs(p.mask, b, h, i, j, seen) != 0)
     return seen
 
 
@@ -209,7 +209,7 @@ def last_key(p, s, first_row):
 
 
 @triton.jit
-def load_grid(x, b, h, i, j, where):
+def load_pairs(x, b, h, i, j, where):
     at = x.data + tl.cast(b, tl.int64) * x.batch + tl.cast(h, tl.int64) * x.head
     at += tl.cast(i, tl.int64)[:, None] * x.row + tl.cast(j, tl.int64)[None, :] * x.column
     return tl.load(at, mask=where, other=0)
@@ -314,7 +314,7 @@ def activate(activation: tl.constexpr, x):
 
 
 @triton.jit
-def slope(activation: tl.constexpr, x):
+def activation_slope(activation: tl.constexpr, x):
     """The derivative of the activation at x."""
     if activation == "leaky_relu":
         x = tl.where(x > 0, 1.0, 0.01)
