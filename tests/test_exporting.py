@@ -90,6 +90,7 @@ class Classifier(nn.Module):
         return self.head(hidden[:, 0])
 
 
+@pytest.mark.slow  # an export takes seconds; that of one attention is quick
 def test_a_model_with_masks(suffix, tmp_path):
     model = Classifier().eval()
     swap_attention(model, start="rksa")
@@ -113,6 +114,7 @@ class WithRelations(nn.Module):
             return self.attention(x, x, x, need_weights=False, is_causal=True)[0]
 
 
+@pytest.mark.slow  # an export takes seconds; that of one attention is quick
 def test_counts_and_users_are_inputs(suffix, tmp_path):
     model = WithRelations().eval()
 
@@ -124,6 +126,7 @@ def test_counts_and_users_are_inputs(suffix, tmp_path):
     runs_elsewhere(path, tmp_path, model, [case(b, n) for b, n in ((2, 8), (3, 5), (2, 17))])
 
 
+@pytest.mark.slow  # an export takes seconds; that of one attention is quick
 def test_keyword_inputs_and_location(suffix, tmp_path):
     model = Classifier().eval()
     swap_attention(model, start="rksa")
@@ -142,6 +145,7 @@ def test_keyword_inputs_and_location(suffix, tmp_path):
         torch.testing.assert_close(loaded(tokens, mask=mask), Located()(tokens, mask))
 
 
+@pytest.mark.slow  # an export takes seconds; that of one attention is quick
 def test_pytorchs_own_onnx_export_takes_the_mean(tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
