@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from rka_fast.commands import exit_status
+from rka_fast.commands import exit_status, parse
 from rka_fast.errors import ConfigError, printable
 from rka_fast.explaining.explanation import DRAWS
 from rka_fast.files import check_writable, to_json, write_output
@@ -74,7 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 for a user's mistake."""
 
     def run() -> int:
-        print(explain(tyro.cli(Flags, args=argv, prog="rka-fast explain", description=__doc__)))
+        print(
+            explain(
+                parse(
+                    Flags,
+                    argv,
+                    "rka-fast explain",
+                    __doc__,
+                    "did you mean --user {0}, or --history {0}?",
+                )
+            )
+        )
         return 0
 
     return exit_status(run)

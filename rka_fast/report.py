@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from rka_fast.commands import exit_status
+from rka_fast.commands import exit_status, parse
 from rka_fast.errors import ConfigError, printable
 from rka_fast.files import check_writable, to_json, write_output
 from rka_fast.pages.report_page import report_page
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 for a user's mistake."""
 
     def run() -> int:
-        print(report(tyro.cli(Flags, args=argv, prog="rka-fast report", description=__doc__)))
+        print(report(parse(Flags, argv, "rka-fast report", __doc__, "is {0} a run folder?")))
         return 0
 
     return exit_status(run)

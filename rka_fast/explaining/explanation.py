@@ -19,7 +19,7 @@ from rka_fast.explaining.relations import (
     KernelValues,
     Neighbourhood,
     kernel_values,
-    vector_neighbours,
+    neighbours,
 )
 from rka_fast.explaining.shares import shares
 from rka_fast.models.transformer import TransformerRecommender
@@ -208,6 +208,9 @@ def explain(
     of = _Catalogue(run.sequences, around, titles or {})
     left_out, changes = _left_out(asking, events, listed, top, of)
     parts = _parts(asking, seen, listed)
+    by_counts, by_vectors = neighbours(run, listed, "cooccurrence"), [[]] * len(listed)
+    if run.model.has_vectors:
+        by_vectors = neighbours(run, listed, "embedding")
     times = [None] * read if seen.times is None else seen.times.tolist()
     return Explanation(
         model=run.config.model,
@@ -226,8 +229,8 @@ def explain(
                 parts=parts[place],
                 sureness=sureness[place],
                 without=[row[place] for row in left_out],
-                neighbours_by_counts=of.with_values(around.of(item)),
-                neighbours_by_vectors=of.with_values(vector_neighbours(run, item)),
+                neighbours_by_counts=of.with_values(by_counts[place]),
+                neighbours_by_vectors=of.with_values(by_vectors[place]),
             )
             for place, item in enumerate(listed)
         ],

@@ -12,6 +12,7 @@ from rka_fast.data.split import Split
 from rka_fast.explaining.asking import History, Trained
 from rka_fast.models.rksa import KERNELS, RKSA
 from rka_fast.ops.reference.covariance import cosine_kernel, counting_kernel
+from rka_fast.recommending.similar import similar_items
 
 NEIGHBOURS = 5
 """Of an item, that are told."""
@@ -86,13 +87,6 @@ class Neighbourhood:
         row = np.asarray(self.matrix[item].todense(), np.float64)[0]
         return row * self.scale[item] * self.scale
 
-    def of(self, item: int) -> list[tuple[int, float]]:
-        """The nearest by that cosine, with it."""
-        found = self.cosines(item)
-        found[item] = 0
-        order = np.argsort(-found, kind="stable")[:NEIGHBOURS]
-        return [(int(i), float(found[i])) for i in order if found[i] > 0]
-
     def popular(self, hidden: np.ndarray, top: int) -> list[int]:
         """The items that most users trained on, of those that are not hidden."""
         return best(np.where(hidden, -1, self.holders), top)
@@ -103,17 +97,15 @@ class Neighbourhood:
         return best(np.where(hidden, -1.0, found), top)
 
 
-def vector_neighbours(run: Trained, item: int) -> list[tuple[int, float]]:
-    """The nearest by the cosine of the model's item vectors, with it; none where it has none."""
-    try:
-        with torch.no_grad():
-            vectors = run.model.item_vectors()
-    except NotImplementedError:
+def neighbours(run: Trained, items: list[int], by: str) -> list[list[tuple[int, float]]]:
+    """Of each item the most similar ones, as `rka_fast.recommending.similar` has them, and how."""
+    if not items:
         return []
-    found = torch.nn.functional.cosine_similarity(vectors, vectors[item], dim=-1)
-    found[[0, item]] = -torch.inf
-    order = found.argsort(descending=True, stable=True)[:NEIGHBOURS].tolist()
-    return [(i, found[i].item()) for i in order if found[i] > -torch.inf]
+    found, values = similar_items(run.model, run.batcher, np.array(items), NEIGHBOURS, by)
+    return [
+        [(item, value) for item, value in zip(*row, strict=True) if item]
+        for row in zip(found.tolist(), values.tolist(), strict=True)
+    ]
 
 
 def best(values: np.ndarray, top: int) -> list[int]:

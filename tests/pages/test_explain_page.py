@@ -56,7 +56,7 @@ def test_the_page_says_what_the_numbers_are(page):
     found, path = page
     html = path.read_text(encoding="utf-8")
     text = assert_whole_in_itself(html).text
-    assert "recommends this to this history" in text
+    assert "recommends this after this history" in text
     for shown in found.recommended:
         assert f"{shown.score:.3f}" in text and (shown.item.title or shown.item.id) in text
         for left_out in shown.without:
@@ -118,6 +118,8 @@ def test_the_command(run, tmp_path, capsys):
     ("flags", "message"),
     [
         ([], "give either --user ID"),
+        (["u1"], "unexpected 'u1'; did you mean --user u1, or --history u1?"),
+        (["--usr", "u1"], "unknown flag --usr; did you mean --user?"),
         (["--user", "u1", "--history", "i20"], "give either --user ID"),
         (["--user", "u1"], "give --out FILE.html for the page, or --json"),
         (["--user", "u1", "--times", "1", "--json"], "--times goes with --history"),

@@ -82,6 +82,7 @@ def test_the_command(runs, tmp_path, capsys):
     ("flags", "message"),
     [
         (["--json"], "give a run folder"),
+        (["RUN", "--otu", "x"], "unknown flag --otu; did you mean --out?"),
         (["RUN"], "give --out FILE.html for the page, or --json"),
         (["RUN", "RUN", "--json"], "is given twice"),
         (["RUN/sequences", "--json"], "is not a run folder"),
