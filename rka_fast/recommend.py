@@ -63,6 +63,8 @@ class Flags:
     order: Literal["mean", "thompson", "lower"] = "mean"
     # Seed of the draws; by default the run's.
     seed: int | None = None
+    # Find items by approximate search, for catalogues of hundreds of thousands; needs faiss.
+    ann: tyro.conf.FlagCreatePairsOff[bool] = False
     # Items of histories that are not in the catalogue; by default refused in --history, skipped in
     # a file.
     unknown: Literal["skip", "refuse"] | None = None
@@ -82,7 +84,7 @@ def recommend(flags: Flags) -> str:
     of, times = _asked(flags, run.model.uses_times)
     options: dict[str, Any] = {
         name: getattr(flags, name)
-        for name in ("at", "seen", "titles", "draws", "order", "seed", "unknown")
+        for name in ("at", "seen", "titles", "draws", "order", "seed", "ann", "unknown")
     }
     if flags.at is not None:
         options["at"] = seconds(flags.at, "--at")

@@ -131,6 +131,8 @@ class Run:
         draws: of the attention: columns `mean` and `std` of the score over them.
         order: "mean"; "thompson", by one draw; or "lower", by the mean less one std.
         seed: of the draws, by default the run's.
+        ann: find items by approximate search (needs faiss), ordered by their exact scores, for
+            large catalogues; a note says how much of the exact lists it finds.
         unknown: "skip" items of histories that are not in the catalogue, or "refuse" them; by
             default refuse in a single history, skip in several.
 
@@ -190,13 +192,16 @@ class Run:
         draws: int | None = None,
         order: str = "mean",
         seed: int | None = None,
+        ann: bool = False,
         unknown: str | None = None,
     ) -> Plan:
         """What `recommend` computes from, with the same arguments, before anything is computed."""
-        options = Options(top, seen or self.config.seen, draws, order, seed)
+        options = Options(top, seen or self.config.seen, draws, order, seed, ann)
         histories = self.histories(of, times=times, at=at, unknown=unknown)
         shown, notes = shown_to(histories, self.sequences, options.seen, items, exclude)
         ranker = self.ranker(options, shown)
+        if ann:
+            notes = [*notes, ranker.recall_note(histories)]
         cold = bool((histories.lengths == 0).any())
         lister = Lister(self.sequences, _titles(titles), cold, self.config.model)
         return Plan(histories, ranker, lister, [*notes, *notes_of(histories)])

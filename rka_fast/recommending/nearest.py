@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from rka_fast.models.base import Recommender
 
 MORE = 4  # candidates for each item of a list, beside those that may be hidden
 _LEAST = 39  # vectors a list of the index wants for its centre
+SAMPLED = 64  # vectors a centre is found from
 _VALUES = 2**23  # of candidates' vectors at a time (32 MiB)
 
 
@@ -33,10 +36,10 @@ class Nearest:
         lists = max(1, min(int(count**0.5), count // _LEAST))
         faiss.omp_set_num_threads(torch.get_num_threads())
         form = f"IVF{lists},SQfp16"
-        self.index = faiss.index_factory(width, form, faiss.METRIC_INNER_PRODUCT)
+        self.index: Any = faiss.index_factory(width, form, faiss.METRIC_INNER_PRODUCT)
         self.index.nprobe = max(min(lists, 16), lists // 16)
         found = vectors.detach().numpy()
-        self.index.train(found)
+        self.index.train(found[:: max(1, count // (SAMPLED * lists))])
         self.index.add(found)
 
     def best(

@@ -32,6 +32,7 @@ class Options:
     draws: int | None = None
     order: str = "mean"
     seed: int | None = None
+    ann: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("top", 1), ("draws", 2), ("seed", 0)):
@@ -42,6 +43,10 @@ class Options:
                 raise ConfigError(f"{name} must be a whole number, got {value!r}")
             if value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
+        if self.ann and (self.draws is not None or self.order != "mean"):
+            raise ConfigError(
+                "ann goes without draws, and with the order by the mean; leave it out"
+            )
         for name, known in (("seen", SEEN), ("order", ORDERS)):
             if getattr(self, name) not in known:
                 given = getattr(self, name)

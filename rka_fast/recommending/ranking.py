@@ -6,6 +6,7 @@ its best.
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -15,14 +16,22 @@ from torch import Tensor
 
 from rka_fast.context import use_draws
 from rka_fast.data.batches import Batcher
+from rka_fast.data.sequences import lookup
 from rka_fast.errors import ConfigError
 from rka_fast.models import Recommender
 from rka_fast.recommending.histories import Histories
+from rka_fast.recommending.nearest import Nearest, check_model
 from rka_fast.recommending.options import Options, Shown
 from rka_fast.training.devices import seed_torch
 
 SCORES_AT_ONCE = 2**23  # at most this many scores are held at a time (32 MiB)
 ROWS = 256  # histories that are encoded at a time
+
+
+SAMPLED = 200
+"""Histories that the recall of approximate search is measured over."""
+Hidden = tuple[np.ndarray, np.ndarray]
+"""Rows, and places among the candidates, of what may not be shown there."""
 
 
 class Top(NamedTuple):
@@ -65,6 +74,10 @@ class Ranker:
         if model.has_vectors:
             with torch.no_grad():
                 self.vectors = model.item_vectors()[self.candidates.to(device)]
+        self.nearest = None
+        if options.ann:
+            check_model(model)
+            self.nearest = Nearest(self.vectors.float().cpu())
 
     @torch.no_grad()
     def __call__(self, histories: Histories, first: int = 0) -> Top:
@@ -80,16 +93,56 @@ class Ranker:
             with use_draws(self.model) if self.draws else nullcontext():
                 states.append(self._states(histories, warm))
         hidden = self.shown.hidden(histories, first)
+        rank = self._exact if self.nearest is None else self._approximate
+        best = rank(states, cold, hidden)
+        items = self.candidates[best.pop("items")].masked_fill(best["scores"] == -torch.inf, 0)
+        return Top(items.numpy(), **{name: x.numpy() for name, x in best.items()})
+
+    def recall(self, histories: Histories) -> float:
+        """The share of the exact lists that approximate search finds, over these histories."""
+        exact = copy.copy(self)
+        exact.nearest = None
+        pairs = zip(self(histories).items, exact(histories).items, strict=True)
+        both = [(set(found) - {0}, set(wanted) - {0}) for found, wanted in pairs]
+        found = sum(len(found & wanted) for found, wanted in both)
+        return found / max(1, sum(len(wanted) for _, wanted in both))
+
+    def recall_note(self, histories: Histories) -> str:
+        """What a person should know of approximate search: its recall over some histories."""
+        warm = np.flatnonzero(histories.lengths)
+        some = histories.rows(warm[:: max(1, len(warm) // SAMPLED)][:SAMPLED])
+        if not len(some):
+            return "approximate search: no history to measure it with"
+        return (
+            f"approximate search finds {self.recall(some):.1%} of the exact top "
+            f"{self.options.top} (measured over {len(some):,} histories)"
+        )
+
+    def _approximate(self, states: list[Tensor], cold: Tensor, hidden: Hidden) -> dict[str, Tensor]:
+        """As `_exact`, which is asked where there is no history or too little was found."""
+        assert self.nearest is not None
+        best, full = self.nearest.best(states[0], hidden, self.options.top)
+        again = np.flatnonzero(cold.numpy() | ~full)
+        if len(again):
+            row, inside = lookup(again, hidden[0])
+            few = row[inside], hidden[1][inside]
+            which = torch.from_numpy(again)
+            found = self._exact([states[0][which.to(self.device)]], cold[which], few)
+            for name, x in found.items():
+                best[name][which] = x
+        return best
+
+    def _exact(self, states: list[Tensor], cold: Tensor, hidden: Hidden) -> dict[str, Tensor]:
+        """Places among the candidates of the best, their scores, and more with draws."""
         count = len(self.candidates)
-        width = max(1, SCORES_AT_ONCE // (len(histories) * (1 + 2 * (self.draws > 0))))
+        width = max(1, SCORES_AT_ONCE // (len(cold) * (1 + 2 * (self.draws > 0))))
         best = None
         for start in range(0, count, width):
             part = slice(start, min(start + width, count))
             found = self._chunk(states, part, cold, hidden)
             best = found if best is None else _merged(best, found, self.options.top)
         assert best is not None  # there are candidates
-        items = self.candidates[best.pop("items")].masked_fill(best["scores"] == -torch.inf, 0)
-        return Top(items.numpy(), **{name: x.numpy() for name, x in best.items()})
+        return best
 
     def _states(self, histories: Histories, warm: np.ndarray) -> Tensor:
         """(B, width), or of a model without vectors the scores; 0 where there is no history."""
@@ -109,7 +162,7 @@ class Ranker:
         return states.new_zeros(len(histories), states.shape[1]).index_copy(0, row, states)
 
     def _chunk(
-        self, states: list[Tensor], part: slice, cold: Tensor, hidden: tuple[np.ndarray, np.ndarray]
+        self, states: list[Tensor], part: slice, cold: Tensor, hidden: Hidden
     ) -> dict[str, Tensor]:
         """The best of some candidates: their places among all, scores, and more with draws."""
         scores = self._match(states[0], part)

@@ -158,6 +158,8 @@ class Server:
         self.engine = engine
         self.metrics.items.set(len(engine.ids))
         log.info("serving %s, %s items", engine.model, f"{len(engine.ids):,}")
+        for note in engine.notes:
+            log.info("%s", note)
 
     async def recommend(self, wanted: Any) -> Recommended:
         """The answer to a `ByHistory` or `ByUser`. Raises HTTPException."""
@@ -223,6 +225,14 @@ def _scored(engine: Engine, listed: Listed) -> list[Scored]:
     return [Scored(item=engine.ids[item - 1], score=score) for item, score in found]
 
 
+def _server(request: Request) -> Server:
+    return request.app.state.server
+
+
+Now = Annotated[Server, Depends(_server)]
+"""What is served when a request comes."""
+
+
 def make_app(
     load: Callable[[], Engine],
     limits: Limits,
@@ -252,10 +262,6 @@ def make_app(
     )  # fmt: skip
     app.add_middleware(Counted, metrics=metrics, paths=PATHS)
 
-    def server(request: Request) -> Server:
-        return request.app.state.server
-
-    Now = Annotated[Server, Depends(server)]
     ByHistory, ByUser = requests_within(limits)
 
     @app.exception_handler(RequestValidationError)
@@ -307,11 +313,11 @@ def make_app(
         return PlainTextResponse(text, media_type=CONTENT_TYPE_LATEST)
 
     if token is not None:
-        _add_reload(app, token, Now, problems)
+        _add_reload(app, token, problems)
     return app
 
 
-def _add_reload(app: FastAPI, token: str, Now: Any, problems: Callable[..., Any]) -> None:
+def _add_reload(app: FastAPI, token: str, problems: Callable[..., Any]) -> None:
     bearer = HTTPBearer(auto_error=False)
 
     @app.post(

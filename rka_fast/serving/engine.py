@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,42 +40,44 @@ class Listed(NamedTuple):
     by: str
 
 
-class Engine(Protocol):
-    """Answers batches of questions in one thread."""
+class Engine:
+    """Answers batches of questions in one thread.
 
-    model: str  # its name
-    ids: list[str]  # of items 1, 2, ...
-    hides_seen: bool  # unless a question says otherwise
-    reads_times: bool
+    model: its name. ids: of items 1, 2, ... hides_seen: whether what was had is not to be
+    recommended, unless a question says otherwise. reads_times: whether questions need the times of
+    the history. notes: what a person should know. popularity: (items,), events in training.
+    """
 
-    @property
-    def numbers(self) -> dict[str, int]:
-        """Item numbers by id."""
-        ...
-
-    def user(self, name: str) -> tuple[int, np.ndarray, np.ndarray | None]:
-        """Number, history and times of a user of the data. Raises DataError."""
-        ...
-
-    def rank(self, asked: Sequence[Asked]) -> list[Listed]:
-        """The best items for each; the most popular ones where a history is empty."""
-        ...
-
-    def similar(self, item: int, top: int) -> Listed:
-        """Items by the cosine of their vectors with this one's. Raises DataError."""
-        ...
-
-
-class BaseEngine:
-    """What engines share. popularity: (items,), how many had each in training."""
+    reads_times = False
 
     def __init__(self, model: str, ids: list[str], hides_seen: bool, popularity: np.ndarray):
         self.model, self.ids, self.hides_seen = model, ids, hides_seen
+        self.notes: list[str] = []
         self._popularity = popularity.astype(np.float32)
         self._popular = np.argsort(-popularity, kind="stable") + 1
 
+    def user(self, name: str) -> tuple[int, np.ndarray, np.ndarray | None]:
+        """Number, history and times of a user of the data. Raises DataError."""
+        raise NotImplementedError
+
+    def rank(self, asked: Sequence[Asked]) -> list[Listed]:
+        """The best items for each; the most popular ones where a history is empty."""
+        warm = [of for of in asked if len(of.history)]
+        found = iter(self._rank(warm) if warm else ())
+        return [next(found) if len(of.history) else self._most_popular(of) for of in asked]
+
+    def similar(self, item: int, top: int) -> Listed:
+        """Items by the cosine of their vectors with this one's. Raises DataError."""
+        cosine = self._unit @ self._unit[item - 1]
+        cosine[item - 1] = -np.inf
+        top = min(top, len(self.ids) - 1)
+        best = np.argpartition(-cosine, top - 1)[:top] if top else np.zeros(0, np.int64)
+        best = best[np.argsort(-cosine[best], kind="stable")]
+        return Listed(best + 1, cosine[best], "cosine")
+
     @cached_property
     def numbers(self) -> dict[str, int]:
+        """Item numbers by id."""
         return {name: number for number, name in enumerate(self.ids, start=1)}
 
     @cached_property
@@ -87,50 +89,36 @@ class BaseEngine:
     def _vectors(self) -> np.ndarray:
         raise NotImplementedError
 
-    def similar(self, item: int, top: int) -> Listed:
-        cosine = self._unit @ self._unit[item - 1]
-        cosine[item - 1] = -np.inf
-        top = min(top, len(self.ids) - 1)
-        best = np.argpartition(-cosine, top - 1)[:top] if top else np.zeros(0, np.int64)
-        best = best[np.argsort(-cosine[best], kind="stable")]
-        return Listed(best + 1, cosine[best], "cosine")
-
-    def most_popular(self, asked: Asked) -> Listed:
+    def _most_popular(self, asked: Asked) -> Listed:
         """What many have had."""
         likely = self._popular[: asked.top + len(asked.hidden)]
         best = likely[~np.isin(likely, asked.hidden)][: asked.top]
         return Listed(best, self._popularity[best - 1], "popularity")
 
-    def rank(self, asked: Sequence[Asked]) -> list[Listed]:
-        warm = [of for of in asked if len(of.history)]
-        found = iter(self._rank(warm) if warm else ())
-        return [next(found) if len(of.history) else self.most_popular(of) for of in asked]
-
     def _rank(self, asked: Sequence[Asked]) -> list[Listed]:
         raise NotImplementedError
 
 
-class ExportEngine(BaseEngine):
+class ExportEngine(Engine):
     """An export, which needs neither torch nor the run where it is ONNX.
 
     Raises FolderError where it cannot be read.
     """
 
-    reads_times = False
-
     def __init__(self, folder: Path) -> None:
         try:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             ids = json.loads((folder / ITEMS).read_text(encoding="utf-8"))
-            self.stored = np.load(folder / VECTORS, mmap_mode="r")
+            stored: Any = np.load(folder / VECTORS, mmap_mode="r")
             self.length = int(facts["length"])
             popularity = np.array(facts["popularity"])
-            if not len(ids) == len(popularity) == len(self.stored):
+            if not len(ids) == len(popularity) == len(stored):
                 raise ValueError(f"{ITEMS}, {VECTORS} and {FACTS} have different numbers of items")
             super().__init__(facts["model"], ids, facts["seen"] == "hide", popularity)
             path = folder / facts["graph"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FolderError(f"{folder} is not a whole export: {error}; export again") from None
+        self.stored: np.ndarray = stored
         self.graph = _onnx(path) if path.name == GRAPHS["onnx"] else _aoti(path)
 
     def _vectors(self) -> np.ndarray:
@@ -168,8 +156,8 @@ def _onnx(path: Path) -> Graph:
 
     def graph(history: np.ndarray, hidden: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
         inputs = {"history": history, "hidden": hidden, "top": np.array(top)}
-        scores, items = session.run(None, inputs)
-        return scores, items
+        found: Any = session.run(None, inputs)
+        return tuple(found)
 
     return graph
 
@@ -188,14 +176,16 @@ def _aoti(path: Path) -> Graph:
     return graph
 
 
-def load(path: str | os.PathLike) -> Engine:
-    """The engine of a run folder or of an export.
+def load(path: str | os.PathLike, ann: bool = False) -> Engine:
+    """The engine of a run folder or of an export; ann: by approximate search.
 
     Raises FolderError, CheckpointError, ConfigError or DataError where it cannot be used.
     """
     folder = Path(path)
     if (folder / FACTS).is_file():
+        if ann:
+            raise ConfigError("ann goes with a run: an export scores every item in its graph")
         return ExportEngine(folder)
     from rka_fast.serving.of_run import RunEngine
 
-    return RunEngine(folder)
+    return RunEngine(folder, ann)

@@ -110,7 +110,7 @@ def _exportable(run: Run) -> TransformerRecommender:
 @contextmanager
 def _without_draws(model: nn.Module) -> Iterator[None]:
     """Attentions that draw in evaluation take the mean: a file draws nothing."""
-    drawing = [x for x in model.modules() if getattr(x, "eval_mode", None) == "sample"]
+    drawing: list[Any] = [x for x in model.modules() if getattr(x, "eval_mode", None) == "sample"]
     for attention in drawing:
         attention.eval_mode = "mean"
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse
 import torch
@@ -103,7 +105,7 @@ class RankingGraph(nn.Module):
         nobody = torch.full_like(history[:, 0], -1)
         scores = self.model.scores(Batch(nobody, history, cooccurrence=counts))
         scores = scores.scatter(1, hidden, -torch.inf)
-        wanted = top.item()
+        wanted: Any = top.item()
         torch._check(wanted >= 1)
         torch._check(wanted <= scores.shape[1])
         scores, items = scores.topk(wanted)

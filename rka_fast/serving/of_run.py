@@ -13,16 +13,19 @@ import polars as pl
 
 from rka_fast.data.sequences import UserItems
 from rka_fast.errors import DataError
-from rka_fast.recommending.histories import Histories
+from rka_fast.recommending.histories import Histories, everybody
 from rka_fast.recommending.options import Options, Shown
 from rka_fast.run import Run
-from rka_fast.serving.engine import Asked, BaseEngine, Listed, cut
+from rka_fast.serving.engine import Asked, Engine, Listed, cut
 
 
-class RunEngine(BaseEngine):
-    """The best epoch of a run, with its data. Raises what `Run` raises."""
+class RunEngine(Engine):
+    """The best epoch of a run, with its data. Raises what `Run` raises.
 
-    def __init__(self, folder: Path) -> None:
+    ann: find items by approximate search.
+    """
+
+    def __init__(self, folder: Path, ann: bool = False) -> None:
         self.run = run = Run.load(folder)
         super().__init__(
             run.config.model,
@@ -31,7 +34,11 @@ class RunEngine(BaseEngine):
             run.batcher.split.train_counts()[1:],
         )
         self.reads_times = run.model.uses_times
-        self.ranker = run.ranker(Options(seen="keep"))
+        self.ranker = run.ranker(Options(seen="keep", ann=ann))
+        if ann:
+            hiding = copy.copy(self.ranker)
+            hiding.shown = Shown(hiding.shown.candidates, self.hides_seen)
+            self.notes = [hiding.recall_note(everybody(run.sequences, time.time()))]
 
     def user(self, name: str) -> tuple[int, np.ndarray, np.ndarray | None]:
         sequences = self.run.sequences
@@ -52,7 +59,7 @@ class RunEngine(BaseEngine):
             np.array([of.user for of in asked]),
             np.cumsum([0, *(len(of.history) for of in asked)]),
             np.concatenate([of.history for of in asked]),
-            np.concatenate([of.times for of in asked]) if self.reads_times else None,
+            np.concatenate([_times(of) for of in asked]) if self.reads_times else None,
             time.time(),
         )
         rows = np.repeat(np.arange(len(asked)), [len(of.hidden) for of in asked])
@@ -64,3 +71,8 @@ class RunEngine(BaseEngine):
         top = ranker(histories)
         rows = zip(top.scores, top.items, asked, strict=True)
         return [cut(scores, items, of.top, self.model) for scores, items, of in rows]
+
+
+def _times(of: Asked) -> np.ndarray:
+    assert of.times is not None  # as `reads_times` asked for
+    return of.times

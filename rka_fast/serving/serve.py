@@ -41,6 +41,8 @@ class Flags:
     # Address to listen on. Others than this machine reach it only if it is another one, such as
     # 0.0.0.0; there is no login and no encryption, so let that be behind a proxy.
     host: str = "127.0.0.1"
+    # Find items by approximate search, for catalogues of hundreds of thousands; needs faiss.
+    ann: tyro.conf.FlagCreatePairsOff[bool] = False
     # Requests that are scored together at most.
     batch: int = 64
     # Milliseconds that a request waits for others to be scored with.
@@ -61,7 +63,7 @@ class Flags:
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name in ("port", "wait") else 1
-            if isinstance(value, (int, float)) and not least <= value < 2**31:
+            if type(value) in (int, float) and not least <= value < 2**31:
                 name = field.name.replace("_", "-")
                 raise ConfigError(f"--{name} must be at least {least}, got {value}")
         if self.port > 65535:
@@ -77,7 +79,7 @@ def application(flags: Flags) -> FastAPI:
     from rka_fast.serving.limits import Limits
 
     def engine() -> Engine:
-        return load(flags.path)
+        return load(flags.path, flags.ann)
 
     return make_app(
         engine,
@@ -93,7 +95,7 @@ async def serve(flags: Flags) -> None:
     app = application(flags)
     import uvicorn
 
-    listening = _listen(flags.host, flags.port)
+    listening = listen(flags.host, flags.port)
     config = uvicorn.Config(app, access_log=False, lifespan="on")
     server = uvicorn.Server(config)
     host, port = listening.getsockname()[:2]
@@ -119,10 +121,15 @@ async def _reload(app: FastAPI) -> None:
         return
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises ConfigError where that cannot be."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+        # Connections inherit it. Else a small answer waits 40 ms for an acknowledgement, as
+        # asyncio sees to it only where the socket was made with its protocol's number.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from None

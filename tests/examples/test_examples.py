@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 from support.runs import write_log
 
+import rka_fast
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -62,3 +64,16 @@ def test_train_from_python(tmp_path, capsys):
         assert f"  {item:<12}{score:8.3f}" in printed
     assert f"'ndcg@10': {round(run.evaluate('test')['full']['ndcg@10'], 4)}" in printed
     assert (tmp_path / "run" / "result.json").is_file()
+
+
+def test_serve_a_run(tmp_path, capfd):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("prometheus_client")
+    log = write_log(tmp_path / "log.txt")
+    answer = load("serve_a_run").main(str(log), str(tmp_path / "served"))
+    assert answer["by"] == "rksa" and answer["unknown"] == []
+    second = rka_fast.Run.load(tmp_path / "served" / "tuesday")
+    expected = second.recommend([second.sequences.item_ids[:3]], top=3)
+    assert [of["item"] for of in answer["items"]] == expected["item"].to_list()
+    printed = capfd.readouterr().out
+    assert "'unknown': ['no such item']" in printed and "'by': 'cosine'" in printed

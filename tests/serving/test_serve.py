@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from support.runs import train, write_log
 from support.serving import small_run
 
 from rka_fast.commands import main
-from rka_fast.errors import FolderError
+from rka_fast.errors import ConfigError, FolderError
 from rka_fast.serving.app import make_app
 from rka_fast.serving.engine import load
 from rka_fast.serving.limits import Limits
+from rka_fast.serving.serve import listen
 
 JSON = {"Content-Type": "application/json"}
 TOKEN = {"Authorization": "Bearer secret"}
@@ -254,3 +256,14 @@ def test_the_command_tells_what_is_wrong(flags, message, tmp_path, capsys):
     assert main(["serve", str(tmp_path / "none"), *flags]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ")
+
+
+def test_small_answers_do_not_wait_for_acknowledgements():
+    with listen("127.0.0.1", 0) as listening:
+        with socket.create_connection(listening.getsockname()) as client:
+            connection, _ = listening.accept()
+            with connection:
+                assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                client.close()
+        with pytest.raises(ConfigError, match="cannot listen on 127.0.0.1 port"):
+            listen(*listening.getsockname())
