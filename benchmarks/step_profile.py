@@ -149,7 +149,7 @@ def profile(config: Config, parts: Parts, steps: int) -> dict[str, float]:
 def table(found: dict[str, dict[str, float]]) -> list[str]:
     lines = [["", *PARTS, "ms a step"], ["---"] + ["--:"] * (len(PARTS) + 1)]
     for name, of in found.items():
-        shares = [f"{of[part] / of['whole']:.0%}" if of[part] else "" for part in PARTS]
+        shares = [f"{of[part] / of['whole']:.0%}".removeprefix("0%") for part in PARTS]
         lines.append([name, *shares, f"{of['whole'] * 1e3:.0f}"])
     return ["| " + " | ".join(line) + " |" for line in lines]
 

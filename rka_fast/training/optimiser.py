@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 DECAYS: dict[str, Callable[[float], float]] = {
     "none": lambda done: 1.0,
@@ -33,8 +32,9 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     are random.
     """
 
-    def update(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+    def update(averages: PARAM_LIST, weights: PARAM_LIST, updates: Tensor | int) -> None:
         t = int(updates)
-        torch._foreach_lerp_(averages, weights, 1.0 - min(decay, (1 + t) / (10 + t)))
+        for average, current in zip(averages, weights, strict=True):
+            average.lerp_(current, 1.0 - min(decay, (1 + t) / (10 + t)))
 
     return AveragedModel(model, multi_avg_fn=update)

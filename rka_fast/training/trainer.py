@@ -117,7 +117,8 @@ class Trainer:
     @property
     def evaluated(self) -> Recommender:
         """The model that is evaluated and kept as the best: of averaged weights, if asked for."""
-        return self.model if self.average is None else self.average.module
+        average: Any = self.average
+        return self.model if average is None else average.module
 
     @property
     def epoch(self) -> int:

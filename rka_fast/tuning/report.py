@@ -110,12 +110,13 @@ def png(tuning: Tuning, found: Mapping[str, float]) -> bytes | None:
     lines = -(-len(names) // columns)
     figure = Figure(figsize=(10, 2.8 * (1 + lines)), layout="constrained")
     FigureCanvasAgg(figure)
-    top, rest = figure.subfigures(2, height_ratios=(1, lines))
+    halves: Any = figure.subfigures(2, height_ratios=(1, lines))
+    top, rest = halves
     history, shares = top.subplots(1, 2)
     _points(history, [trial.number for trial in trials], trials)
     history.set(title="The trials in order", xlabel="trial", ylabel=METRICS[SELECTION].title)
     history.legend(fontsize=7)
-    shares.barh(list(reversed(found)), list(reversed(found.values())))
+    shares.barh(list(found)[::-1], list(found.values())[::-1])
     shares.set_title("Share of the variance" + ("" if found else ": too few trained trials"))
     panels = list(rest.subplots(lines, columns, sharey=True, squeeze=False).flat)
     for axes, name in zip(panels, names, strict=False):

@@ -133,11 +133,10 @@ def _range(name: str, values: Mapping[str, Any]) -> BaseDistribution:
         raise ConfigError(f"search of {name}: unknown {min(unknown)!r}; expected {_FORMS}")
     if any(isinstance(x, (bool, str)) or x is None for x in (low, high)):
         raise ConfigError(f"search of {name}: this is no number; list its values, A,B,C")
-    kind = IntDistribution if isinstance(low, int) else FloatDistribution
     try:
-        if kind is IntDistribution and step is None:
-            step = 1
-        return kind(low, high, log=log, step=step)
+        if isinstance(low, int):
+            return IntDistribution(low, high, log=log, step=1 if step is None else step)
+        return FloatDistribution(low, high, log=log, step=step)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"search of {name}: {' '.join(str(error).split())}") from None
 
