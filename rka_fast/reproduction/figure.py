@@ -6,6 +6,7 @@ Colours and words are told below the panels, and are those of the tables.
 from __future__ import annotations
 
 import io
+import math
 
 from rka_fast.reproduction.paper import PAPER_METRICS
 from rka_fast.reproduction.results import OURS, Outcome
@@ -31,7 +32,7 @@ def png(outcomes: list[Outcome]) -> bytes:
             axes.bar(
                 range(len(names)),
                 [s.mean(ranking, metric) for s in scores],
-                yerr=[s.deviation(ranking, metric) or 0 for s in scores],
+                yerr=[_whisker(s.deviation(ranking, metric)) for s in scores],
                 color=["C1" if name == OURS else "C0" for name in names],
                 capsize=2,
             )
@@ -56,3 +57,8 @@ def png(outcomes: list[Outcome]) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
+
+
+def _whisker(deviation: float | None) -> float:
+    """Half of its length; none is drawn of NaN, where one seed tells no deviation."""
+    return math.nan if deviation is None else deviation
