@@ -19,6 +19,7 @@ from rka_fast.data.readers import Interactions
 from rka_fast.errors import printable
 from rka_fast.files import check_writable, to_json, write_output
 from rka_fast.training.assemble import load_data
+from rka_fast.training.closing import closing_lines
 from rka_fast.training.config import Config
 from rka_fast.training.flags import parse
 from rka_fast.training.report import result_table
@@ -75,7 +76,8 @@ def train(
             print(f"run folder: {folder.path} ({state})", flush=True)
         result = trainer.run()
         if main:
-            print("\n" + result_table(result), flush=True)
+            lines = closing_lines(config, folder, sequences, result, trainer.epoch)
+            print("\n" + "\n".join([result_table(result), "", *lines]), flush=True)
             if config.json:
                 write_output(config.json, to_json(result))
         return result

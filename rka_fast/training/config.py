@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from rka_fast.models import MODELS
 from rka_fast.models.losses import LOSSES, SHARING, STATE_LOSSES
 from rka_fast.models.rksa import parse_kernels
 from rka_fast.training.settings import NEGATIVE_LOSSES, Settings, check
+from rka_fast.training.tracking import tracker_names
 
 if TYPE_CHECKING:
     from rka_fast.models.base import Recommender
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Of config.json. 1, which had no number, had the values of settings that the model ignored."""
 
-RESUMABLE = ("epochs", "patience", "device", "backend", "json", "save_every")
+RESUMABLE = ("epochs", "patience", "device", "backend", "json", "save_every", "track")
 """Settings that may be changed when a run is resumed; all others shape what was computed.
 
 Of a run whose learning rate decays so do the epochs."""
@@ -44,6 +47,14 @@ TRAINING = {
     "save_every": None,
 }
 """Settings of the training loop, with the defaults of models that have none of their own."""
+
+UNNAMED = (
+    "data", "model", "seed", "out", "json", "device", "backend", "save_every", "track",
+)  # fmt: skip
+"""Settings that the default name of a run folder has already, or that do not shape the run."""
+
+NAME_LENGTH = 80
+"""Longer names of differing settings become a checksum."""
 
 SYNTHETIC_EPOCHS = 12
 """The most epochs by default on synthetic data."""
@@ -75,6 +86,7 @@ class Config(Settings):
                 "user,item[,rating[,timestamp]]"
             )
         self._check_split()
+        tracker_names(self.track)
         if self.kernels is not None:
             try:
                 parse_kernels(self.kernels)
@@ -103,14 +115,12 @@ class Config(Settings):
         for name in self.unread(self.model):
             if getattr(self, name) is not None:
                 raise ConfigError(f"{name} is not used by model {self.model!r}; leave it out")
-        defaults = self.read_by(self.model)
+        defaults = self._defaults()
         if self.split == "none" and "epochs" in defaults and self.epochs is None:
             raise ConfigError(
                 "epochs: with split 'none' nothing tells when to stop; give --epochs, or --refit "
                 "RUN for those of an earlier run"
             )
-        if self.data == "synthetic" and "epochs" in defaults:
-            defaults["epochs"] = min(SYNTHETIC_EPOCHS, defaults["epochs"])
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -175,7 +185,30 @@ class Config(Settings):
         """`out`, or its default, made of the names of the data, the model and the seed."""
         if self.out is not None:
             return Path(self.out)
-        return Path("runs") / f"{stem(self.data)}-{self.model}-seed{self.seed}"
+        return Path("runs") / "-".join(
+            [stem(self.data), self.model, *self._differing(), f"seed{self.seed}"]
+        )
+
+    def _differing(self) -> list[str]:
+        """The settings that shape the run and are not the defaults, for the name of its folder."""
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        usual |= self._defaults()
+        differ = [
+            f"{name}{getattr(self, name)}"
+            for name, value in usual.items()
+            if name not in UNNAMED and getattr(self, name) != value
+        ]
+        text = re.sub(r"[^\w.,=-]", "_", "-".join(differ))
+        if len(text) > NAME_LENGTH:
+            text = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return [text] if text else []
+
+    def _defaults(self) -> dict[str, Any]:
+        """The defaults of the settings that this model reads, on this data."""
+        defaults = self.read_by(self.model)
+        if self.data == "synthetic" and "epochs" in defaults:
+            defaults["epochs"] = min(SYNTHETIC_EPOCHS, defaults["epochs"])
+        return defaults
 
     @property
     def resumable(self) -> tuple[str, ...]:
@@ -208,8 +241,9 @@ class Config(Settings):
     def read(cls, path: str | Path, **overrides: Any) -> tuple[Config, list[str]]:
         """Config of a JSON file with some settings replaced, and notes on what was left out.
 
-        The whole config.json of a run may be used for another model: what that does not read is
-        left out. Raises ConfigError where the file is missing or not valid.
+        The whole config.json of a run may be used for another run: the files that it wrote are left
+        out, and for another model what that does not read. Raises ConfigError where the file is
+        missing or not valid.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -219,6 +253,8 @@ class Config(Settings):
             raise ConfigError(f"config file {path} is not valid JSON: {error}") from None
         values, whole = _current(values, str(path))
         left_out = []
+        if whole:
+            values = {k: v for k, v in values.items() if k not in ("out", "json")}
         if whole and (model := overrides.get("model", values["model"])) != values["model"]:
             values, left_out = _for_model(model, values)
         return cls.from_json({**values, **overrides}, source=str(path)), left_out

@@ -15,16 +15,23 @@ from accelerate.state import AcceleratorState
 from rka_fast.data.batches import Batch
 from rka_fast.errors import ConfigError
 from rka_fast.training.config import Config
+from rka_fast.training.tracking import installed_trackers
 
 
-def make_accelerator(config: Config) -> Accelerator:
-    """Device, precision and processes. Raises ConfigError where they are unavailable."""
+def make_accelerator(config: Config, track: bool = False) -> Accelerator:
+    """Device, precision and processes, and trackers. Raises ConfigError where they are unavailable.
+
+    track: whether to report to those of the settings.
+    """
     device_type = check_device(config.device)
+    trackers = installed_trackers(config.track) if track else []
     AcceleratorState._reset_state(True)  # several runs in one process may differ in precision
     accelerator = Accelerator(
         cpu=device_type == "cpu",
         mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        log_with=trackers or None,  # pyright: ignore[reportArgumentType]
+        project_dir=config.run_dir if trackers else None,
     )
     if config.precision == "fp16" and accelerator.device.type == "cpu":  # no loss scaling there
         raise ConfigError("precision 'fp16' needs a GPU; on the CPU use --precision bf16 or fp32")

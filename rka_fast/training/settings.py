@@ -24,6 +24,7 @@ from rka_fast.models.transformer import BLOCKS
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
 from rka_fast.training.metrics import RANKINGS
 from rka_fast.training.optimiser import DECAYS
+from rka_fast.training.tracking import TRACKERS
 
 NEGATIVE_LOSSES = tuple(name for name in STATE_LOSSES if LOSSES[name].negatives)
 """Losses of which positions can share negatives."""
@@ -325,7 +326,15 @@ class Settings:
         0,
         rule=Rule("must be from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63),
     )
-    out: str | None = setting("run", "Run folder; default runs/DATA-MODEL-seedSEED.")
+    out: str | None = setting(
+        "run",
+        "Run folder; default runs/DATA-MODEL-seedSEED, with the settings that are not the "
+        "defaults.",
+    )
+    track: str | None = setting(
+        "run",
+        "Report to trackers of experiments too, with commas between: " + ", ".join(TRACKERS) + ".",
+    )
     json: str | None = setting("run", "Write the result to this JSON file too.")
     device: str = setting("run", "auto, cpu, cuda, cuda:N or mps.", "auto", rule=DEVICE)
     save_every: int | None = setting(

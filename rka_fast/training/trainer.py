@@ -33,6 +33,7 @@ from rka_fast.errors import (
     TrainingError,
 )
 from rka_fast.models import Recommender
+from rka_fast.progress import progress as progress_bar
 from rka_fast.training.assemble import assemble
 from rka_fast.training.config import Config
 from rka_fast.training.curves import curve_of
@@ -43,6 +44,7 @@ from rka_fast.training.optimiser import averaged, learning_rate
 from rka_fast.training.progress import Checkpoints, Progress, State
 from rka_fast.training.report import curve_png
 from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.tracking import Tracking
 
 SELECTION = "ndcg@10"  # on validation, by the ranking `select`: decides which epoch is the best
 
@@ -81,7 +83,7 @@ class Trainer:
         watch: Watch | None = None,
     ) -> None:
         self.config, self.folder, self.description = config, folder, description
-        self.accelerator = make_accelerator(config)
+        self.accelerator = make_accelerator(config, track=not quiet)
         self.main = self.accelerator.is_main_process
         self.quiet, self.watch = quiet or not self.main, watch
         torch.manual_seed(config.seed)
@@ -90,6 +92,7 @@ class Trainer:
             self.model.check_device(self.accelerator.device)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        self.tracking = Tracking(self.accelerator, config)
         self.checkpoints = Checkpoints(folder, config, sequences)
         self.log_state: dict[str, Any] | None = None
         self.evaluator = Evaluator(config, self.split, self.batcher, self.accelerator)
@@ -168,6 +171,8 @@ class Trainer:
             where = error.filename or self.folder.path
             go_on = self.checkpoints.go_on()
             raise FolderError(f"{where}: {error.strerror}; {go_on}") from None
+        finally:
+            self.tracking.finish()
 
     def _run(self) -> dict[str, Any]:
         if self.main:
@@ -179,6 +184,8 @@ class Trainer:
                 self.folder.result.unlink(missing_ok=True)
             self._train()
         result, tested = self._result()
+        if "test" in result:
+            self.tracking.log({"test": result["test"]}, self.progress.step)
         if self.main:
             synthetic = bool(self.description.get("synthetic"))
             curve = curve_png(curve_of(self.folder.read_log(), self.config, result), synthetic)
@@ -194,14 +201,7 @@ class Trainer:
     def _train(self) -> None:
         progress, total = self.progress, self.config.epochs * self.steps_per_epoch
         losses: list[float] = []
-        bar = tqdm(
-            total=total,
-            initial=progress.step,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.5,
-            disable=self.quiet,
-        )
+        bar = progress_bar(total, "step", initial=progress.step, quiet=self.quiet)
         with (
             bar,
             open(self.folder.log if self.main else os.devnull, "a", encoding="utf-8") as log,
@@ -214,6 +214,7 @@ class Trainer:
                 progress.train_seconds += time.perf_counter() - begin
                 losses.append(parts["loss"])
                 write_line(log, {"step": progress.step, **parts})
+                self.tracking.log({"train": parts}, progress.step)
                 bar.update()
                 bar.set_postfix(epoch=self.epoch, loss=f"{parts['loss']:.4f}", refresh=False)
                 if progress.step % self.steps_per_epoch == 0 and (
@@ -295,6 +296,7 @@ class Trainer:
             progress.best_epoch, progress.stale = self.epoch, 0
             self._save(self.folder.best, log, with_optimizer=False)
         write_line(log, {"step": progress.step, "epoch": self.epoch, "valid": metrics})
+        self.tracking.log({"valid": metrics, "epoch": self.epoch}, progress.step)
         if not self.quiet:
             line = (
                 f"epoch {self.epoch:>3}  loss {loss:.4f}  valid NDCG@10 "
