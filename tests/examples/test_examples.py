@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from types import ModuleType
 
+import polars as pl
 import pytest
 from support.runs import write_log
 
@@ -77,3 +78,14 @@ def test_serve_a_run(tmp_path, capfd):
     assert [of["item"] for of in answer["items"]] == expected["item"].to_list()
     printed = capfd.readouterr().out
     assert "'unknown': ['no such item']" in printed and "'by': 'cosine'" in printed
+
+
+def test_recommend_everybody(tmp_path, capsys):
+    with pytest.warns(UserWarning, match="1 history has no known item|left out"):
+        run = load("recommend_everybody").main(str(tmp_path / "run"))
+    printed = capsys.readouterr().out
+    lists = pl.read_parquet(tmp_path / "run" / "lists.parquet")
+    assert lists["user"].unique().sort().to_list() == sorted(run.sequences.user_ids)
+    assert (lists["title"] == "Film " + lists["item"].str.slice(1)).all()
+    assert f"{run.sequences.num_users} people have lists" in printed
+    assert "popularity" in printed and "later events, full ranking: NDCG@10 0." in printed

@@ -242,7 +242,9 @@ def test_the_model_sets_defaults():
     assert (config.width, config.dropout, config.epochs, config.loss) == (100, 0.5, 200, "ce")
     assert Config(model="narm", width=8, dropout=0.0).width == 8
     assert Config(model="narm", width=8, dropout=0.0).dropout == 0.0
-    assert (Config(model="narm").epochs, Config(model="bpr_mf").epochs) == (12, 10)  # synthetic
+    assert (Config(model="narm").epochs, Config(model="bpr_mf").epochs) == (24, 10)  # synthetic
+    rates = [Config(model=model).learning_rate for model in ("rksa", "hcrnn", "bpr_mf")]
+    assert rates == [3e-3, 2e-3, 1e-2] and Config(data="x").learning_rate == 1e-3
     attrec = Config(model="attrec")
     assert (attrec.loss, attrec.negatives_per_position) == ("hinge", 1)
     assert Config(model="item_knn").loss is None
