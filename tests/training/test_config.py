@@ -69,6 +69,7 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "seed": 13,
         "out": "o",
         "json": "j",
+        "track": "wandb",
         "device": "cpu",
         "precision": "bf16",
         "backend": "reference",
