@@ -262,7 +262,7 @@ def test_defaults_follow_the_model_and_the_data_wherever_these_are_given(tmp_pat
     assert values(parse(["--model", "narm", "--data", "x"]).config) == narm
     assert values(parse(["--data=x", "--model=attrec"]).config) == attrec
     assert values(parse(["--model", "narm"]).config) == (100, 24, "ce")
-    assert parse(["--data", "x"]).config.epochs == 200 and parse([]).config.epochs == 12
+    assert parse(["--data", "x"]).config.epochs == 200 and parse([]).config.epochs == 24
     file = tmp_path / "config.json"
     file.write_text('{"model": "narm", "patience": 3}')
     assert values(parse(["--config", str(file), "--data", "x"]).config) == narm
