@@ -100,7 +100,8 @@ def test_warnings_stand_under_the_table_again(run):
     above, below = printed.split("Test scores")
     warnings = [line for line in above.splitlines() if line.startswith("warning:")]
     assert "warning: only 60 users are tested" in warnings[0]
-    assert below.splitlines()[-len(warnings) :] == warnings
+    table, next_steps = below.split("\n\n")
+    assert table.splitlines()[-len(warnings) :] == warnings and "rka-fast recommend" in next_steps
 
 
 def test_synthetic_data_is_called_so(tmp_path, capsys):
