@@ -49,7 +49,8 @@ using MaybeTensor = std::optional<Tensor>;
   X(double, "float", dropout) SEPARATOR()                   \
   X(double, "float", jitter) SEPARATOR()                    \
   X(std::optional<double>, "float?", scale) SEPARATOR()     \
-  X(int64_t, "int", row_offset)
+  X(int64_t, "int", row_offset) SEPARATOR()                 \
+  X(std::optional<int64_t>, "int?", draws)
 // clang-format on
 
 #define RKA_COMMA() ,

@@ -171,8 +171,12 @@ class Check {
                     "row_offset: expected 0 to ", keys_ - rows_, " for ", rows_, " queries among ",
                     keys_, " keys, got ", in_.row_offset);
     if (in_.mode == "sample" || in_.dropout > 0) required("seed", in_.seed, "the noise");
-    if (in_.seed) {
-      dtype("seed", *in_.seed, ScalarType::Long, "int64");
+    if (in_.seed) dtype("seed", *in_.seed, ScalarType::Long, "int64");
+    if (in_.draws) {
+      STD_TORCH_CHECK(*in_.draws > 0, "draws: expected at least 1, got ", *in_.draws);
+      required("seed", in_.seed, "several draws");
+      sizes("seed", *in_.seed, {*in_.draws});
+    } else if (in_.seed) {
       STD_TORCH_CHECK(in_.seed->numel() == 1, "seed: expected one element, got shape ",
                       text(sizes_of(*in_.seed)));
     }

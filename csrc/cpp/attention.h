@@ -85,22 +85,29 @@ void softmax_row(const Sequence<T>& s, const Tile<T>& t, int r, T most, T* z) {
   for (int j = 0; j < t.columns; j += LANES<T>) store(z + j, load(z + j) * inverse);
 }
 
-// Everything up to the softmax weights of a tile (and the dropout factors in s.keep).
+// The scores of a tile, A and P: what its draws share.
 template <class T>
-void weights_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
+void scores_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
   const Problem& problem = s.problem;
-  const T scale_bias = problem.scale_bias ? read<T>(problem.scale_bias, 0, 0, 0, head) : T(0);
   s.fetch_next(problem.value, t, head, problem.value_width);
   s.allow(t, head);
   if (s.has_prior && problem.prior) read_prior(s, t, head);
   s.score_tile(s.location, t, head);
   if (s.spread) s.score_tile(s.scale, t, head);
+  if (s.skewed || s.sampled) shape_tile(s, t, head);
+}
+
+// A draw's softmax weights of a tile of scores (and its dropout factors in s.keep).
+template <class T>
+void weights_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
+  const Problem& problem = s.problem;
+  const T scale_bias = problem.scale_bias ? read<T>(problem.scale_bias, 0, 0, 0, head) : T(0);
   if (s.skewed || s.sampled) skew_normal_tile(s, t, head);
   for (int r = 0; r < t.rows; ++r) {
     T* z = s.weights + r * s.ld;
     softmax_row(s, t, r, logits_row(s, t, r, head, scale_bias, z), z);
     if (problem.dropout > 0)
-      dropout_row(problem.seed, uint32_t(s.col0 / 4), s.position(t.first + r),
+      dropout_row(s.seed, uint32_t(s.col0 / 4), s.position(t.first + r),
                   uint32_t(s.b * problem.heads + head), t.columns, T(problem.dropout),
                   s.keep + r * s.ld);
   }
@@ -115,20 +122,27 @@ void forward(const Problem& problem, int64_t b, void* scratch) {
   const int width = int(problem.value_width);
   if (open) prepare(s);
   for (int64_t head = 0; head < problem.heads; ++head) {
-    write_zeros(s, problem.output, head, 0, open ? s.row0 : problem.rows, width);
+    for (int64_t draw = 0; draw < problem.draws; ++draw)
+      write_zeros(s, shifted(problem.output, draw * problem.output_stride), head, 0,
+                  open ? s.row0 : problem.rows, width);
     if (!open) continue;
     prepare_head(s, head);
     for (int first = 0; first < s.n; first += TILE) {
       const Tile<T> t = s.tile(first);
-      s.fetch_own(problem.output, t, head, width);
-      weights_tile(s, t, head);
-      if (problem.dropout > 0)
-        for (int i = 0; i < t.rows * s.ld; ++i) s.weights[i] *= s.keep[i];
-      gemm<T, false, Op::set>(t.rows, width, t.limit, s.weights, s.ld, s.value, s.value_padded,
-                              s.output_tile, s.value_padded);
-      for (int r = 0; r < t.rows; ++r)
-        write_row(problem.output, b, head, s.row0 + first + r, 0, width, T(1),
-                  s.output_tile + r * s.value_padded);
+      scores_tile(s, t, head);
+      for (int64_t draw = 0; draw < problem.draws; ++draw) {
+        const View output = shifted(problem.output, draw * problem.output_stride);
+        s.fetch_own(output, t, head, width);
+        s.begin_draw(draw);
+        weights_tile(s, t, head);
+        if (problem.dropout > 0)
+          for (int i = 0; i < t.rows * s.ld; ++i) s.weights[i] *= s.keep[i];
+        gemm<T, false, Op::set>(t.rows, width, t.limit, s.weights, s.ld, s.value, s.value_padded,
+                                s.output_tile, s.value_padded);
+        for (int r = 0; r < t.rows; ++r)
+          write_row(output, b, head, s.row0 + first + r, 0, width, T(1),
+                    s.output_tile + r * s.value_padded);
+      }
     }
   }
 }

@@ -169,8 +169,10 @@ void head_backward(Sequence<T>& s, const Gradients& g, int64_t head) {
   clear(s.shape.key_grad, int64_t(rows) * s.shape.padded);
   clear(s.time_table_grad, TIME_BUCKETS);
   T d_scale_bias = T(0);
+  s.begin_draw(0);
   for (int first = 0; first < s.n; first += TILE) {
     const Tile<T> t = s.tile(first);
+    scores_tile(s, t, head);
     weights_tile(s, t, head);
     softmax_backward(s, g, t, head);
     if (g.bias) bias_backward(s, g.bias, t, head);

@@ -89,7 +89,7 @@ Problem problem_of(const Inputs& in) {
   c.correlation = view(in.correlation), c.factor = view(in.factor), c.prior = view(in.prior);
   if (in.time_table) c.time_table = table_view(*in.time_table);
   c.mask_per_head = in.mask && in.mask->size(1) != 1;
-  c.seed = in.seed ? uint64_t(*static_cast<const int64_t*>(in.seed->data_ptr())) : 0;
+  c.seed = view(in.seed), c.draws = in.draws.value_or(1);
   c.causal = in.causal;
   c.mode = mode_of(in.mode), c.activation = activation_of(in.activation);
   c.dropout = in.dropout, c.jitter = in.jitter;
@@ -105,11 +105,14 @@ Check checked(const Inputs& in) {
 Tensor attention(const Inputs& in) {
   checked(in);
   Problem problem = problem_of(in);
-  Tensor output = torch::stable::new_empty(
-      in.value,
-      std::vector<int64_t>{problem.batch, problem.heads, problem.rows, problem.value_width});
-  problem.output = view(output);
-  problem.output.stride[3] = 1;
+  // The draws of a call lie one after the other.
+  const int64_t B = problem.batch, H = problem.heads, n = problem.rows, width = problem.value_width;
+  std::vector<int64_t> sizes{B, H, n, width};
+  if (in.draws) sizes.insert(sizes.begin(), problem.draws);
+  Tensor output = torch::stable::new_empty(in.value, sizes);
+  problem.output = {
+      static_cast<char*>(output.data_ptr()), type_of(output), {H * n * width, n * width, width, 1}};
+  problem.output_stride = B * problem.output.stride[0];
   const InstructionSet& k = instruction_set();
   for_each_sequence(problem.batch, k.bytes(problem, nullptr, is_f64(in)),
                     [&](int64_t i, void* scratch) { k.forward(problem, i, is_f64(in), scratch); });
@@ -237,6 +240,8 @@ std::vector<Tensor> gradients(Gradients g, const std::vector<int64_t>& needs, co
 std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int64_t>& needs,
                                        const Inputs& in) {
   checked(in).backward(grad, needs);
+  STD_TORCH_CHECK(!in.draws, "draws: expected none, as gradients are those of one draw, got ",
+                  *in.draws);
   const Problem problem = problem_of(in);
   Gradients g{};
   g.output = view(grad);

@@ -14,8 +14,8 @@ enum class Type : int { f32, f64, f16, bf16, u8, i64 };
 // A strided array of four dimensions; absent when data is null. Broadcast dimensions have stride 0.
 // One with fewer dimensions keeps its first as the first (sequence) and its last ones as the last:
 // features (B, 1, m, df), correlation and factor (B, 1, m, m), gate and mixture (B, 1, 1, .),
-// padding and times (B, 1, 1, m), scale_bias and concentration (1, 1, 1, .); time_table is (1, 1, H
-// or 1, TIME_BUCKETS).
+// padding and times (B, 1, 1, m), scale_bias, concentration and seed (1, 1, 1, .); time_table is
+// (1, 1, H or 1, TIME_BUCKETS).
 struct View {
   char* data = nullptr;
   Type type = Type::f32;
@@ -35,14 +35,16 @@ struct Problem {
   View correlation, factor, prior;  // ready-made, in the place of what they are made of
   View row_times, key_times;
   bool mask_per_head;
-  uint64_t seed;
+  View seed;  // (1, 1, 1, draws)
+  int64_t draws;
   bool causal;
   Mode mode;
   Activation activation;
   double dropout, jitter;
   std::optional<double> scale;  // of the location; 1 / sqrt(width) if absent
   int64_t row_offset;           // row t is position t + row_offset of the keys
-  View output;
+  View output;                  // of the first draw
+  int64_t output_stride;        // elements from draw to draw
 };
 
 // Where gradients go; absent ones are not wanted, and what the mode leaves without effect must be

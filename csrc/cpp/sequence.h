@@ -54,6 +54,7 @@ template <class T>
 struct Sequence {
   const Problem& problem;
   const int64_t b;
+  uint64_t seed = 0;  // of the draw at work
   // The window of what exists: leading and trailing padding is cut off. Local indices count from
   // row0 and col0; local row r is local key r + shift, and shift >= 0 where that matters: when
   // causal, and with a prior. col0 is a multiple of 4, as the noise needs it.
@@ -156,6 +157,11 @@ struct Sequence {
     n = int(problem.rows) - row0;
     shift = int(row0 - begin);
     return last > first && n > 0;
+  }
+  void begin_draw(int64_t draw) {
+    const View& seeds = problem.seed;
+    if (seeds)
+      seed = uint64_t(reinterpret_cast<const int64_t*>(seeds.data)[draw * seeds.stride[3]]);
   }
   // Row `first` of a tile as the noise counts it.
   uint32_t position(int row) const { return uint32_t(row0 + row + problem.row_offset); }

@@ -14,13 +14,12 @@ const T* prior_row(const Sequence<T>& s, const Tile<T>& t, int r) {
   return s.has_prior ? s.prior + int64_t(t.first + r) * s.ld : s.allowed + r * s.ld;
 }
 
-// A, P = A K, X = E U and the coefficients of S for the rows of a tile.
+// A and P = A K of a tile's rows: what their draws share.
 template <class T>
-void skew_normal_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
+void shape_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
   typedef Vec<T> V;
   const Problem& problem = s.problem;
   const int ld = s.ld;
-  const uint32_t stream_head = uint32_t(s.b * problem.heads + head);
   if (s.skewed) {
     s.score_tile(s.shape, t, head);
     for (int r = 0; r < t.rows; ++r) {
@@ -35,16 +34,23 @@ void skew_normal_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
     s.fetch_next(problem.features, t, 0, problem.feature_width);
     s.fetch_next(problem.cooccurrence, t, 0, problem.keys);
   }
+}
+
+// X = E U of a draw and the coefficients of S for the rows of a tile.
+template <class T>
+void skew_normal_tile(Sequence<T>& s, const Tile<T>& t, int64_t head) {
+  typedef Vec<T> V;
+  const int ld = s.ld;
+  const uint32_t stream_head = uint32_t(s.b * s.problem.heads + head);
   if (s.sampled) {
     const auto columns = [&](int r) { return s.visible_keys(t, r); };
-    normal_tile(problem.seed, uint32_t(s.col0 / 4), s.position(t.first), stream_head, t.rows,
-                columns, s.noise, ld);
+    normal_tile(s.seed, uint32_t(s.col0 / 4), s.position(t.first), stream_head, t.rows, columns,
+                s.noise, ld);
     gemm_upper<T, Op::set>(t.rows, t.columns, t.limit, s.noise, ld, s.u, ld, s.x, ld);
   }
   if (!s.skewed) return;
   T skew_noise[TILE];
-  if (s.sampled)
-    skew_noise_tile(problem.seed, s.position(t.first), stream_head, t.rows, skew_noise);
+  if (s.sampled) skew_noise_tile(s.seed, s.position(t.first), stream_head, t.rows, skew_noise);
   for (int r = 0; r < t.rows; ++r) {
     V q = {}, projection = {};
     for (int j = 0; j < t.columns; j += LANES<T>) {

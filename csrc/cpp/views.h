@@ -58,6 +58,19 @@ inline void copy_out(const T* in, int count, T scale, S* out) {
     for (int i = 0; i < count; ++i) out[i] = convert<S, T>(in[i] * scale);
 }
 
+inline int size_of(Type type) {
+  return type == Type::f64 || type == Type::i64 ? 8
+         : type == Type::f32                    ? 4
+         : type == Type::u8                     ? 1
+                                                : 2;
+}
+
+// The view from `elements` on.
+inline View shifted(View v, int64_t elements) {
+  v.data += elements * size_of(v.type);
+  return v;
+}
+
 enum class For { reading, writing };
 
 // Asks for rows [row, row + count) of a (..., rows, width) slice ahead of their use, into the L2
@@ -65,7 +78,7 @@ enum class For { reading, writing };
 template <For USE>
 inline void fetch(const View& v, int64_t i, int64_t j, int64_t row, int count, int width) {
   if (!v) return;
-  const int size = v.type == Type::f64 ? 8 : v.type == Type::f32 ? 4 : v.type == Type::u8 ? 1 : 2;
+  const int size = size_of(v.type);
   for (int r = 0; r < count; ++r) {
     const int64_t at = i * v.stride[0] + j * v.stride[1] + (row + r) * v.stride[2];
     const uintptr_t begin = uintptr_t(v.data) + uintptr_t(at * size);

@@ -93,6 +93,7 @@ Check checked(const Inputs& in) {
 Problem problem_of(const Inputs& in) {
   STD_TORCH_CHECK(!in.time_table && !in.scale && in.row_offset == 0,
                   "rka_fast: the CUDA kernels have no time_table, scale and row_offset");
+  STD_TORCH_CHECK(!in.draws, "rka_fast: the CUDA kernels make one draw in a call");
   STD_TORCH_CHECK(!in.correlation && !in.factor && !in.prior,
                   "rka_fast: the CUDA kernels have no ready-made correlation, factor and prior");
   Problem p;

@@ -189,7 +189,9 @@ static void test_call(int n, int width, bool causal, bool padded, Mode mode, dou
   if (padded)
     for (int j = 0; j < n / 2 + 1; ++j) padding[size_t(j)] = 1;
   if (padded) c.padding = {reinterpret_cast<char*>(padding.data()), Type::u8, {n, 0, 0, 1}};
-  c.seed = 5, c.causal = causal, c.mode = mode, c.activation = Activation::leaky_relu;
+  int64_t seed = 5;
+  c.seed = {reinterpret_cast<char*>(&seed), Type::i64, {0, 0, 0, 0}}, c.draws = 1;
+  c.causal = causal, c.mode = mode, c.activation = Activation::leaky_relu;
   c.dropout = dropout, c.jitter = 1e-4;
   Gradients g{};
   g.output = rows(), g.query = rows(), g.key = rows(), g.value = rows(), g.scale_query = rows();

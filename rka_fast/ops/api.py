@@ -18,6 +18,8 @@ from rka_fast.ops.shapes import is_tensor
 
 DEFAULT_CONCENTRATION = 2.0
 DEFAULT_JITTER = 1e-4
+SEED_STEP = 0x9E3779B97F4A7C15
+"""Between the seeds of a call's draws: so far apart that those of seeds 0, 1, 2 do not meet."""
 
 
 def kernelized_attention(
@@ -36,6 +38,7 @@ def kernelized_attention(
     jitter: float = DEFAULT_JITTER,
     scale: float | None = None,
     row_offset: int = 0,
+    draws: int | None = None,
     enable_gqa: bool = False,
     check_counts: bool = True,
     backend: str | Callable[[Arguments], Tensor] = "auto",
@@ -69,6 +72,9 @@ def kernelized_attention(
         row_offset: query t is key t + row_offset, for noise, dropout, is_causal and the prior: a
             call with the last queries of a sequence draws what they draw in a call with all, if
             masks leave the same keys.
+        draws: as many draws in one call, which shares between them all but the noise and what
+            follows it. Draw s is bit for bit that of a call with seed[s], of a seed (draws,); an
+            int or a tensor of one element stands for seed + s * 0x9E3779B97F4A7C15 (modulo 2^64).
         enable_gqa: keys and values may have fewer heads than the queries, a divisor of their
             number; consecutive query heads share one (as in `scaled_dot_product_attention`).
         check_counts: whether the co-occurrence is looked at, as `rka_fast.check_counts` does it: in
@@ -79,7 +85,8 @@ def kernelized_attention(
             output from the validated, complete `Arguments`.
 
     Returns:
-        (B, H, n, dv) in value's dtype; rows that may see no key are zero.
+        (B, H, n, dv), or with draws (draws, B, H, n, dv), in value's dtype; rows that may see no
+        key are zero.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what was given.
@@ -105,16 +112,19 @@ def kernelized_attention(
         jitter=float(jitter),
         scale=None if scale is None else float(scale),
         row_offset=row_offset,
+        draws=draws,
     )
     if location.times is not None:
         check.times(location.times)
         rows, keys, table = location.times
         arguments = arguments._replace(time_table=table, row_times=rows, key_times=keys)
     check.options(arguments, has_covariance=covariance is not None)
+    if draws is not None:
+        check.draws(draws, mode, arguments.dropout)
     if covariance is not None and mode != "location":
         arguments = _with_covariance(arguments, covariance, shape)
     if seed is not None or mode == "sample" or dropout_p > 0.0:
-        arguments = arguments._replace(seed=as_seed(seed, value.device))
+        arguments = arguments._replace(seed=as_seed(seed, value.device, draws))
     shapes.tensors(arguments)
     if check_counts and arguments.cooccurrence is not None:
         counts = counts_or_nan(arguments.cooccurrence, arguments.padding)
@@ -207,14 +217,23 @@ def _share_heads(
     return location, repeat("value", value), covariance, shape
 
 
-def as_seed(seed: Tensor | SupportsIndex | None, device: torch.device) -> Tensor:
-    """One int64 on `device`: given as it is, or drawn from PyTorch's generator of that device."""
+def as_seed(
+    seed: Tensor | SupportsIndex | None, device: torch.device, draws: int | None = None
+) -> Tensor:
+    """One int64 on `device`, or one for each draw: given, or drawn from PyTorch's generator."""
     if seed is None:
-        return torch.randint(2**63 - 1, (), device=device)
+        return torch.randint(2**63 - 1, () if draws is None else (draws,), device=device)
     if not isinstance(seed, Tensor) and hasattr(seed, "__index__"):  # NumPy's integers too
-        seed = index(seed)
-        return torch.tensor((seed + 2**63) % 2**64 - 2**63, device=device)  # any 64 bits
-    return is_tensor("seed (an int or a tensor of one int64)", seed)
+        seed = torch.tensor(_wrapped(index(seed)), device=device)  # any 64 bits
+    seed = is_tensor("seed (an int or a tensor of one int64)", seed)
+    if draws is None or seed.numel() != 1 or seed.dtype != torch.int64:
+        return seed  # as it is, or to be refused
+    return seed.reshape(1) + torch.arange(draws, device=device) * _wrapped(SEED_STEP)
+
+
+def _wrapped(x: int) -> int:
+    """The int64 with the same last 64 bits."""
+    return (x + 2**63) % 2**64 - 2**63
 
 
 def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) -> Arguments:

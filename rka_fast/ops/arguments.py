@@ -48,7 +48,7 @@ class Arguments(NamedTuple):
     padding: Tensor | None = None  # (B, m) bool, True = the key does not exist
     row_times: Tensor | None = None  # (B, n) int64 seconds, for time_table
     key_times: Tensor | None = None  # (B, m) int64 seconds
-    seed: Tensor | None = None  # one int64
+    seed: Tensor | None = None  # one int64, or (draws,)
     # No tensors from here on.
     causal: bool = False
     mode: str = "location"  # one of MODES
@@ -57,6 +57,7 @@ class Arguments(NamedTuple):
     jitter: float = 1e-4
     scale: float | None = None  # of the location's products alone; None is 1 / sqrt(dh)
     row_offset: int = 0  # query t is position t + row_offset: of noise, causality and prior
+    draws: int | None = None  # each with its element of seed; the output leads with them
 
 
 DIFFERENTIABLE = Arguments._fields[: Arguments._fields.index("cooccurrence")]
@@ -68,6 +69,7 @@ _SCHEMA_TYPES = {
     bool: "bool",
     str: "str",
     int: "int",
+    int | None: "int?",
     float: "float",
     float | None: "float?",
 }
@@ -80,6 +82,18 @@ def _schema(arguments: type) -> str:
 
 
 SCHEMA = _schema(Arguments)
+
+
+def each_draw(a: Arguments) -> list[Arguments]:
+    """The call as its single draws."""
+    assert a.seed is not None  # draws have one each
+    return [a._replace(seed=seed, draws=None) for seed in a.seed.unbind()]
+
+
+def output_shape(a: Arguments) -> tuple[int, ...]:
+    """(B, H, n, dv), behind the number of draws where it was given."""
+    shape = (*a.query.shape[:3], a.value.shape[-1])
+    return shape if a.draws is None else (a.draws, *shape)
 
 
 class Relations(NamedTuple):

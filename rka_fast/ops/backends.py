@@ -2,9 +2,11 @@
 
 A backend is an object with `name`, `forward(arguments)`, `backward(grad, needs, arguments)` and
 `why_not(arguments)`: the list of reasons why it cannot run here (arguments None) or on these
-inputs. Where its own code does not check every call (`checks_calls`), the operator does. A further
-backend is one more entry in BACKENDS, in order of preference: where the inputs
-are on the CPU the interpreted Triton comes after C++. `order` moves CUDA ahead where it is faster.
+inputs. Where its own code does not check every call (`checks_calls`), the operator does; where its
+forward pass does not take several draws at once (`shares_draws`), it makes them one by one, as the
+operator does for every backward pass. A further backend is one more entry in BACKENDS, in order of
+preference: where the inputs are on the CPU the interpreted Triton comes after C++. `order` moves
+CUDA ahead where it is faster.
 """
 
 import os
@@ -27,6 +29,7 @@ class Backend(Protocol):
 
     name: str
     checks_calls: bool
+    shares_draws: bool
 
     def why_not(self, a: Arguments | None) -> list[str]: ...
     def forward(self, a: Arguments) -> Tensor: ...

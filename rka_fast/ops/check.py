@@ -16,6 +16,7 @@ from rka_fast.ops.arguments import (
     MODES,
     Arguments,
     Relations,
+    output_shape,
 )
 from rka_fast.ops.groups import Covariance, Location, RelativeTimes, Shape
 
@@ -72,6 +73,19 @@ def row_offset(x: int) -> None:
         raise TypeError(f"row_offset: expected an int, got {type(x).__name__}")
     if x < 0:
         raise ValueError(f"row_offset: expected 0 or more, got {x}")
+
+
+def draws(x: int, mode: str, dropout: float) -> None:
+    """Refuse what is no number of draws, and draws of what is always the same."""
+    if isinstance(x, bool) or not isinstance(x, (int, torch.SymInt)):
+        raise TypeError(f"draws: expected an int or None, got {type(x).__name__}")
+    if x < 1:
+        raise ValueError(f"draws: expected at least 1, got {x}")
+    if mode != "sample" and dropout == 0.0:
+        raise ValueError(
+            f"draws: expected None in mode {mode!r} without dropout, which draws nothing, got {x}; "
+            "pass mode='sample'"
+        )
 
 
 def times(x: RelativeTimes) -> None:
@@ -136,6 +150,8 @@ def call(a: Arguments) -> None:
     options(a, has_covariance=a.scale_query is not None)
     scale(a.scale)
     row_offset(a.row_offset)
+    if a.draws is not None:
+        draws(a.draws, a.mode, a.dropout)
     for name, needed in _needed(a).items():
         for other in needed:
             if getattr(a, other) is None:
@@ -217,7 +233,7 @@ def relation_gradients(
 
 def gradient(grad: Tensor, needs: list[int], a: Arguments) -> None:
     """The other arguments of the registered backward operator."""
-    expected = (*a.query.shape[:3], a.value.shape[-1])
+    expected = output_shape(a)
     if tuple(grad.shape) != expected or not grad.is_floating_point():
         raise ValueError(f"grad: expected shape {expected}, got {grad.dtype} {tuple(grad.shape)}")
     for i in needs:

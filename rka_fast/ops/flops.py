@@ -13,24 +13,30 @@ Shapes: TypeAlias = Any  # `Arguments` whose tensors are given as their shapes
 
 
 def forward(a: Shapes) -> int:
-    """The products of the forward pass."""
+    """The products of the forward pass; its draws share those of scores and P."""
     batch, heads, rows, width, keys = _sizes(a)
-    products = width + a.value[-1]
-    if a.mode == "location":
-        return 2 * batch * heads * rows * keys * products
-    products += _spread_width(a)
-    if a.shape_query is not None:
-        products += keys  # P = A K
+    shared, drawn = width, a.value[-1]
+    if a.mode != "location":
+        shared += _spread_width(a)
+        if a.shape_query is not None:
+            shared += keys  # P = A K
     if a.mode == "sample":
-        products += keys  # X = E L'
-    flops = 2 * batch * heads * rows * keys * products + batch * _kernels(a, keys)
+        drawn += keys  # X = E L'
+    flops = 2 * batch * heads * rows * keys * (shared + (a.draws or 1) * drawn)
+    if a.mode != "location":
+        flops += batch * _kernels(a, keys)
     if a.mode == "sample" and a.factor is None:
         flops += batch * keys**3 // 3  # the factor
     return flops
 
 
 def backward(a: Shapes) -> int:
-    """The products of the backward pass, which computes all of the forward pass but P V again."""
+    """The products of the backward pass, which computes all of the forward pass but P V again.
+
+    Each draw has one of its own.
+    """
+    if a.draws is not None:
+        return a.draws * backward(a._replace(draws=None))
     batch, heads, rows, _, keys = _sizes(a)
     again = forward(a) - 2 * batch * heads * rows * keys * a.value[-1]
     return again + 2 * forward(a)  # each product has two factors to pull back to

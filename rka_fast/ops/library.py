@@ -21,7 +21,14 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import register_flop_formula
 
 from rka_fast.ops import check, flops
-from rka_fast.ops.arguments import DIFFERENTIABLE, SCHEMA, TENSORS, Arguments
+from rka_fast.ops.arguments import (
+    DIFFERENTIABLE,
+    SCHEMA,
+    TENSORS,
+    Arguments,
+    each_draw,
+    output_shape,
+)
 from rka_fast.ops.backends import BACKENDS, Backend
 from rka_fast.ops.reference.attention import attention
 
@@ -75,9 +82,9 @@ def _in_plain_operators(a: Arguments) -> Tensor:
 def _forward(*arguments) -> Tensor:
     a, backend = _checked(arguments)
     if _is_empty(a):
-        return a.value.new_zeros((*a.query.shape[:3], a.value.shape[-1]))
+        return a.value.new_zeros(output_shape(a))
     with own_precision(a.query):
-        return backend.forward(a)
+        return backend.forward(a) if backend.shares_draws else over_draws(backend.forward, a)
 
 
 def _backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
@@ -88,7 +95,15 @@ def _backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
         given: Any = a
         return [given[i].new_zeros(given[i].shape) for i in needs]
     with own_precision(grad):
-        return backend.backward(grad, needs, a)
+        if a.draws is None:
+            return backend.backward(grad, needs, a)
+        parts = [backend.backward(g, needs, x) for g, x in zip(grad, each_draw(a), strict=True)]
+        return [torch.stack(x).sum(0) for x in zip(*parts, strict=True)]
+
+
+def over_draws(function: Callable[[Arguments], Tensor], a: Arguments) -> Tensor:
+    """The output of a function of single draws, for a call of one or of several."""
+    return function(a) if a.draws is None else torch.stack([function(x) for x in each_draw(a)])
 
 
 def _checked(arguments: Sequence) -> tuple[Arguments, Backend]:
@@ -113,7 +128,7 @@ def own_precision(x: Tensor) -> torch.autocast:
 
 def _fake_forward(*arguments) -> Tensor:
     a = Arguments(*arguments[:-1])
-    return a.value.new_empty((*a.query.shape[:3], a.value.shape[-1]))
+    return a.value.new_empty(output_shape(a))
 
 
 def _fake_backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
@@ -227,7 +242,7 @@ def _reference(inputs: Sequence, moved: list[int]) -> tuple[Callable, tuple[Tens
             given[i] = x
         a = Arguments(*given)
         with own_precision(a.query):
-            return attention(a)
+            return over_draws(attention, a)
 
     return function, tuple(inputs[i] for i in moved)
 

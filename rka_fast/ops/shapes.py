@@ -105,7 +105,12 @@ def _shapes(a: Arguments) -> None:
         )
     if a.padding is not None:
         expect("padding", a.padding, (batch, keys))
-    if a.seed is not None and a.seed.numel() != 1:
+    if a.draws is not None and tuple(a.seed.shape) != (a.draws,):
+        raise ValueError(
+            f"seed: expected an int, one int64 or {a.draws} of them, one for each draw, got "
+            f"{a.seed.dtype} of shape {tuple(a.seed.shape)}"
+        )
+    if a.draws is None and a.seed is not None and a.seed.numel() != 1:
         raise ValueError(f"seed: expected one element, got shape {tuple(a.seed.shape)}")
     if a.time_table is not None:
         if a.time_table.dim() != 2 or a.time_table.shape[0] not in (1, heads):

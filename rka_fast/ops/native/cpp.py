@@ -12,6 +12,7 @@ class Cpp:
 
     name = "cpp"
     checks_calls = True  # csrc/check.h
+    shares_draws = True
 
     def why_not(self, a: Arguments | None) -> list[str]:
         reasons = list(native.why_not("_cpp"))

@@ -18,6 +18,7 @@ class Cuda:
 
     name = "cuda"
     checks_calls = True  # csrc/check.h
+    shares_draws = False
 
     def why_not(self, a: Arguments | None) -> list[str]:
         reasons = [*native.why_not("_cuda"), *_device_refusals()]

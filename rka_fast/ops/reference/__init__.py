@@ -11,6 +11,7 @@ class Reference:
 
     name = "reference"
     checks_calls = False
+    shares_draws = False
 
     def why_not(self, a: Arguments | None) -> list[str]:
         return []

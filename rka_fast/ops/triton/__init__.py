@@ -26,6 +26,7 @@ class Triton:
 
     name = "triton"
     checks_calls = False
+    shares_draws = False
 
     def why_not(self, a: Arguments | None) -> list[str]:
         reasons = list(_machine_refusals(interpreted()))
