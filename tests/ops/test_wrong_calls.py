@@ -45,6 +45,7 @@ def right(ready: bool = False) -> dict:
         "row_times": torch.arange(B * N).view(B, N), "key_times": torch.arange(B * M).view(B, M),
         "seed": torch.tensor(3), "causal": True, "mode": "sample", "activation": "tanh",
         "dropout": 0.1, "jitter": 1e-4, "scale": None, "row_offset": 0,
+        "draws": None,
     }  # fmt: skip
     return call | dict.fromkeys(MADE_OF if ready else READY)
 
@@ -87,7 +88,8 @@ def wrong(target: str) -> list[tuple[str, dict]]:
         ("dropout", {"dropout": 1.0}), ("dropout", {"dropout": -0.5}),
         ("jitter", {"jitter": 0.0}), ("jitter", {"jitter": float("nan")}),
         ("scale", {"scale": float("inf")}), ("row_offset", {"row_offset": -1}),
-        ("row_offset", {"row_offset": 1}),
+        ("row_offset", {"row_offset": 1}), ("draws", {"draws": 0}), ("seed", {"draws": 1}),
+        ("seed", {"draws": 2, "seed": torch.arange(3)}), ("seed", {"seed": torch.arange(3)}),
         ("cooccurrence", {n: call[n][:, :, :3] for n in ("query", "scale_query", "shape_query")}
          | {"bias": None, "mask": None, "causal": False, "row_times": call["row_times"][:, :3],
             "cooccurrence": torch.ones(B, M - 1, M)}),
