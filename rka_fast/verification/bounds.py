@@ -69,8 +69,13 @@ def replaced(inputs: dict[str, Any], new: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def evaluate(inputs: dict[str, Any], backend: str, **options) -> dict[str, Tensor]:
-    """The output and all gradients by name, for a fixed gradient of the output, on the CPU."""
-    with torch.enable_grad():
+    """The output and all gradients by name, for a fixed gradient of the output, on the CPU.
+
+    The reference is many small operations, which threads only slow down, most of all on a machine
+    that has other work.
+    """
+    threads = 1 if backend == "reference" else torch.get_num_threads()
+    with torch.enable_grad(), _threads(threads):
         found = {n: x.detach().requires_grad_() for n, x in leaves(inputs).items()}
         output = kernelized_attention(**replaced(inputs, found), backend=backend, **options)
         rng = torch.Generator().manual_seed(1)
@@ -78,6 +83,16 @@ def evaluate(inputs: dict[str, Any], backend: str, **options) -> dict[str, Tenso
         grads = torch.autograd.grad(output, list(found.values()), grad, allow_unused=True)
     results = {"output": output.detach(), **dict(zip(found, grads, strict=True))}
     return {name: x.cpu() for name, x in results.items() if x is not None}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_double(inputs: dict[str, Any]) -> dict[str, Any]:
