@@ -1,6 +1,7 @@
 """`KernelizedAttention`: the operator with its projections, in the place of MultiheadAttention."""
 
 import math
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 
 from rka_fast import nested
 from rka_fast.context import told
+from rka_fast.errors import expect
 from rka_fast.kernels import RelationKernels, initialised_by, zero_bias
 from rka_fast.ops.api import kernelized_attention
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
+from rka_fast.ops.backends import BACKENDS
 from rka_fast.ops.groups import Covariance, Kernels, Location, RelationFactor, RelativeTimes, Shape
 
 
@@ -58,12 +61,7 @@ class KernelizedAttention(nn.MultiheadAttention):
         for name, given in (("add_bias_kv", add_bias_kv), ("add_zero_attn", add_zero_attn)):
             if given:
                 raise ValueError(f"{name}: expected False, got True: its key has no features")
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}"
-            )
-        if not initial_scale > 0.0:
-            raise ValueError(f"initial_scale: expected a positive number, got {initial_scale}")
+        check_settings(activation, initial_scale, backend)
         super().__init__(
             embed_dim, num_heads, dropout, bias, kdim=kdim, vdim=vdim, batch_first=batch_first,
             device=device, dtype=dtype,
@@ -155,6 +153,8 @@ class KernelizedAttention(nn.MultiheadAttention):
             The output and, with `need_weights`, the weights that were applied: (B, n, m), or
             (B, H, n, m) with `average_attn_weights=False`.
         """
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            expect(name, x, Tensor, "a tensor")
         if query.is_nested or key.is_nested or value.is_nested:
             if times is not None:
                 raise ValueError("times: expected None with nested tensors, got RelativeTimes")
@@ -301,6 +301,20 @@ class KernelizedAttention(nn.MultiheadAttention):
                 padding, key_bias = None, key_bias[:, None, None, :]
                 bias = key_bias if bias is None else bias + key_bias
         return mask, padding, bias
+
+
+def check_settings(activation: str, initial_scale: float, backend: str) -> None:
+    """Refuse settings of an attention that no call could serve."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+        )
+    expect("initial_scale", initial_scale, Real, "a positive number")
+    if not 0.0 < initial_scale < math.inf:
+        raise ValueError(f"initial_scale: expected a positive number, got {initial_scale}")
+    if backend not in ("auto", *BACKENDS):
+        names = ", ".join(("auto", *BACKENDS))
+        raise ValueError(f"backend: expected one of {names}, got {backend!r}")
 
 
 def _as_bias(name: str, mask: Tensor) -> Tensor | None:

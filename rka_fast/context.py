@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from rka_fast.errors import hint
+from rka_fast.errors import expect, hint
 from rka_fast.ops.arguments import MODES
 
 
@@ -68,8 +68,12 @@ def use_relations(
     What a call is given directly comes first; inner blocks come before outer ones.
 
     Raises:
-        ValueError: where `model` has no such attention, or one without the user's kernel.
+        ValueError, TypeError: where `model` has no such attention, or one without the user's
+            kernel, and where counts or users are no tensors.
     """
+    for name, x in (("cooccurrence", cooccurrence), ("user", user)):
+        if x is not None:
+            expect(name, x, Tensor, "a tensor or None")
     for module in _attentions(model):
         if user is not None and (module.kernels is None or module.kernels.user_dim is None):
             raise ValueError(
@@ -114,6 +118,7 @@ def _telling(model: nn.Module, values: dict) -> Iterator[None]:
 
 def _attentions(model: nn.Module) -> list[Any]:
     """The attentions in `model`. Raises ValueError where there are none."""
+    expect("model", model, nn.Module, "a torch.nn.Module")
     found = [module for module in model.modules() if getattr(module, "takes_relations", False)]
     if not found:
         raise ValueError(

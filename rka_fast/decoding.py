@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from rka_fast.attention import KernelizedAttention
+from rka_fast.errors import expect
 from rka_fast.ops.api import kernelized_attention
 from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.groups import Covariance, Location, Shape
+from rka_fast.ops.library import over_draws
 from rka_fast.ops.reference import covariance as kernels
 from rka_fast.ops.reference.attention import attention, correlation_of, prepare
 
@@ -45,6 +47,9 @@ class Decoder:
         (a check of the counts would be cubic: `rka_fast.check_counts` does it once); keys that
         masks hide must stay hidden. Raises ValueError where m is not the length so far and the new.
         """
+        own = {"is_causal", "row_offset", "backend", "check_counts"}
+        if given := sorted(own & options.keys()):
+            raise TypeError(f"options: expected none that decoding sets itself, got {given}")
         rows, keys = location.query.shape[2], location.key.shape[2]
         if keys != self.length + rows:
             raise ValueError(
@@ -63,7 +68,7 @@ class Decoder:
         if a.mode == "sample":
             self.factor = kernels.grown(self.factor, correlation_of(prepare(a)), a.jitter)
             a = a._replace(factor=self.factor)
-        return attention(a)
+        return over_draws(attention, a)
 
 
 class ModuleDecoder:
@@ -83,6 +88,7 @@ class ModuleDecoder:
         mode: str | None = None,
         user: Tensor | None = None,
     ):
+        expect("module", module, KernelizedAttention, "a KernelizedAttention")
         if module.kernels is None:
             raise ValueError(
                 "module: expected one with kernels of its own, got one built with "
@@ -100,6 +106,14 @@ class ModuleDecoder:
         cooccurrence: (B, m, m), the counts of all positions so far, which are not checked.
         """
         m = self.module
+        batch = 0 if m.batch_first else 1
+        known = None if self.cache is None else self.cache[0].shape[0]
+        if x.dim() != 3 or x.shape[-1] != m.embed_dim or known not in (None, x.shape[batch]):
+            raise ValueError(
+                f"x: expected new positions ({'B, new' if m.batch_first else 'new, B'}, "
+                f"{m.embed_dim}){'' if known is None else f' of the same {known} sequences'}, got "
+                f"shape {tuple(x.shape)}"
+            )
         x = x if m.batch_first else x.transpose(0, 1)
         query, key, value = m._project(x, x, x, (True, True))
         scale_query, shape_query = m._heads(m.spread_query(x), 2)

@@ -2,6 +2,9 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -32,10 +35,21 @@ class Interrupted(Exception):
     """Training was asked to stop and has saved its state; the message says how to resume."""
 
 
+def expect(name: str, x: T, kind: Any, called: str) -> T:
+    """`x` where it is of the kind (a class or a union), or TypeError by its name.
+
+    A bool is no number.
+    """
+    if isinstance(x, kind) and not isinstance(x, bool):
+        return x
+    given = f"the class {x.__name__}" if isinstance(x, type) else type(x).__name__
+    raise TypeError(f"{name}: expected {called}, got {given}")
+
+
 def hint(name: str, known: Iterable[str]) -> str:
     """What may have been meant by an unknown name: the nearest known one, or all of them."""
     known = list(known)
-    spellings = (name, name.replace("-", "_"))
+    spellings = (str(name), str(name).replace("-", "_"))
     near = [n for s in spellings for n in difflib.get_close_matches(s, known, n=1, cutoff=0.5)]
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from rka_fast.attention import KernelizedAttention
 from rka_fast.context import use_draws
+from rka_fast.errors import expect
 from rka_fast.ops.library import plain_operators
 
 KINDS = {".onnx": "ONNX", ".pt2": "a package of AOTInductor"}
@@ -58,10 +59,12 @@ def export(
         format: of a run, "onnx" or "aoti".
 
     Raises:
-        ValueError: for another suffix or mode, a model in training, missing example inputs.
+        ValueError, TypeError: for another suffix or mode, a model in training, missing or unknown
+            example inputs.
         ImportError: where ONNX's packages are missing.
     """
-    path = Path(path)
+    expect("model", model, nn.Module, "a torch.nn.Module")
+    path = Path(expect("path", path, str | Path, "a name or pathlib.Path"))
     if not isinstance(model, nn.Module):
         if any(x is not None for x in (args, keywords, dynamic_shapes, names)) or mode != "mean":
             raise ValueError("args: expected a path and format alone with a run, got more")
@@ -75,7 +78,18 @@ def export(
         raise ValueError("model: expected one in evaluation, got one in training: model.eval()")
     if args is None:
         model, args = _alone(model)
-    args, keywords = tuple(args), dict(keywords or {})
+    if isinstance(args, (Tensor, str)):  # a tensor would fall into its rows
+        raise TypeError(
+            f"args: expected a tuple of example inputs, got {type(args).__name__}; pass (x,)"
+        )
+    args = tuple(expect("args", args, Sequence, "a tuple of example inputs"))
+    keywords = dict(expect("keywords", keywords or {}, Mapping, "a dict of example inputs"))
+    try:
+        signature(model.forward).bind(*args, **keywords)
+    except TypeError as error:
+        raise TypeError(
+            f"args, keywords: expected those of {type(model).__name__}.forward: {error}"
+        ) from None
     if dynamic_shapes is None:
         dynamic_shapes = tree_map(_every_dimension, (*args, *keywords.values()))
         if keywords:

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rka_fast.errors import expect
 from rka_fast.ops.api import DEFAULT_CONCENTRATION
 from rka_fast.ops.groups import Kernels
 
@@ -27,6 +29,9 @@ class RelationKernels(nn.Module):
         self.mixture_bias = nn.Parameter(torch.empty(3, **new))
         self.user_dim = user_dim
         if user_dim is not None:
+            expect("user_dim", user_dim, Integral, "an int or None")
+            if user_dim < 1:
+                raise ValueError(f"user_dim: expected 1 or more, got {user_dim}")
             self.mixture_weight = nn.Parameter(torch.empty(3, user_dim, **new))
             self.gate = nn.Linear(user_dim, width, **new)
             # Starts near g = 1: the user kernel near the item's.
@@ -68,6 +73,12 @@ class RelationKernels(nn.Module):
         if user is not None and user.shape != (features.shape[0], self.user_dim):
             raise ValueError(
                 f"user: expected shape {(len(features), self.user_dim)}, got {tuple(user.shape)}"
+            )
+        if user is not None and user.dtype != self.mixture_weight.dtype and not (
+            torch.is_autocast_enabled(user.device.type)
+        ):  # fmt: skip
+            raise TypeError(
+                f"user: expected {self.mixture_weight.dtype} like the parameters, got {user.dtype}"
             )
         if user is None:
             mixture, gate = self.mixture_bias.softmax(-1)[None], None

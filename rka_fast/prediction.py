@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rka_fast.context import use_draws
+from rka_fast.errors import expect
 
 
 class Prediction(NamedTuple):
@@ -46,8 +48,14 @@ def predict(
 
     Raises:
         ValueError, TypeError: for a model that is training or has no such attention, fewer than two
-            draws, and outputs that are no tensor.
+            draws, and outputs that are no tensor of real numbers or differ in shape.
     """
+    expect("model", model, nn.Module, "a torch.nn.Module")
+    expect("draws", draws, Integral, "an int")
+    if generator is not None:
+        expect("generator", generator, torch.Generator, "a torch.Generator or None")
+    if output is not None:
+        expect("output", output, Callable, "a function of the model's output, or None")
     if draws < 2:
         raise ValueError(f"draws: expected at least 2, for a spread, got {draws}")
     if model.training:
@@ -64,6 +72,9 @@ def predict(
                     f"it is no tensor but {type(x).__name__}; pass output=lambda o: o.logits or "
                     "the like"
                 )
+            if x.is_complex() or (i > 0 and x.shape != mean.shape):
+                wanted = "real numbers" if i == 0 else f"the first draw's shape {tuple(mean.shape)}"
+                raise ValueError(f"output: expected {wanted}, got {x.dtype} {tuple(x.shape)}")
             if return_draws:
                 kept.append(x)
             x = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rka_fast.attention import KernelizedAttention
-from rka_fast.errors import hint
+from rka_fast.errors import expect, hint
 from rka_fast.kernels import initialised_by, zero_bias
 
 STARTS = {
@@ -47,9 +47,13 @@ def swap_attention(
         left.
 
     Raises:
-        ValueError: where an attention cannot be replaced (`add_bias_kv`, `add_zero_attn`, timm's
-            normalised or gated kinds); the message names it, and nothing has been changed.
+        ValueError, TypeError: where an attention cannot be replaced (`add_bias_kv`,
+            `add_zero_attn`, timm's normalised or gated kinds) or an argument is wrong; the message
+            names it, and nothing has been changed.
     """
+    expect("model", model, nn.Module, "a torch.nn.Module")
+    if filter_fn is not None:
+        expect("filter_fn", filter_fn, Callable, "a function of name and module, or None")
     if isinstance(model, nn.MultiheadAttention) and not isinstance(model, KernelizedAttention):
         raise ValueError(
             "model: expected a module with attentions in it, got a MultiheadAttention, which "

@@ -20,6 +20,8 @@ from rka_fast.ops.triton import interpreted
 from rka_fast.verification import fuzz, law
 from rka_fast.verification.bounds import Comparison
 
+LEAST_DRAWS = 100
+
 
 class Failure(NamedTuple):
     """A result beyond its bound, and the call."""
@@ -69,9 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="draws of each of two laws (default %(default)s; 0 leaves them out)",
     )  # fmt: skip
     flags = parser.parse_args(argv)
-    for name, least in (("cases", 1), ("draws", 0)):
+    for name, least in (("cases", 1), ("draws", 0), ("seed", 0)):
         if getattr(flags, name) < least:
             parser.error(f"--{name}: expected at least {least}, got {getattr(flags, name)}")
+    if 0 < flags.draws < LEAST_DRAWS:
+        parser.error(
+            f"--draws: expected 0 or at least {LEAST_DRAWS}, of which a covariance can be taken, "
+            f"got {flags.draws}"
+        )
+    if flags.seed + flags.cases > 2**63:
+        parser.error(f"--seed: expected at most 2**63 - cases, got {flags.seed}")
     device = "cuda" if torch.cuda.is_available() and flags.backend != "cpp" else "cpu"
     x = torch.zeros(1, 1, 1, 1, device=device)
     try:

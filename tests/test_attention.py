@@ -287,6 +287,9 @@ MESSAGES = {
     ),
     "mask dtype": ({"attn_mask": torch.zeros(N, N, dtype=torch.int32)}, "attn_mask.*int32"),
     "mode": ({"mode": "median"}, "mode: expected one of sample.*'median'"),
+    "numpy": ({"query": torch.zeros(B, N, D).numpy()}, "query: expected a tensor, got ndarray"),
+    "kernels": ({"kernels": {}}, r"covariance.kernels: expected rka_fast.Kernels\(.*got dict"),
+    "seed": ({"mode": "sample", "seed": "1"}, "seed .*got str"),
     "user": ({"user": torch.zeros(B, 3)}, "user: .*user_dim"),
     "counts": ({"cooccurrence": torch.zeros(B, 2, 2)}, r"cooccurrence: expected shape \(3, 7, 7\)"),
 }

@@ -165,3 +165,19 @@ def test_errors():
     stranger = use_relations(Block(user_dim=None), user=torch.zeros(B, U))
     with pytest.raises(ValueError, match="user: .*user_dim=4"), stranger:
         pass
+    for given, message in (
+        ({"cooccurrence": [[1]]}, "cooccurrence: expected a tensor or None, got list"),
+        ({"user": [1, 2]}, "user: expected a tensor or None, got list"),
+    ):
+        with pytest.raises(TypeError, match=message), use_relations(Block(), **given):
+            pass
+    message = "model: expected a torch.nn.Module, got the class Linear"
+    with pytest.raises(TypeError, match=message), use_draws(nn.Linear):
+        pass
+    with pytest.raises(ValueError, match="mode: expected one of sample.*got 16"):
+        use_draws(Block(), 16).__enter__()
+    model = Block()
+    message = "user: expected torch.float32.*got torch.float64"
+    with use_relations(model, user=torch.zeros(B, U).double()):  # noqa: SIM117
+        with pytest.raises(TypeError, match=message):
+            model(torch.zeros(B, N, D))

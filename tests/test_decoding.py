@@ -102,3 +102,26 @@ def test_a_module_without_kernels_is_refused():
     module = KernelizedAttention(8, 2, own_kernels=False)
     with pytest.raises(ValueError, match="module: .*own_kernels=False.*`Decoder`"):
         ModuleDecoder(module, seed=1)
+
+
+def test_wrong_calls_are_named():
+    module = KernelizedAttention(8, 2, batch_first=True)
+    with pytest.raises(TypeError, match="module: expected a KernelizedAttention, got Linear"):
+        ModuleDecoder(torch.nn.Linear(2, 2), seed=1)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"x: expected new positions \(B, new, 8\), got shape"):
+        ModuleDecoder(module, seed=1)(torch.zeros(5, 8))
+    decoder = ModuleDecoder(module, seed=1)
+    decoder(torch.zeros(3, 2, 8))
+    with pytest.raises(ValueError, match=r"of the same 3 sequences, got shape \(2, 1, 8\)"):
+        decoder(torch.zeros(2, 1, 8))
+    inputs = cases.random_inputs(n=N, dtype=torch.float32)
+    with pytest.raises(TypeError, match=r"options: .*\['is_causal'\]"):
+        Decoder()(**inputs, seed=1, is_causal=True)
+
+
+def test_several_draws_at_a_position():
+    inputs = cases.random_inputs(n=N, dtype=torch.float64)
+    whole = kernelized_attention(**inputs, is_causal=True, draws=3, seed=5, backend="reference")
+    decoder = Decoder()
+    rows = [decoder(**positions(inputs, t, t + 1), draws=3, seed=5) for t in range(N)]
+    torch.testing.assert_close(torch.cat(rows, 3), whole)

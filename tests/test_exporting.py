@@ -171,3 +171,15 @@ def test_errors(tmp_path):
         export(nn.Linear(2, 2).eval(), tmp_path / "x.onnx")
     with pytest.raises(ValueError, match=r"model.eval\(\)"):
         export(attention.train(), tmp_path / "x.onnx")
+    attention.eval()
+    with pytest.raises(TypeError, match="model: expected a torch.nn.Module, got NoneType"):
+        export(None, tmp_path / "x.onnx")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="path: expected a name or pathlib.Path, got NoneType"):
+        export(attention, None)  # pyright: ignore[reportArgumentType]
+    x = torch.zeros(2, 8, D)
+    with pytest.raises(TypeError, match=r"args: expected a tuple.*got Tensor; pass \(x,\)"):
+        export(attention, tmp_path / "x.onnx", x)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="keywords: expected a dict of example inputs, got list"):
+        export(attention, tmp_path / "x.onnx", (x, x, x), [1])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="args, keywords: .*KernelizedAttention.forward.*'nope'"):
+        export(attention, tmp_path / "x.onnx", (x, x, x), {"nope": x})

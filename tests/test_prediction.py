@@ -65,3 +65,26 @@ def test_errors(model):
         predict(nn.Linear(2, 2).eval(), torch.zeros(1, 2))
     with pytest.raises(TypeError, match="output: .*tuple"):
         predict(model.eval().layers[0].self_attn, x, x, x)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"model": lambda x: x}, TypeError, "model: expected a torch.nn.Module, got function"),
+        ({"draws": 2.5}, TypeError, "draws: expected an int, got float"),
+        ({"draws": "16"}, TypeError, "draws: expected an int, got str"),
+        ({"draws": True}, TypeError, "draws: expected an int, got bool"),
+        ({"generator": 3}, TypeError, "generator: expected a torch.Generator or None, got int"),
+        ({"output": "logits"}, TypeError, "output: expected a function.*got str"),
+        ({"output": torch.fft.fft}, ValueError, "output: expected real numbers, got torch.complex"),
+        (
+            {"output": lambda y: y.flatten()[: 1 + int(99 * y[0, 0, 0].abs())]},
+            ValueError,
+            r"output: expected the first draw's shape \(\d+,\), got",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(model, options, error, message):
+    torch.manual_seed(1)
+    with pytest.raises(error, match=message):
+        predict(options.pop("model", model), torch.randn(B, N, D), **options)

@@ -1,6 +1,7 @@
 """One line puts our attention into a model, and the trained function stays."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -156,3 +157,23 @@ def test_errors_name_the_attention_and_leave_the_model():
         swap_attention(model, start="trainde")
     with pytest.raises(ValueError, match="model: expected a module with attentions"):
         swap_attention(model[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"model": None}, TypeError, "model: expected a torch.nn.Module, got NoneType"),
+        ({"filter_fn": ["0"]}, TypeError, "filter_fn: expected a function.*got list"),
+        ({"initial_scale": "0.1"}, TypeError, "initial_scale: expected a positive number, got str"),
+        ({"initial_scale": math.inf}, ValueError, "initial_scale: expected a positive.*got inf"),
+        ({"user_dim": 4.0}, TypeError, "user_dim: expected an int or None, got float"),
+        ({"user_dim": 0}, ValueError, "user_dim: expected 1 or more, got 0"),
+        ({"backend": "cppp"}, ValueError, "backend: expected one of auto, cpp.*got 'cppp'"),
+        ({"start": 1}, ValueError, "start: expected one of trained, rksa, got 1"),
+    ],
+)
+def test_wrong_options_are_named(options, error, message):
+    model = nn.ModuleList([nn.MultiheadAttention(D, H)])
+    with pytest.raises(error, match=message):
+        swap_attention(**{"model": model, **options})
+    assert not ours(model)

@@ -138,7 +138,13 @@ def test_calls_are_of_every_kind():
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--backend", "fortran"], "fortran"), (["--cases", "0"], "--cases: expected at least 1")],
+    [
+        (["--backend", "fortran"], "fortran"),
+        (["--cases", "0"], "--cases: expected at least 1"),
+        (["--draws", "1"], "--draws: expected 0 or at least 100"),
+        (["--seed", str(2**63)], "--seed: expected at most"),
+        (["--seed", "-1"], "--seed: expected"),
+    ],
 )
 def test_bad_flags_are_named(flags, message, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig
 from transformers.masking_utils import sdpa_mask
 
+from rka_fast.attention import check_settings
 from rka_fast.context import told
+from rka_fast.errors import expect
 from rka_fast.kernels import RelationKernels, initialised_by
 from rka_fast.ops.api import kernelized_attention
 from rka_fast.ops.groups import Covariance, Location, Shape
@@ -46,6 +48,7 @@ class HeadSpread(nn.Module):
         initial_scale: float, user_dim: int | None, backend: str, device=None, dtype=None,
     ):  # fmt: skip
         super().__init__()
+        check_settings(activation, initial_scale, backend)
         new = {"device": device, "dtype": dtype}
         self.activation, self.backend = activation, backend
         self.query = nn.Linear(width, 2 * width, bias=False, **new)
@@ -95,6 +98,12 @@ def add_attention(
     Raises:
         ValueError: where no attention is found that Transformers dispatches by name.
     """
+    expect("model", model, nn.Module, "a model of Transformers")
+    if not hasattr(model, "set_attn_implementation"):
+        raise TypeError(
+            f"model: expected a model of Transformers, got {type(model).__name__}; "
+            "rka_fast.swap_attention replaces nn.MultiheadAttention in any model"
+        )
     options = {**start_options(start, activation, initial_scale), "start": start}
     options |= {"user_dim": user_dim, "backend": backend}
     found = [module for module in model.modules() if _takes_a_name(module)]

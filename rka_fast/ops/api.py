@@ -249,6 +249,11 @@ def _with_covariance(a: Arguments, covariance: Covariance, shape: Shape | None) 
         for name, x in zip(("correlation", "factor"), covariance.kernels[:2], strict=True):
             is_tensor(f"covariance.kernels.{name}", x)
         return a._replace(**covariance.kernels._asdict())
+    if not isinstance(covariance.kernels, Kernels):
+        raise TypeError(
+            f"covariance.kernels: expected rka_fast.Kernels({', '.join(Kernels._fields)}) or what "
+            f"relation_factor makes of them, got {type(covariance.kernels).__name__}"
+        )
     kernels = _completed(covariance.kernels)
     return a._replace(**kernels._asdict())
 

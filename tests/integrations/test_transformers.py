@@ -176,3 +176,14 @@ def test_errors(tmp_path):
     )
     with pytest.raises(ValueError, match="T5Model"):
         add_attention(t5)
+    with pytest.raises(TypeError, match="model: expected a model of Transformers, got NoneType"):
+        add_attention(None)  # pyright: ignore[reportArgumentType]
+    linear = torch.nn.Linear(2, 2)
+    with pytest.raises(
+        TypeError, match="model: expected a model of Tr.*got Linear.*swap_attention"
+    ):
+        add_attention(linear)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="backend: expected one of auto.*'cppp'"):
+        add_attention(build("bert"), backend="cppp")
+    with pytest.raises(TypeError, match="initial_scale: expected a positive number, got str"):
+        add_attention(build("bert"), initial_scale=".1")  # pyright: ignore[reportArgumentType]
