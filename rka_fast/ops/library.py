@@ -84,7 +84,9 @@ def _forward(*arguments) -> Tensor:
     if _is_empty(a):
         return a.value.new_zeros(output_shape(a))
     with own_precision(a.query):
-        return backend.forward(a) if backend.shares_draws else over_draws(backend.forward, a)
+        if a.draws is None or backend.shares_draws:
+            return backend.forward(a)
+        return over_draws(backend.forward, a)
 
 
 def _backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:

@@ -50,6 +50,7 @@ class Emulation:
     whether it has the tensor cores that the kernels for short sequences need."""
 
     checks_calls = True  # csrc/check.h
+    shares_draws = False
 
     def __init__(self, name, tensor_cores):
         self.name = name
