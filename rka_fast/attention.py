@@ -11,7 +11,6 @@ from rka_fast import nested
 from rka_fast.context import told
 from rka_fast.errors import expect
 from rka_fast.kernels import RelationKernels, initialised_by, zero_bias
-from rka_fast.ops.api import kernelized_attention
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
 from rka_fast.ops.backends import BACKENDS
 from rka_fast.ops.groups import Covariance, Kernels, Location, RelationFactor, RelativeTimes, Shape
@@ -196,7 +195,7 @@ class KernelizedAttention(nn.MultiheadAttention):
         if need_weights:  # softmax(Z) [V, I] holds the weights beside the output
             identity = torch.eye(v.shape[-2], dtype=v.dtype, device=v.device)
             v = torch.cat((v, identity.expand(*v.shape[:2], -1, -1)), dim=-1)
-        output = kernelized_attention(
+        output = outside.operator()(
             Location(q, k, bias, times),
             v,
             covariance,
