@@ -185,6 +185,34 @@ def test_json_is_the_numbers(run):
     assert set(told) == {field.name for field in dataclasses.fields(found)}
 
 
+@pytest.mark.parametrize(
+    ("flags", "used"),
+    [
+        (("--eval-mode", "sample", "--kernels", "item"), ["item"]),
+        (("--eval-mode", "location", "--kernels", "item,user", "--seen", "keep"), ["item", "user"]),
+    ],
+)
+def test_other_modes_and_kernels(flags, used, tmp_path):
+    """A run that evaluates by draws is explained by the mean of its logits."""
+    assert train(write_log(tmp_path / "log.txt"), tmp_path / "run", "--epochs", "1", *flags) == 0
+    run = Run.load(tmp_path / "run")
+    found = run.explain([HISTORY], top=3)
+    for shown in found.recommended:
+        total = sum(shown.parts.items) + sum(shown.parts.places) + shown.parts.constants
+        assert total == pytest.approx(shown.score, abs=1e-5)
+        assert shown.sureness.score.deviation > 0
+    weights = found.kernels.weights
+    assert [name for name, weight in weights.items() if weight] == used[:1]  # of nobody: no user's
+    assert sum(run.explain("u7").kernels.weights.values()) == pytest.approx(1)
+    assert [n for n, weight in run.explain("u7").kernels.weights.items() if weight] == used
+    assert found.seen == ("keep" if "keep" in flags else "hide")
+    if found.seen == "keep":
+        everything = run.explain([HISTORY], top=run.sequences.num_items)
+        assert len(everything.recommended) == run.sequences.num_items
+        expected = run.recommend([HISTORY], top=3)["item"].to_list()
+        assert [shown.item.id for shown in found.recommended] == expected
+
+
 def test_wrong_requests_are_messages(run):
     with pytest.raises(ConfigError, match="draws must be at least 2, got 1"):
         run.explain([HISTORY], draws=1)
