@@ -66,7 +66,7 @@ def evaluate(
     for b in range(batch):
         k = lower = None
         if mode != "location":
-            k = _correlation(x, counts, b, present[b], jitter)
+            k = correlation(x, counts, b, present[b], jitter)
             lower = factor(k, jitter)
         for h in range(heads):
             for t in range(rows):
@@ -127,7 +127,7 @@ def _cosine(a, b):
     return a @ b / norm if norm > 0 else 0.0
 
 
-def _correlation(x, counts, b, present, jitter):
+def correlation(x, counts, b, present, jitter):
     features = x["covariance.kernels.features"][b]
     gamma = x["covariance.kernels.concentration"]
     r = x["covariance.kernels.mixture"][b].copy()
