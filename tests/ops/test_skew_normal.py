@@ -9,23 +9,16 @@ import torch
 from support import literal
 
 from rka_fast.ops.reference import covariance, philox, skew_normal
-from rka_fast.ops.triton import interpreted
 from rka_fast.verification import bounds, law
 
 DRAWS = 40_000
 N = law.KEYS
 
 
-many_draws = pytest.mark.skipif(
-    interpreted(),
-    reason="40,000 sequences take hours to interpret; their noise is tested",
-)
-
-
-@many_draws
 @pytest.mark.parametrize("seed", [0, 1])
 def test_log_ratios_of_weights_are_skew_normal(backend, seed):
     """A contrast of skew-normal logits is skew-normal, and weights show every contrast."""
+    backend.needs_speed("40,000 sequences")
     found = law.check(backend.name, seed, DRAWS, backend.device, backend.dtype)
     assert all(f.kept for f in found), found
 
@@ -90,8 +83,8 @@ def test_the_sign_representation_has_the_same_law():
         assert scipy.stats.ks_2samp(ours, theirs).pvalue > 1e-3
 
 
-@many_draws
 def test_without_a_shape_the_logits_are_normal(backend):
+    backend.needs_speed("40,000 sequences")
     x = law.inputs(0, DRAWS, torch.float64, "cpu")
     xi, omega, k, _ = law.theory(x)
     del x["shape"]

@@ -4,10 +4,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from support.emulation import EMULATIONS
 
 from rka_fast import kernelized_attention
 from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.backends import BACKENDS
+from rka_fast.ops.triton import interpreted
 
 
 class Subject(NamedTuple):
@@ -45,6 +47,11 @@ class Subject(NamedTuple):
         """Skips, with those reasons, where it does not."""
         if reasons := self.why_not(**call):
             pytest.skip(f"{self.name}: {'; '.join(reasons)}")
+
+    def needs_speed(self, work: str) -> None:
+        """Skips where kernels are interpreted or emulated."""
+        if interpreted() or self.name in EMULATIONS:
+            pytest.skip(f"{self.name}: {work} take minutes to hours here; fewer are tested")
 
     @property
     def tolerance(self):
