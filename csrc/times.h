@@ -18,13 +18,14 @@ struct TimeEdges {
   }
 };
 
-inline int time_bucket(const TimeEdges& edges, int64_t a, int64_t b) {
+// `seconds` are those of TimeEdges.
+RKA_HD int time_bucket(const uint64_t* seconds, int64_t a, int64_t b) {
   const uint64_t apart = a > b ? uint64_t(a) - uint64_t(b) : uint64_t(b) - uint64_t(a);
   if (apart < 2) return 0;
   const int near = int(std::log(float(apart)) * float(1 / 0.301));  // right, or one off
   int k = near < TIME_BUCKETS ? near : TIME_BUCKETS - 1;
-  if (apart < edges.seconds[k]) return k - 1;
-  return k + 1 < TIME_BUCKETS && apart >= edges.seconds[k + 1] ? k + 1 : k;
+  if (apart < seconds[k]) return k - 1;
+  return k + 1 < TIME_BUCKETS && apart >= seconds[k + 1] ? k + 1 : k;
 }
 
 }  // namespace RKA_ISA

@@ -176,11 +176,3 @@ def test_the_schema_is_pythons(emulation):
     expected = [(a.name, str(a.type)) for a in forward_op._schema.arguments][:-1]
     actual = emulation.attention_cuda.default._schema.arguments
     assert [(a.name, str(a.type)) for a in actual] == expected
-
-
-def test_ready_made_relations_are_refused(emulation):
-    x, square = torch.ones(1, 1, 3, 2), torch.eye(3)[None]
-    spread = {"scale_query": x, "scale_key": x, "mode": "sample", "seed": torch.tensor(1)}
-    a = Arguments(x, x, x, **spread, correlation=square, factor=square)
-    with pytest.raises(RuntimeError, match="have no ready-made correlation"):
-        emulation.attention_cuda(*a)

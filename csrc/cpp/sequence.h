@@ -223,7 +223,7 @@ struct Sequence {
         uint8_t* out = bucket + int64_t(r) * ld;
         for (int j = 0; j < t.columns; ++j)
           out[j] = j < t.limit
-                       ? uint8_t(time_bucket(edges, time,
+                       ? uint8_t(time_bucket(edges.seconds, time,
                                              key_times[(col0 + j) * problem.key_times.stride[3]]))
                        : 0;
       }

@@ -20,8 +20,7 @@ RKA_DEVICE void set_zero(const F& f, float* x, int64_t per_sequence) {
 template <class F>
 RKA_DEVICE void scores_backward(
     const F& f, const Tile& t, const float* d_scores, const Heads& query, const Heads& key,
-    float* d_query, float* d_key) {
-  const float factor = inverse_root(query.width);
+    float factor, float* d_query, float* d_key) {
   if (d_query) {
     float* out = d_query + (f.noise_head(t) * f.p.rows + t.t0) * query.width;
     weighted_rows(f, t, d_scores, key, [&](int r, int c, float x) {
@@ -56,6 +55,9 @@ RKA_DEVICE void softmax_backward(const F& f, const Tile& t) {
         const float dz = weights[at] * (d_weights[at] - f.row_value(TOTAL, r));
         if (p.d_bias && r < t.rows && j < p.keys) {
           p.d_bias[(f.noise_head(t) * p.rows + t.t0 + r) * p.keys + j] = dz;
+        }
+        if (p.d_time_table && f.allowed(t, j, r)) {
+          f.time_sums[f.thread_of(j, r) * TIME_BUCKETS + f.time_bucket_of(t, j, r)] += dz;
         }
         f.tile[0][at] = dz * activation_slope(p.activation, f.tile[0][at]);
         if (!spread) return;
@@ -115,7 +117,7 @@ RKA_DEVICE void standard_backward(const F& f, const Tile& t) {
       [&](int r, const float (&totals)[1]) { f.row_value(TOTAL, r) = totals[0]; });
   const uint64_t seed = uint64_t(*p.seed);
   f.elements(t.cols4 / 4, [&](int group, int r) {
-    const Four e = normals(seed, group, t.t0 + r, f.noise_head(t));
+    const Four e = normals(seed, group, t.position + r, f.noise_head(t));
     const float weight = row(r).p_weight;
     const SkewRowGrad<float> g = grad_row(r, f.row_value(TOTAL, r));
     for (int i = 0; i < 4; ++i) {
@@ -134,16 +136,29 @@ RKA_DEVICE void backward_tile(const F& f, const Tile& t) {
   const Problem& p = f.p;
   weights_tile<true>(f, t, f.tile[3]);
   softmax_backward(f, t);
-  scores_backward(f, t, f.tile[0], p.query, p.key, p.d_query, p.d_key);
+  scores_backward(f, t, f.tile[0], p.query, p.key, p.location_scale, p.d_query, p.d_key);
   if (!p.has_spread()) return;
-  scores_backward(f, t, f.tile[2], p.scale_query, p.scale_key, p.d_scale_query, p.d_scale_key);
+  scores_backward(f, t, f.tile[2], p.scale_query, p.scale_key, inverse_root(p.scale_query.width),
+                  p.d_scale_query, p.d_scale_key);
   if (!p.needs_covariance()) return;
   standard_backward(f, t);
   if (!p.has_shape() || !(p.d_shape_query || p.d_shape_key)) return;
   f.elements(t.cols4, [&](int j, int r) {
     f.tile[1][f.at(j, r)] *= f.saved[SAVED_SLOPE][f.at(j, r)];
   });
-  scores_backward(f, t, f.tile[1], p.shape_query, p.shape_key, p.d_shape_query, p.d_shape_key);
+  scores_backward(f, t, f.tile[1], p.shape_query, p.shape_key, inverse_root(p.shape_query.width),
+                  p.d_shape_query, p.d_shape_key);
+}
+
+// The threads' tables of a head, added up.
+template <class F>
+RKA_DEVICE void store_time_sums(const F& f, int head) {
+  float* to = f.p.d_time_table + (int64_t(f.b) * f.p.heads + head) * TIME_BUCKETS;
+  f.block.for_each(TIME_BUCKETS, [&](int k) {
+    float sum = 0.0f;
+    for (int i = 0; i < THREADS; ++i) sum += f.time_sums[i * TIME_BUCKETS + k];
+    to[k] = sum;
+  });
 }
 
 template <class Block>
@@ -161,7 +176,11 @@ RKA_DEVICE void backward_block(
   prepare(f);
   for (int head = 0; head < p.heads; ++head) {
     block.for_each(p.layout.tile_rows, [&](int r) { f.row_value(SHARE_0, r) = 0.0f; });
+    if (p.d_time_table) {
+      block.for_each(THREADS * TIME_BUCKETS, [&](int i) { f.time_sums[i] = 0.0f; });
+    }
     for (int index = 0; index < f.tile_count(); ++index) backward_tile(f, f.tile_at(head, index));
+    if (p.d_time_table) store_time_sums(f, head);
     if (p.d_scale_bias && p.has_spread()) {
       block.for_each(1, [&](int) {
         float sum = 0.0f;
@@ -171,6 +190,7 @@ RKA_DEVICE void backward_block(
     }
   }
   if (!p.wants_covariance()) return;
+  if (p.factor) return store_ready(f);
   if (p.mode == Mode::sample) cholesky_backward(f);
   cosine_kernel_backward(f, static_cast<const float*>(nullptr));
   if (p.gate) cosine_kernel_backward(f, gate_of(f));

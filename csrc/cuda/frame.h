@@ -6,9 +6,10 @@
 
 namespace rka::cuda {
 
-// Rows t0 .. t0 + rows of one head, columns 0 .. cols4; nothing beyond is attended.
+// Rows t0 .. t0 + rows of one head, columns 0 .. cols4; nothing beyond is attended. The first row is
+// at `position` among the keys.
 struct Tile {
-  int head, t0, rows, cols4;
+  int head, t0, rows, cols4, position;
 };
 
 enum RowValue { OWN, LARGEST, Q, PROJECTION, TOTAL, SHARE_0, SHARE_1, SHARE_2 };
@@ -21,6 +22,7 @@ struct Frame {
   int b;  // sequence
   float *factor, *tile[4], *stage, *partial, *row_values, *key_values, *diagonal, *failed;
   float *d_covariance, *saved[SAVED_TILES], *d_gated;  // global memory
+  float* time_sums;  // a table of every thread's own
 
   RKA_DEVICE Frame(const Block& block, const Problem& p, int b, int64_t index, float* shared)
       : block(block), p(p), b(b) {
@@ -47,6 +49,7 @@ struct Frame {
       scratch += l.tile_size();
     }
     d_gated = scratch;
+    time_sums = d_gated + (int64_t(p.keys) * p.feature_width + 3) / 4 * 4;
   }
 
   RKA_DEVICE int tile_count() const {
@@ -54,14 +57,14 @@ struct Frame {
   }
   RKA_DEVICE Tile tile_at(int head, int index) const {
     const int t0 = index << p.layout.tile_shift, R = p.layout.tile_rows;
-    const int rows = p.rows - t0 < R ? p.rows - t0 : R;
-    const int cols = p.causal ? (t0 + rows + 3) / 4 * 4 : p.layout.keys4;
-    return {head, t0, rows, cols};
+    const int rows = p.rows - t0 < R ? p.rows - t0 : R, position = t0 + p.row_offset;
+    const int cols = p.causal ? (position + rows + 3) / 4 * 4 : p.layout.keys4;
+    return {head, t0, rows, cols, position};
   }
   // All keys as rows, for what concerns the covariance.
   RKA_DEVICE Tile key_tile(int index) const {
     const int t0 = index << p.layout.tile_shift, R = p.layout.tile_rows;
-    return {0, t0, p.keys - t0 < R ? p.keys - t0 : R, p.layout.keys4};
+    return {0, t0, p.keys - t0 < R ? p.keys - t0 : R, p.layout.keys4, t0};
   }
   RKA_DEVICE int key_tile_count() const {
     return (p.keys + p.layout.tile_rows - 1) >> p.layout.tile_shift;
@@ -75,8 +78,12 @@ struct Frame {
   }
   RKA_DEVICE bool exists(int j) const { return key_value(EXISTS, j) != 0.0f; }
   RKA_DEVICE bool allowed(const Tile& t, int j, int r) const {
-    if (r >= t.rows || !exists(j) || (p.causal && j > t.t0 + r)) return false;
+    if (r >= t.rows || !exists(j) || (p.causal && j > t.position + r)) return false;
     return !p.mask.data || p.mask.at(b, t.head, t.t0 + r, j);
+  }
+  RKA_DEVICE int time_bucket_of(const Tile& t, int j, int r) const {
+    return time_bucket(p.time_edges, p.row_times[int64_t(b) * p.rows + t.t0 + r],
+                       p.key_times[int64_t(b) * p.keys + j]);
   }
   RKA_DEVICE int64_t noise_head(const Tile& t) const { return int64_t(b) * p.heads + t.head; }
   RKA_DEVICE int at(int j, int r) const { return j * p.layout.pitch + r; }
@@ -115,6 +122,12 @@ struct Frame {
       }
       done(r, totals);
     });
+  }
+
+  // Which thread has column j of row r of a tile in row_sums with a unit for each column.
+  RKA_DEVICE int thread_of(int j, int r) const {
+    const int shift = p.layout.tile_shift;
+    return (j & ((THREADS >> shift) - 1)) << shift | r;
   }
 
   // row_value(LARGEST, r) = the largest f(j, r), at least `lowest`; NaN is passed over.

@@ -10,6 +10,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <string>
 #include <vector>
@@ -74,7 +75,7 @@ constexpr ScalarType TYPE<int64_t> = ScalarType::Long;
 template <class T>
 Pairs<T> pairs(const MaybeTensor& t) {
   if (!t) return {};
-  STD_TORCH_CHECK(t->scalar_type() == TYPE<T>, "rka_fast: bias: expected dtype float32");
+  STD_TORCH_CHECK(t->scalar_type() == TYPE<T>, "rka_fast: expected bias and prior in float32");
   const auto stride = [&](int i) { return t->size(i) == 1 ? 0 : t->stride(i); };
   return {static_cast<const T*>(t->data_ptr()), stride(0), stride(1), stride(2), stride(3)};
 }
@@ -91,11 +92,7 @@ Check checked(const Inputs& in) {
 }
 
 Problem problem_of(const Inputs& in) {
-  STD_TORCH_CHECK(!in.time_table && !in.scale && in.row_offset == 0,
-                  "rka_fast: the CUDA kernels have no time_table, scale and row_offset");
   STD_TORCH_CHECK(!in.draws, "rka_fast: the CUDA kernels make one draw in a call");
-  STD_TORCH_CHECK(!in.correlation && !in.factor && !in.prior,
-                  "rka_fast: the CUDA kernels have no ready-made correlation, factor and prior");
   Problem p;
   p.batch = int(in.query.size(0)), p.heads = int(in.query.size(1));
   p.rows = int(in.query.size(2)), p.keys = int(in.key.size(2));
@@ -113,6 +110,17 @@ Problem problem_of(const Inputs& in) {
   p.mixture_batch = in.mixture && in.mixture->size(0) > 1 ? 3 : 0;
   p.gate = pointer<float>(in.gate), p.cooccurrence = pointer<float>(in.cooccurrence);
   p.padding = pointer<uint8_t>(in.padding), p.seed = pointer<int64_t>(in.seed);
+  p.location_scale = in.scale ? float(*in.scale) : 1.0f / std::sqrt(float(p.query.width));
+  p.row_offset = int(in.row_offset);
+  p.correlation = pointer<float>(in.correlation), p.factor = pointer<float>(in.factor);
+  p.prior = pairs<float>(in.prior);
+  if (in.time_table) {
+    static const TimeEdges edges;
+    std::copy_n(edges.seconds, TIME_BUCKETS, p.time_edges);
+    p.time_table = pointer<float>(in.time_table);
+    p.time_table_head = in.time_table->size(0) > 1 ? TIME_BUCKETS : 0;
+    p.row_times = pointer<int64_t>(in.row_times), p.key_times = pointer<int64_t>(in.key_times);
+  }
   return p;
 }
 
@@ -204,6 +212,12 @@ std::vector<Tensor> attention_backward(
       case Argument::concentration: add({B, 2}, p.d_concentration, covariance, true); break;
       case Argument::mixture: add({B, 3}, p.d_mixture, covariance, true); break;
       case Argument::gate: rows(in.gate, p.d_gate, covariance); break;
+      case Argument::time_table: add({B, H, TIME_BUCKETS}, p.d_time_table, true, false); break;
+      case Argument::correlation: {
+        rows(in.correlation, p.d_correlation, covariance && p.mode == Mode::mean);
+        break;
+      }
+      case Argument::factor: rows(in.factor, p.d_factor, p.mode == Mode::sample); break;
       default: STD_TORCH_CHECK(false, "rka_fast: no gradient for argument ", i);
     }
   if (B == 0 || H == 0) return result;

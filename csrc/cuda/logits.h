@@ -18,14 +18,16 @@ RKA_DEVICE void shape_prior(const F& f, const Tile& t) {
   const int keys = f.p.keys, shift = f.p.layout.tile_shift - 2, columns = t.cols4 / 4;
   if (!counts) {
     f.elements(t.cols4, [&](int j, int r) {
-      prior[f.at(j, r)] = f.allowed(t, j, r) ? 1.0f : 0.0f;
+      const float given = f.allowed(t, j, r) ? 1.0f : 0.0f;
+      const bool ready = f.p.prior.data && given != 0.0f;
+      prior[f.at(j, r)] = ready ? f.p.prior.at(f.b, t.head, t.t0 + r, j) : given;
     });
     return;
   }
   f.elements_by_row(t.cols4, [&](int k, int r) {
-    const bool allowed = f.allowed(t, k, r), self = k == t.t0 + r;
+    const bool allowed = f.allowed(t, k, r), self = k == t.position + r;
     seen[f.at(k, r)] = allowed ? 1.0f : 0.0f;
-    seen_counts[f.at(k, r)] = allowed && !self ? counts[int64_t(t.t0 + r) * keys + k] : 0.0f;
+    seen_counts[f.at(k, r)] = allowed && !self ? counts[int64_t(t.position + r) * keys + k] : 0.0f;
   });
   f.template row_sums<1>(
       t.cols4, [&](int k, int r, float (&sums)[1]) { sums[0] += seen[f.at(k, r)]; },
@@ -55,7 +57,7 @@ RKA_DEVICE void shape_prior(const F& f, const Tile& t) {
         const float mean = means[c][r] * f.row_value(TOTAL, 4 * g + r);
         const float own_count = seen_counts[f.at(column, 4 * g + r)];
         // D_tt is needed by the whole row: kept aside, added below.
-        if (column == t.t0 + 4 * g + r && seen[f.at(column, 4 * g + r)] != 0.0f) {
+        if (column == t.position + 4 * g + r && seen[f.at(column, 4 * g + r)] != 0.0f) {
           f.row_value(OWN, 4 * g + r) = mean;
         }
         products[c][r] = prior_entry(products[c][r], own_count, mean, 0.0f);
@@ -66,7 +68,7 @@ RKA_DEVICE void shape_prior(const F& f, const Tile& t) {
   f.row_largest(t.cols4, 0.0f, [&](int j, int r) {
     const float own = f.row_value(OWN, r);
     float x = prior[f.at(j, r)] + own * seen_counts[f.at(j, r)];
-    if (j == t.t0 + r) x += own * own;
+    if (j == t.position + r) x += own * own;
     x = seen[f.at(j, r)] != 0.0f ? x : 0.0f;
     prior[f.at(j, r)] = x;
     return x;
@@ -100,7 +102,7 @@ template <class F>
 RKA_DEVICE void noise_tile(const F& f, const Tile& t, float* out) {
   const uint64_t seed = uint64_t(*f.p.seed);
   f.elements(t.cols4 / 4, [&](int group, int r) {
-    const Four e = normals(seed, group, t.t0 + r, f.noise_head(t));
+    const Four e = normals(seed, group, t.position + r, f.noise_head(t));
     for (int c = 0; c < 4; ++c) out[f.at(4 * group + c, r)] = r < t.rows ? e[c] : 0.0f;
   });
 }
@@ -142,7 +144,7 @@ RKA_DEVICE void standard_tile(const F& f, const Tile& t) {
   f.template row_sums<2>(
       t.cols4 / 4,
       [&](int group, int r, float (&sums)[2]) {
-        const Four e = normals(seed, group, t.t0 + r, f.noise_head(t));
+        const Four e = normals(seed, group, t.position + r, f.noise_head(t));
         for (int c = 0; c < 4; ++c) {
           const int at = f.at(4 * group + c, r);
           const float b = out[at];
@@ -155,7 +157,7 @@ RKA_DEVICE void standard_tile(const F& f, const Tile& t) {
       [&](int r, const float (&totals)[2]) {
         f.row_value(Q, r) = totals[0];
         f.row_value(PROJECTION, r) =
-            totals[1] + skew_normal_of_row(seed, t.t0 + r, f.noise_head(t));
+            totals[1] + skew_normal_of_row(seed, t.position + r, f.noise_head(t));
       });
   f.elements(t.cols4, [&](int j, int r) {
     const float c = skew_row(p.mode, f.row_value(Q, r), f.row_value(PROJECTION, r)).p_weight;
@@ -169,7 +171,7 @@ RKA_DEVICE void apply_dropout(const F& f, const Tile& t, float* weights) {
   if (f.p.dropout == 0.0f) return;
   const uint64_t seed = uint64_t(*f.p.seed);
   f.elements(t.cols4 / 4, [&](int group, int r) {
-    const Four keep = dropout_factors(seed, group, t.t0 + r, f.noise_head(t), f.p.dropout);
+    const Four keep = dropout_factors(seed, group, t.position + r, f.noise_head(t), f.p.dropout);
     for (int c = 0; c < 4; ++c) weights[f.at(4 * group + c, r)] *= keep[c];
   });
 }
@@ -184,7 +186,7 @@ RKA_DEVICE void weights_tile(const F& f, const Tile& t, float* weights) {
     standard_tile<SAVE>(f, t);
     scores(f, t, p.scale_query, p.scale_key, inverse_root(p.scale_query.width), f.tile[2]);
   }
-  scores(f, t, p.query, p.key, inverse_root(p.query.width), f.tile[0]);
+  scores(f, t, p.query, p.key, p.location_scale, f.tile[0]);
   const float scale_bias = p.scale_bias ? p.scale_bias[t.head] : 0.0f;
   f.row_largest(t.cols4, -3.40282347e38f, [&](int j, int r) {
     const int at = f.at(j, r);
@@ -192,6 +194,7 @@ RKA_DEVICE void weights_tile(const F& f, const Tile& t, float* weights) {
     if (f.allowed(t, j, r)) {
       z = activate(p.activation, f.tile[0][at]);
       if (p.bias.data) z += p.bias.at(f.b, t.head, t.t0 + r, j);
+      if (p.time_table) z += p.time_table[t.head * p.time_table_head + f.time_bucket_of(t, j, r)];
       if (spread) z = fmaf(softplus(f.tile[2][at] + scale_bias).value, f.tile[1][at], z);
     }
     weights[at] = z;
@@ -216,6 +219,7 @@ template <class F>
 RKA_DEVICE void prepare(const F& f) {
   describe_keys(f);
   if (!f.p.needs_covariance()) return;
+  if (f.p.factor) return load_ready(f);
   build_correlation(f);
   if (f.p.mode == Mode::sample) cholesky(f);
 }

@@ -4,6 +4,7 @@
 // are 64 bits wide.
 #pragma once
 
+#include "../times.h"
 #include "scalar.h"
 
 namespace rka::cuda {
@@ -65,6 +66,8 @@ struct Problem {
   Activation activation = Activation::identity;
   bool causal = false;
   float dropout = 0, jitter = 0;
+  float location_scale = 0;  // of the location's products
+  int row_offset = 0;        // query t is position t + row_offset: of noise, causality and prior
 
   Heads query, key, value, scale_query, scale_key, shape_query, shape_key;
   Pairs<float> bias;
@@ -78,6 +81,13 @@ struct Problem {
   const float* cooccurrence = nullptr;  // (B, m, m)
   const uint8_t* padding = nullptr;     // (B, m)
   const int64_t* seed = nullptr;
+  const float* time_table = nullptr;  // (H or 1, TIME_BUCKETS), added to the location
+  int64_t time_table_head = 0;        // stride
+  const int64_t *row_times = nullptr, *key_times = nullptr;  // (B, n), (B, m)
+  uint64_t time_edges[TIME_BUCKETS];                         // with a table only
+  // Ready-made, in the place of features and counts.
+  const float *correlation = nullptr, *factor = nullptr;  // (B, m, m)
+  Pairs<float> prior;
 
   void* output = nullptr;  // (B, H, n, dv)
 
@@ -87,23 +97,26 @@ struct Problem {
   float *d_scale_query = nullptr, *d_scale_key = nullptr;
   float *d_shape_query = nullptr, *d_shape_key = nullptr;
   float* d_features = nullptr;
+  float *d_correlation = nullptr, *d_factor = nullptr;
   float* d_bias = nullptr;  // (B, H, n, m), zero where the block writes nothing
   // Shares of one sequence, (B, ...): the caller adds them up in a fixed order.
   float *d_scale_bias = nullptr, *d_concentration = nullptr, *d_mixture = nullptr;
   float* d_gate = nullptr;
+  float* d_time_table = nullptr;  // (B, H, TIME_BUCKETS)
 
   float* scratch = nullptr;
   int64_t scratch_per_block = 0;
   Layout layout;
 
-  RKA_HD bool has_spread() const { return mode != Mode::location && features; }
+  RKA_HD bool has_spread() const { return mode != Mode::location; }
   RKA_HD bool has_shape() const { return has_spread() && shape_query.data; }
   // The mean of normal logits is their location: no covariance is needed.
   RKA_HD bool needs_covariance() const {
     return has_spread() && (mode == Mode::sample || has_shape());
   }
   RKA_HD bool wants_covariance() const {
-    return needs_covariance() && (d_features || d_concentration || d_mixture || d_gate);
+    return needs_covariance() && (d_features || d_concentration || d_mixture || d_gate ||
+                                  d_correlation || d_factor);
   }
 };
 
@@ -143,6 +156,7 @@ inline int64_t scratch_per_block(const Problem& p, bool backward) {
   if (backward) {
     size += SAVED_TILES * l.tile_size() + (int64_t(p.keys) * p.keys + 3) / 4 * 4 +
             (int64_t(p.keys) * p.feature_width + 3) / 4 * 4;
+    if (p.d_time_table) size += THREADS * TIME_BUCKETS;
   }
   return size;
 }

@@ -57,6 +57,13 @@ RKA_DEVICE float slope_of(Activation f) {
   return f == Activation::leaky_relu ? 0.01f : f == Activation::relu ? 0.0f : 1.0f;
 }
 
+// Of the products with an operand.
+RKA_DEVICE float scale_of(const Problem& p, int operand, int width) {
+  return operand == VALUE          ? 1.0f
+         : operand == LOCATION_KEY ? p.location_scale
+                                   : inverse_sqrt(float(width));
+}
+
 // What one head leaves for its gradients besides the saved strips.
 template <class S>
 struct HeadState {
@@ -86,7 +93,7 @@ RKA_DEVICE void weights_again(
     const Heads query =
         choose(operand < LOCATION_KEY, choose(operand == SHAPE_KEY, p.shape_query, p.scale_query),
                choose(operand == VALUE, p.grad, p.query));
-    const float factor = operand == VALUE ? 1.0f : inverse_sqrt(float(query.width));
+    const float factor = scale_of(p, operand, query.width);
     {
       const Strip<S::TILES> q = s.load(query, head);
       y.clear();
@@ -129,11 +136,11 @@ RKA_DEVICE void weights_again(
           });
       continue;
     }
+    activate_strip<S>(p.activation, factor, y);  // which keeps the sign
 #pragma unroll
     for (int j = 0; j < S::TILES; ++j) {
       for (int c = 0; c < 4; ++c) h.positive |= (y[j][c] > 0.0f ? 1u : 0u) << (4 * j + c);
     }
-    activate_strip<S>(p.activation, factor, y);
     float weight[2];
     softmax(s, h.rows, head, y, x, weight);
 #pragma unroll
@@ -310,7 +317,7 @@ RKA_DEVICE void backward_head(
                                choose(value, p.grad, p.query));
     const Heads key = choose(operand < LOCATION_KEY, choose(shape, p.shape_key, p.scale_key),
                              choose(value, Heads{}, p.key));
-    rows_backward(s, h, head, x, query, key, value ? 1.0f : inverse_sqrt(float(query.width)),
+    rows_backward(s, h, head, x, query, key, scale_of(p, operand, query.width),
                   shape ? p.d_shape_query : scale ? p.d_scale_query : p.d_query,
                   shape   ? p.d_shape_key
                   : scale ? p.d_scale_key

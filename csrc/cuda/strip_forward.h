@@ -85,7 +85,8 @@ RKA_DEVICE void forward_head(const Sequence<S>& s, int head, bool first) {
   for (int operand = start; operand < VALUE; ++operand) {
     const Heads query = choose(operand == SHAPE_KEY, p.shape_query,
                                choose(operand == SCALE_KEY, p.scale_query, p.query));
-    const float factor = inverse_sqrt(float(query.width));
+    const float factor =
+        operand == LOCATION_KEY ? p.location_scale : inverse_sqrt(float(query.width));
     {
       const Strip<S::TILES> q = s.load(query, head);
       y.clear();

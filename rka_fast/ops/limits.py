@@ -1,7 +1,6 @@
 """What the GPU backends serve, and how they say what they do not."""
 
 import torch
-from torch import Tensor
 
 from rka_fast.ops.arguments import Arguments
 
@@ -20,11 +19,8 @@ def device_refusal(index: int) -> str | None:
     )
 
 
-def refusals(a: Arguments, device: str, place: str, unread: tuple[str, ...] = ()) -> list[str]:
-    """Why the kernels cannot serve these inputs.
-
-    They compute on the type `device`, called `place`, and read none of the arguments `unread`.
-    """
+def refusals(a: Arguments, device: str, place: str) -> list[str]:
+    """Why the kernels, which compute on the type `device`, called `place`, cannot serve these."""
     reasons = []
     if a.query.device.type != device:
         reasons.append(f"the inputs are on {a.query.device}, it computes {place}")
@@ -33,12 +29,4 @@ def refusals(a: Arguments, device: str, place: str, unread: tuple[str, ...] = ()
         reasons.append(f"it has no {a.query.dtype}, only {names}")
     if a.key.shape[2] > MAX_KEYS:
         reasons.append(f"{a.key.shape[2]} keys, at most {MAX_KEYS} are supported")
-    given = [name for name in unread if _is_given(a, name)]
-    if given:
-        reasons.append(f"it has no {', '.join(given)}")
     return reasons
-
-
-def _is_given(a: Arguments, name: str) -> bool:
-    value, default = getattr(a, name), Arguments._field_defaults[name]
-    return value is not default and (isinstance(value, Tensor) or value != default)

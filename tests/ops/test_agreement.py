@@ -101,11 +101,17 @@ def test_queries_that_are_not_the_keys(compared, keys, sequences):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_of_several_tiles_with_times_and_a_scale(compared, mode):
-    compared.needs(scale=1.0, row_offset=1, time_table=torch.zeros(1, 129))
     inputs, options = some_rows(21, 69, 70, batch=2, width=6)
     padding = torch.zeros(2, 70, dtype=torch.bool)
     padding[0, 30:36] = True
     agrees(compared, inputs, mode=mode, key_padding_mask=padding, dropout_p=0.2, **options)
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "relu", "identity"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_scale_below_zero(compared, mode, activation):
+    options = {"mode": mode, "activation": activation, "scale": -0.4, "is_causal": True}
+    agrees(compared, inputs_of(n=33), **options)
 
 
 @pytest.mark.parametrize("width", [33, 64, 65, 130])

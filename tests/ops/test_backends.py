@@ -23,6 +23,7 @@ def call(n=50, width=50, keys=None, dtype=torch.float32, **options) -> Arguments
         (call(8, keys=200), "triton"),
         (call(dtype=torch.bfloat16), "triton"),
         (call(activation="tanh"), "triton"),
+        (call(8, keys=50, row_offset=1), "triton"),
     ],
 )
 def test_auto_takes_the_faster_kernels(monkeypatch, a, expected):

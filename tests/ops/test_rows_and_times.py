@@ -22,7 +22,6 @@ N = 9
 @pytest.mark.parametrize(("first", "last", "keys"), [(0, 1, 1), (4, 5, 5), (8, 9, 9), (3, 6, 9)])
 def test_rows_of_a_sequence_draw_what_the_whole_draws(backend, mode, first, last, keys):
     """As in decoding: the last queries, and with them the keys up to the last or more."""
-    backend.needs(row_offset=1)
     inputs = cases.random_inputs(n=N)
     padding = torch.zeros(2, N, dtype=torch.bool)
     padding[1, :4] = True
@@ -38,7 +37,6 @@ def test_rows_of_a_sequence_draw_what_the_whole_draws(backend, mode, first, last
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("mode", MODES)
 def test_an_offset_equals_the_literal_evaluation(backend, mode, causal):
-    backend.needs(row_offset=1)
     inputs = rows_of(cases.random_inputs(n=N), 2, 5, 7)
     padding = torch.zeros(2, 7, dtype=torch.bool)
     padding[0, :3] = padding[1, 6:] = True
@@ -52,7 +50,6 @@ def test_an_offset_equals_the_literal_evaluation(backend, mode, causal):
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
 def test_scale_and_times_equal_the_literal_evaluation(backend, mode, heads):
-    backend.needs(scale=1.0, time_table=torch.zeros(1, 129))
     inputs = with_times(cases.random_inputs(bias=heads == 2), heads)
     padding = torch.zeros(2, 6, dtype=torch.bool)
     padding[0, :2] = padding[1, 5:] = True
@@ -66,7 +63,6 @@ def test_scale_and_times_equal_the_literal_evaluation(backend, mode, heads):
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
 def test_their_gradients(backend, mode, heads):
-    backend.needs(scale=1.0, row_offset=1, time_table=torch.zeros(1, 129))
     inputs = rows_of(cases.random_inputs(n=5, batch=2, requires_grad=True), 1, 4, 5)
     inputs = with_times(inputs, heads)
     inputs = cases.replace(inputs, cases.fresh_leaves(inputs))
@@ -74,7 +70,6 @@ def test_their_gradients(backend, mode, heads):
 
 
 def test_a_scale_is_that_of_scaled_dot_product_attention(backend):
-    backend.needs(scale=1.0)
     query, key, value = torch.randn(3, 2, 2, 6, 4, dtype=torch.float64)
     location = cases.random_inputs(spread=False)["location"]._replace(query=query, key=key)
     options = {"mode": "location", "activation": "identity", "scale": 0.9}
@@ -141,13 +136,3 @@ def test_the_message(case):
         kernelized_attention(**{**X, "location": location}, seed=1, **changes)
     for part in expected:
         assert part in str(error.value)
-
-
-def test_a_backend_that_lacks_an_argument_says_so():
-    from rka_fast.ops import limits
-
-    x = torch.zeros(1, 1, 2, 2)
-    (reason,) = limits.refusals(
-        Arguments(x, x, x, scale=0.5, row_offset=0), "cpu", "here", ("scale", "row_offset")
-    )
-    assert reason == "it has no scale"

@@ -41,6 +41,25 @@ def patched_once():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def scalars_are_numbers():
+    """Triton 3.6 keeps scalars in arrays of one element, of which numpy 2.4 and later take no int;
+    Triton 3.8 does this itself."""
+    if not interpreted():
+        yield
+        return
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    original = interpreter._patch_lang_tensor
+
+    def patch(tensor, scope):
+        original(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch
+    yield
+    interpreter._patch_lang_tensor = original
+
+
+@pytest.fixture(scope="session", autouse=True)
 def tf32_is_cut():
     """Products in tf32 see 19 bits of each float32, as on the device; interpreted, they see all."""
     if not interpreted():

@@ -7,10 +7,12 @@ from rka_fast import native
 from rka_fast.ops import limits
 from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments, fold
 
-UNREAD = ("time_table", "scale", "row_offset", "correlation", "factor", "prior")
 # Arguments with batch, head and row strides; the rest are small and become contiguous float32.
 _STRIDED = ("query", "key", "value", "scale_query", "scale_key", "shape_query", "shape_key")
-_SMALL = ("scale_bias", "features", "concentration", "mixture", "gate", "cooccurrence")
+_SMALL = (
+    "scale_bias", "features", "concentration", "mixture", "gate", "time_table", "correlation",
+    "factor", "cooccurrence",
+)  # fmt: skip
 
 
 class Cuda:
@@ -41,7 +43,7 @@ def _device_refusals() -> tuple[str, ...]:
 
 def refusals(a: Arguments, device: str = "cuda", place: str = "on CUDA devices") -> list[str]:
     """Why the kernels cannot serve these inputs, on whatever device of this type."""
-    return limits.refusals(a, device, place, UNREAD)
+    return limits.refusals(a, device, place)
 
 
 def forward(operators, a: Arguments) -> Tensor:
@@ -68,10 +70,9 @@ def _prepare(a: Arguments) -> Arguments:
     """The arguments as the kernels read them; nothing is copied that is already so."""
     new = {n: _unit_stride(x) for n in _STRIDED if (x := getattr(a, n)) is not None}
     new |= {n: x.float().contiguous() for n in _SMALL if (x := getattr(a, n)) is not None}
-    if a.bias is not None:
-        new["bias"] = a.bias.float()
-    if a.padding is not None:
-        new["padding"] = a.padding.contiguous()
+    new |= {n: x.float() for n in ("bias", "prior") if (x := getattr(a, n)) is not None}
+    whole = ("padding", "row_times", "key_times")
+    new |= {n: x.contiguous() for n in whole if (x := getattr(a, n)) is not None}
     return a._replace(**new)
 
 
