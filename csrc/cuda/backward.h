@@ -72,9 +72,9 @@ RKA_DEVICE void softmax_backward(const F& f, const Tile& t) {
 // From d S in tile 1: the gradient of the factor (or of K, for the mean) is added up, d alpha
 // comes out in tile 1.
 template <class F>
-RKA_DEVICE void standard_backward(const F& f, const Tile& t) {
+RKA_DEVICE void deviates_backward(const F& f, const Tile& t) {
   const Problem& p = f.p;
-  float *d_standard = f.tile[1], *a = f.tile[0], *b = f.tile[2], *c = f.tile[3];
+  float *d_deviates = f.tile[1], *a = f.tile[0], *b = f.tile[2], *c = f.tile[3];
   const float* none = nullptr;
   const int keys = t.cols4 < p.keys ? t.cols4 : p.keys;
   const auto add = [&](int i, int j, float x) { f.d_covariance[int64_t(i) * p.keys + j] += x; };
@@ -87,7 +87,7 @@ RKA_DEVICE void standard_backward(const F& f, const Tile& t) {
   };
   if (!p.has_shape()) {
     noise_tile(f, t, b);
-    outer_products<true>(f, keys, d_standard, none, keys, b, none, p.layout.pitch, add);
+    outer_products<true>(f, keys, d_deviates, none, keys, b, none, p.layout.pitch, add);
     return;
   }
   f.copy_tile(t.cols4, f.saved[SAVED_SHAPE], a);
@@ -95,23 +95,23 @@ RKA_DEVICE void standard_backward(const F& f, const Tile& t) {
   if (p.mode == Mode::mean) {  // S = c P, P = A K
     f.template row_sums<1>(
         t.cols4,
-        [&](int j, int r, float (&sums)[1]) { sums[0] += d_standard[f.at(j, r)] * b[f.at(j, r)]; },
+        [&](int j, int r, float (&sums)[1]) { sums[0] += d_deviates[f.at(j, r)] * b[f.at(j, r)]; },
         [&](int r, const float (&totals)[1]) { f.row_value(TOTAL, r) = totals[0]; });
     f.elements(t.cols4, [&](int j, int r) {
       const int at = f.at(j, r);
       const float d_q = grad_row(r, f.row_value(TOTAL, r)).shape_to_p;
-      c[at] = row(r).p_weight * d_standard[at] + d_q * a[at];
+      c[at] = row(r).p_weight * d_deviates[at] + d_q * a[at];
     });
     outer_products<false>(f, keys, a, none, keys, c, none, p.layout.pitch, add);
-    multiply_packed<Packed::symmetric>(f, t.cols4, c, d_standard);
+    multiply_packed<Packed::symmetric>(f, t.cols4, c, d_deviates);
     f.elements(t.cols4, [&](int j, int r) {
       const float d_q = grad_row(r, f.row_value(TOTAL, r)).shape_to_p;
-      d_standard[f.at(j, r)] += d_q * b[f.at(j, r)];
+      d_deviates[f.at(j, r)] += d_q * b[f.at(j, r)];
     });
     return;
   }
   // S = C L' with C = E + c B and B = A L.
-  multiply_packed<Packed::lower>(f, t.cols4, d_standard, c);  // d C
+  multiply_packed<Packed::lower>(f, t.cols4, d_deviates, c);  // d C
   f.template row_sums<1>(
       t.cols4, [&](int j, int r, float (&sums)[1]) { sums[0] += c[f.at(j, r)] * b[f.at(j, r)]; },
       [&](int r, const float (&totals)[1]) { f.row_value(TOTAL, r) = totals[0]; });
@@ -127,8 +127,8 @@ RKA_DEVICE void standard_backward(const F& f, const Tile& t) {
       c[at] = weight * c[at] + g.shape_to_x * noise + 2.0f * g.shape_to_p * product;  // d B
     }
   });
-  outer_products<true>(f, keys, d_standard, a, keys, b, c, p.layout.pitch, add);
-  multiply_packed<Packed::transposed>(f, t.cols4, c, d_standard);
+  outer_products<true>(f, keys, d_deviates, a, keys, b, c, p.layout.pitch, add);
+  multiply_packed<Packed::transposed>(f, t.cols4, c, d_deviates);
 }
 
 template <class F>
@@ -141,7 +141,7 @@ RKA_DEVICE void backward_tile(const F& f, const Tile& t) {
   scores_backward(f, t, f.tile[2], p.scale_query, p.scale_key, inverse_root(p.scale_query.width),
                   p.d_scale_query, p.d_scale_key);
   if (!p.needs_covariance()) return;
-  standard_backward(f, t);
+  deviates_backward(f, t);
   if (!p.has_shape() || !(p.d_shape_query || p.d_shape_key)) return;
   f.elements(t.cols4, [&](int j, int r) {
     f.tile[1][f.at(j, r)] *= f.saved[SAVED_SLOPE][f.at(j, r)];

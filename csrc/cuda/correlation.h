@@ -44,7 +44,7 @@ RKA_DEVICE void describe_keys(const F& f) {
 
 // K into the packed triangle; the norms of features and gated features stay for the way back.
 template <class F>
-RKA_DEVICE void build_correlation(const F& f) {
+RKA_DEVICE void correlation(const F& f) {
   const Problem& p = f.p;
   const float *counts = counts_of(f), *gate = gate_of(f);
   const float* r = p.mixture + f.b * p.mixture_batch;

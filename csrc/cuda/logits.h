@@ -114,7 +114,7 @@ RKA_DEVICE SkewRow<float> skew_row(Mode mode, float q, float projection) {
 // S into tile 1. With B = A L the draw is S = X + c P = (E + c B) L', q = |B|^2 and A.X = B.E: one
 // product with each triangle, and K itself is not needed. The mean needs no factor: S = c A K.
 template <bool SAVE, class F>
-RKA_DEVICE void standard_tile(const F& f, const Tile& t) {
+RKA_DEVICE void deviates_tile(const F& f, const Tile& t) {
   const Problem& p = f.p;
   float *in = f.tile[0], *out = f.tile[1];
   if (!p.needs_covariance()) {
@@ -157,7 +157,7 @@ RKA_DEVICE void standard_tile(const F& f, const Tile& t) {
       [&](int r, const float (&totals)[2]) {
         f.row_value(Q, r) = totals[0];
         f.row_value(PROJECTION, r) =
-            totals[1] + skew_normal_of_row(seed, t.position + r, f.noise_head(t));
+            totals[1] + skew_noise_of_row(seed, t.position + r, f.noise_head(t));
       });
   f.elements(t.cols4, [&](int j, int r) {
     const float c = skew_row(p.mode, f.row_value(Q, r), f.row_value(PROJECTION, r)).p_weight;
@@ -183,7 +183,7 @@ RKA_DEVICE void weights_tile(const F& f, const Tile& t, float* weights) {
   const Problem& p = f.p;
   const bool spread = p.has_spread();
   if (spread) {
-    standard_tile<SAVE>(f, t);
+    deviates_tile<SAVE>(f, t);
     scores(f, t, p.scale_query, p.scale_key, inverse_root(p.scale_query.width), f.tile[2]);
   }
   scores(f, t, p.query, p.key, p.location_scale, f.tile[0]);
@@ -220,7 +220,7 @@ RKA_DEVICE void prepare(const F& f) {
   describe_keys(f);
   if (!f.p.needs_covariance()) return;
   if (f.p.factor) return load_ready(f);
-  build_correlation(f);
+  correlation(f);
   if (f.p.mode == Mode::sample) cholesky(f);
 }
 

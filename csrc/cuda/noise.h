@@ -25,7 +25,7 @@ RKA_DEVICE void sine_cosine(float x, float& sine, float& cosine) {
   cosine = (quadrant + 1) & 2 ? -swap_c : swap_c;
 }
 
-RKA_DEVICE void box_muller(float u1, float u2, float& first, float& second) {
+RKA_DEVICE void normal_pair(float u1, float u2, float& first, float& second) {
   // u1 < 1, so that the logarithm is not 0.
   const float square = -2.0f * logf(u1 > SMALLEST_UNIFORM ? u1 : SMALLEST_UNIFORM);
   const float radius = square * inverse_sqrt(square);
@@ -39,16 +39,16 @@ RKA_DEVICE void box_muller(float u1, float u2, float& first, float& second) {
 RKA_DEVICE Four normals(uint64_t seed, int group, int row, int64_t head) {
   const Words words = philox4x32(seed, group, row, uint32_t(head), NOISE);
   Four e;
-  box_muller(uniform(words.w[0]), uniform(words.w[1]), e[0], e[1]);
-  box_muller(uniform(words.w[2]), uniform(words.w[3]), e[2], e[3]);
+  normal_pair(uniform(words.w[0]), uniform(words.w[1]), e[0], e[1]);
+  normal_pair(uniform(words.w[2]), uniform(words.w[3]), e[2], e[3]);
   return e;
 }
 
 // T of one row.
-RKA_DEVICE float skew_normal_of_row(uint64_t seed, int row, int64_t head) {
+RKA_DEVICE float skew_noise_of_row(uint64_t seed, int row, int64_t head) {
   const Words words = philox4x32(seed, 0, row, uint32_t(head), SKEW);
   float first, second;
-  box_muller(uniform(words.w[0]), uniform(words.w[1]), first, second);
+  normal_pair(uniform(words.w[0]), uniform(words.w[1]), first, second);
   return first;
 }
 

@@ -1,7 +1,13 @@
 // One call of the operator as a plain struct: what the host fills in and every block reads.
 //
 // B sequences, H heads, n rows (queries), m keys; names as in rka_fast/ops/arguments.py. Offsets
-// are 64 bits wide.
+// are 64 bits wide. Short names, the same in all kernels of this folder:
+//
+//   p  the call (Problem)                    b, head  sequence and head
+//   f  a block's view of it (Frame), or s    t        the tile of rows in hand (Tile)
+//      for short ones (Sequence)             r, j     row of the tile and key
+//   l  where a thread stands (Lane)          g, half  of a strip: row g + 8 half, column 2 l.t
+//   x, y, a, b, c  strips: what the formulas at the head of skew_normal.py call by these letters
 #pragma once
 
 #include "../times.h"

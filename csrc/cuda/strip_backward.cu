@@ -1,8 +1,7 @@
 // The backward kernel for short sequences, of up to 56 rows and columns.
-#include <cuda_runtime.h>
-
 #include "launch.h"
 #include "strip_backward.h"
+#include "strip_launch.h"
 #include "strip_plan.h"
 
 namespace rka::cuda {
@@ -22,17 +21,9 @@ __global__ void __launch_bounds__(WARPS * LANES, STRIP_BLOCKS)
 }  // namespace
 
 const char* launch_strip_backward(const Problem& p, int, int sequences, void* stream) {
-  const auto kernel = strip_backward_kernel<FEWEST_TILES>;
-  const int bytes = Sequence<Shape<FEWEST_TILES>>::BACKWARD_FLOATS * int(sizeof(float));
-  cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (error == cudaSuccess)
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
-  if (error == cudaSuccess) {
-    kernel<<<sequences, WARPS * LANES, bytes, static_cast<cudaStream_t>(stream)>>>(p);
-    error = cudaGetLastError();
-  }
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return launch_strips(
+      strip_backward_kernel<FEWEST_TILES>, dim3(sequences),
+      Sequence<Shape<FEWEST_TILES>>::BACKWARD_FLOATS, p, stream);
 }
 
 }  // namespace rka::cuda

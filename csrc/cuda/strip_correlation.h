@@ -108,7 +108,7 @@ RKA_DEVICE void mirror(const Sequence<S>& s) {
 // K's lower triangle into the square, for the mean the upper one too. The counts stay in the
 // second buffer, their diagonal zero. Ends before the barrier that makes the square visible.
 template <class S>
-RKA_DEVICE void build_correlation(const Sequence<S>& s) {
+RKA_DEVICE void correlation(const Sequence<S>& s) {
   const Problem& p = s.p;
   const Lane& l = s.lane;
   const int pairs = l.first_row < p.keys ? l.warp + 1 : 0;

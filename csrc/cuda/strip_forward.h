@@ -35,7 +35,7 @@ RKA_DEVICE int first_operand(const Problem& p) {
 // K, or its factor by one warp: the others go on. The counts are in the second buffer afterwards.
 template <class S>
 RKA_DEVICE void prepare(const Sequence<S>& s, int head) {
-  build_correlation(s);
+  correlation(s);
   sync_block();
   fetch_operand(s, first_operand(s.p) == SHAPE_KEY ? SHAPE_KEY : NO_OPERAND, head);
   if (s.p.mode == Mode::sample && s.lane.warp == 0) {

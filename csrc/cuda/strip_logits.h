@@ -145,7 +145,7 @@ template <class S>
 RKA_DEVICE void draw_skew(const Sequence<S>& s, int head, float (&out)[2]) {
   const bool odd = s.lane.t & 1;
   const int row = s.lane.row(odd);
-  const float own = skew_normal_of_row(uint64_t(*s.p.seed), row, s.noise_head(head));
+  const float own = skew_noise_of_row(uint64_t(*s.p.seed), row, s.noise_head(head));
   const float other = shuffle_xor(own, 1);
   out[0] = odd ? other : own, out[1] = odd ? own : other;
 }

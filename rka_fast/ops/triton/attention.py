@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from rka_fast.ops.triton import philox
-from rka_fast.ops.triton.covariance import cholesky, copy_ready, correlation
+from rka_fast.ops.triton.covariance import cholesky, correlation, load_ready
 from rka_fast.ops.triton.skew_normal import (
     ALPHA,
     LARGEST,
@@ -53,12 +53,12 @@ def prepare(p, s, b, f):
     """K of a sequence and, for a draw, its factor."""
     if p.mode == "mean" and p.shape_query is not None:
         if p.correlation is not None:
-            copy_ready(p, s, p.correlation, b, f, True)
+            load_ready(p, s, p.correlation, b, f, True)
         else:
             correlation(p, s, b, f, True)
     elif p.mode == "sample":
         if p.factor is not None:
-            copy_ready(p, s, p.factor, b, f, False)
+            load_ready(p, s, p.factor, b, f, False)
         else:
             correlation(p, s, b, f, False)
             cholesky(p, s, b, f)

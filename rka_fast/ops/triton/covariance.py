@@ -160,7 +160,7 @@ def write_correlation(p, s, b, f, full: tl.constexpr):
 
 
 @triton.jit(noinline=True)
-def copy_ready(p, s, x, b, f, full: tl.constexpr):
+def load_ready(p, s, x, b, f, full: tl.constexpr):
     """A ready-made K or L into scratch, as `correlation` and `cholesky` leave theirs."""
     local = tl.arange(0, p.tile)
     for first_i in range(0, p.pitch, p.tile):
