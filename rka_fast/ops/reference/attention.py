@@ -45,25 +45,25 @@ def attention_backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Ten
     inputs.
     """
     original, a = a, prepare(a)
-    c = _forward(a)
+    forward = _forward(a)
     grads = dict.fromkeys(DIFFERENTIABLE)
-    grad = grad.to(c.output.dtype)
+    grad = grad.to(forward.output.dtype)
 
-    dropped = c.weights if c.keep is None else c.weights * c.keep
+    dropped = forward.weights if forward.keep is None else forward.weights * forward.keep
     grads["value"] = dropped.mT @ grad
     d_weights = grad @ a.value.mT
-    if c.keep is not None:
-        d_weights = d_weights * c.keep
-    dz = c.weights * (d_weights - (c.weights * d_weights).sum(-1, keepdim=True))
+    if forward.keep is not None:
+        d_weights = d_weights * forward.keep
+    dz = forward.weights * (d_weights - (forward.weights * d_weights).sum(-1, keepdim=True))
 
     derivative = _DERIVATIVES[a.activation]
-    d_location = dz * derivative(c.location)
+    d_location = dz * derivative(forward.location)
     grads["query"], grads["key"] = _scores_backward(d_location, a.query, a.key, a.scale)
     grads["bias"] = None if a.bias is None else dz.sum_to_size(a.bias.shape)
     if a.time_table is not None:
-        grads["time_table"] = times.bias_backward(dz, a.time_table, c.bucket)
+        grads["time_table"] = times.bias_backward(dz, a.time_table, forward.bucket)
     if a.mode != "location":
-        _spread_backward(dz, a, c.spread, derivative, grads)
+        _spread_backward(dz, a, forward.spread, derivative, grads)
 
     if a.padding is not None:
         for name in ("key", "value", "scale_key", "shape_key"):
@@ -151,18 +151,18 @@ class Forward(NamedTuple):
 
 
 def _forward(a: Arguments) -> Forward:
-    f = _ACTIVATIONS[a.activation]
+    activation = _ACTIVATIONS[a.activation]
     allowed = allowed_pairs(a)
     spread = bucket = keep = None
     location = scores(a.query, a.key, a.scale)
-    z = f(location)
+    z = activation(location)
     if a.bias is not None:
         z = z + a.bias
     if a.time_table is not None:
         bucket = times.buckets(a.row_times, a.key_times)
         z = z + times.bias(a.time_table, bucket)
     if a.mode != "location":
-        spread = _spread(a, allowed, f)
+        spread = _spread(a, allowed, activation)
         z = z + softplus(spread.scale) * spread.deviates
     weights = masked_softmax(z, allowed)
     if a.dropout > 0.0:
@@ -181,12 +181,12 @@ def correlation_of(a: Arguments) -> Tensor:
     )
 
 
-def _spread(a: Arguments, allowed: Tensor, f: Callable[[Tensor], Tensor]) -> Spread:
+def _spread(a: Arguments, allowed: Tensor, activation: Callable[[Tensor], Tensor]) -> Spread:
     scale = scores(a.scale_query, a.scale_key)
     if a.scale_bias is not None:
         scale = scale + a.scale_bias[:, None, None]
     correlation = correlation_of(a).unsqueeze(1)
-    c = Spread(scale, correlation, deviates=torch.zeros_like(scale))
+    spread = Spread(scale, correlation, deviates=torch.zeros_like(scale))
     if a.shape_query is not None:
         shape = scores(a.shape_query, a.shape_key)
         prior = allowed.to(shape.dtype)
@@ -194,57 +194,61 @@ def _spread(a: Arguments, allowed: Tensor, f: Callable[[Tensor], Tensor]) -> Spr
             prior = torch.where(allowed, a.prior, 0.0)
         elif a.cooccurrence is not None:
             prior = covariance.shape_prior(a.cooccurrence, allowed, a.row_offset)
-        alpha = f(shape) * prior
+        alpha = activation(shape) * prior
         skew = skew_normal.skewness(alpha, correlation)
-        c = c._replace(shape=shape, prior=prior, alpha=alpha, skew=skew)
+        spread = spread._replace(shape=shape, prior=prior, alpha=alpha, skew=skew)
     if a.mode == "mean":  # of normal logits it is the location
-        return c if c.skew is None else c._replace(deviates=skew_normal.mean(c.skew))
+        return (
+            spread
+            if spread.skew is None
+            else spread._replace(deviates=skew_normal.mean(spread.skew))
+        )
     batch, heads, _, keys = scale.shape
     if a.factor is None:
         factor = covariance.cholesky(correlation, a.jitter)
     else:  # laid out by columns, as LAPACK's are: the same products to the bit
         factor = a.factor.tril().mT.contiguous().mT.unsqueeze(1)
     noise = philox.normals(a.seed, batch, heads, _positions(a), keys, scale.dtype)
-    c = c._replace(factor=factor, noise=noise)
-    if c.skew is None:
-        return c._replace(deviates=noise @ factor.mT)
+    spread = spread._replace(factor=factor, noise=noise)
+    if spread.skew is None:
+        return spread._replace(deviates=noise @ factor.mT)
     skew_noise = philox.skew_noise(a.seed, batch, heads, _positions(a), scale.dtype)
-    draw = skew_normal.sample(c.alpha, c.skew, factor, noise, skew_noise)
-    return c._replace(deviates=draw.deviates, draw=draw)
+    draw = skew_normal.sample(spread.alpha, spread.skew, factor, noise, skew_noise)
+    return spread._replace(deviates=draw.deviates, draw=draw)
 
 
 def _spread_backward(
-    dz: Tensor, a: Arguments, c: Spread, derivative: Callable[[Tensor], Tensor], grads: dict
+    dz: Tensor, a: Arguments, spread: Spread, derivative: Callable[[Tensor], Tensor], grads: dict
 ) -> None:
     """Gradients of the scale, shape and covariance arguments from that of the logits."""
-    d_scale = dz * c.deviates * torch.sigmoid(c.scale)
+    d_scale = dz * spread.deviates * torch.sigmoid(spread.scale)
     grads["scale_query"], grads["scale_key"] = _scores_backward(d_scale, a.scale_query, a.scale_key)
     grads["scale_bias"] = None if a.scale_bias is None else d_scale.sum((0, 2, 3))
-    d_deviates = dz * softplus(c.scale)
+    d_deviates = dz * softplus(spread.scale)
     d_alpha = d_factor = d_correlation = None
     if a.mode == "mean":
-        if c.alpha is None:
+        if spread.alpha is None:
             return
         d_alpha, d_correlation = skew_normal.mean_backward(
-            d_deviates, c.alpha, c.correlation, c.skew
+            d_deviates, spread.alpha, spread.correlation, spread.skew
         )
         d_correlation = d_correlation.sum(1)
-    elif c.alpha is None:
-        assert c.noise is not None  # there was a draw
-        d_factor = (d_deviates.mT @ c.noise).sum(1)
+    elif spread.alpha is None:
+        assert spread.noise is not None  # there was a draw
+        d_factor = (d_deviates.mT @ spread.noise).sum(1)
     else:
         d_alpha, d_correlation, d_factor = skew_normal.sample_backward(
-            d_deviates, c.alpha, c.correlation, c.skew, c.noise, c.draw
+            d_deviates, spread.alpha, spread.correlation, spread.skew, spread.noise, spread.draw
         )
         d_correlation, d_factor = d_correlation.sum(1), d_factor.sum(1)
     if a.correlation is not None:
         grads["correlation"] = d_correlation
         grads["factor"] = None if d_factor is None else d_factor.tril()
     elif d_factor is not None:
-        through_factor = covariance.cholesky_backward(d_factor, c.factor.squeeze(1))
+        through_factor = covariance.cholesky_backward(d_factor, spread.factor.squeeze(1))
         d_correlation = through_factor if d_correlation is None else d_correlation + through_factor
     if d_alpha is not None:
-        d_shape = c.prior * d_alpha * derivative(c.shape)
+        d_shape = spread.prior * d_alpha * derivative(spread.shape)
         grads["shape_query"], grads["shape_key"] = _scores_backward(
             d_shape, a.shape_query, a.shape_key
         )
