@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from support.runs import small, train, write_log
+from support.runs import small, train
 
 from rka_fast.data.batches import Batcher
 from rka_fast.errors import ConfigError, Interrupted, TrainingError
@@ -20,11 +20,6 @@ from rka_fast.training.devices import make_accelerator, shard
 from rka_fast.training.flags import parse
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.trainer import Trainer
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    return write_log(tmp_path_factory.mktemp("log") / "log.txt")
 
 
 @pytest.fixture
