@@ -160,6 +160,7 @@ def test_libraries_use_only_the_stable_abi(name):
 
 
 @from_source
+@pytest.mark.slow
 def test_installs_without_a_compiler(tmp_path):
     code, output = setup(
         tmp_path, "setup.py", "-q", "build", CXX="no-such-compiler", RKA_FAST_CUDA=""
@@ -173,14 +174,18 @@ def test_installs_without_a_compiler(tmp_path):
     assert list(built.rglob("backends.py")) and not list(built.rglob("*.so"))
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @from_source
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"RKA_FAST_CUDA": "1", "CXX": "no-such-compiler"}, "there is no working C++ compiler"),
-        ({"RKA_FAST_CUDA": "1", "CXX": "false"}, "there is no working C++ compiler (false)"),
-        ({"RKA_FAST_CUDA": "yes"}, "RKA_FAST_CUDA: expected 0 or 1, got 'yes'"),
         ({"RKA_FAST_CUDA": "1", "CUDA_HOME": "/no/toolkit"}, "no nvcc in /no/toolkit/bin"),
+        slow({"RKA_FAST_CUDA": "1", "CXX": "no-such-compiler"}, "there is no working C++ compiler"),
+        slow({"RKA_FAST_CUDA": "1", "CXX": "false"}, "there is no working C++ compiler (false)"),
+        slow({"RKA_FAST_CUDA": "yes"}, "RKA_FAST_CUDA: expected 0 or 1, got 'yes'"),
     ],
 )
 def test_the_build_says_what_is_missing(tmp_path, environment, message):
@@ -190,6 +195,7 @@ def test_the_build_says_what_is_missing(tmp_path, environment, message):
 
 
 @from_source
+@pytest.mark.slow
 def test_cuda_is_for_this_torch_or_left_out(tmp_path):
     """A toolkit of another major version is refused when CUDA is asked for."""
     nvcc = tmp_path / "toolkit" / "bin" / "nvcc"

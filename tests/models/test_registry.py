@@ -25,7 +25,12 @@ def results(folder):
     return result
 
 
-@pytest.mark.parametrize("name", MODELS)
+QUICK = ("pop", "gru4rec", "rksa")  # the others go on in the same way
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in MODELS]
+)
 def test_resumed_equals_uninterrupted_and_recommends(name, log, tmp_path):
     flags, trains = ("--model", name), MODELS[name].trains
     flags += ("--patience", "9") if trains else ()

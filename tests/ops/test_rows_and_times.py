@@ -60,7 +60,7 @@ def test_scale_and_times_equal_the_literal_evaluation(backend, mode, heads):
     equals_literal(backend, inputs, allowed, ~padding.numpy(), options, **told)
 
 
-@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("heads", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("mode", MODES)
 def test_their_gradients(backend, mode, heads):
     inputs = rows_of(cases.random_inputs(n=5, batch=2, requires_grad=True), 1, 4, 5)

@@ -20,7 +20,7 @@ from rka_fast.errors import ConfigError, FolderError
 from rka_fast.serving.graph import BucketCounts, MatrixCounts
 
 
-@pytest.fixture(params=["rksa", "sasrec"])
+@pytest.fixture(params=["rksa", pytest.param("sasrec", marks=pytest.mark.slow)])
 def run(request, small_runs) -> rka_fast.Run:
     return small_runs(request.param)
 

@@ -203,6 +203,7 @@ def test_a_lost_checkpoint_is_told_before_training(run):
     assert resumed(run)[0] == 0  # as it says: from the start again
 
 
+@pytest.mark.slow
 def test_a_damaged_cell_does_not_stop_the_others(log, tmp_path, capsys):
     flags = ["--data", str(log), "--models", "pop", "--seeds", "3", "--out", str(tmp_path)]
     assert reproduce(flags) == 0
