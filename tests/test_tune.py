@@ -14,6 +14,7 @@ from rka_fast.training.assemble import load_data
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.flags import parse
 from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.trainer import Trainer
 
 SMALL = "--model sasrec --width 8 --max-length 8 --batch-size 16 --device cpu --epochs 4".split()
 TRIALS = 7
@@ -153,6 +154,27 @@ def test_killed_at_many_points_it_goes_on_to_the_same_study(log, study, tmp_path
     ended = stored(out)
     assert len(ended) == TRIALS
     assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in ended)
+
+
+def test_stopped_it_says_so_and_goes_on(log, study, tmp_path, capsys, monkeypatch):
+    out, file, step, steps = tmp_path / "study", tmp_path / "j.json", Trainer._step, []
+
+    def interrupting(trainer, stop):
+        steps.append(trainer.progress.step)
+        if len(steps) == 22:  # in the second trial: one has 16 steps
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer, stop)
+
+    monkeypatch.setattr(Trainer, "_step", interrupting)
+    flags = ("--trials", "2", "--json", str(file))
+    assert command(log, out, *flags) == 130
+    assert "everything is kept; the same command goes on" in capsys.readouterr().err
+    assert len(trials(out)) == 1
+    assert command(log, out, *flags) == 0
+    assert steps == [*range(16), *range(6), *range(6, 16)]
+    first = sorted(trials(study), key=lambda trial: trial["trial"])[:2]
+    assert sorted(trials(out), key=lambda trial: trial["trial"]) == first
+    assert json.loads(file.read_text()) == json.loads((out / "trials.json").read_text())
 
 
 def test_more_trials_follow_and_other_studies_are_refused(log, study, tmp_path, capsys):
