@@ -127,6 +127,7 @@ class KernelizedAttention(nn.MultiheadAttention):
         kernels: Kernels | RelationFactor | None = None,
         seed: Tensor | int | None = None,
         times: RelativeTimes | None = None,
+        row_offset: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
         """As `nn.MultiheadAttention.forward`, with the relations of the keys.
 
@@ -147,6 +148,8 @@ class KernelizedAttention(nn.MultiheadAttention):
             seed: of the noise; by default drawn from PyTorch's generator.
             times: of queries and keys, with the table of what they add to the location; not for
                 nested tensors.
+            row_offset: query t is key t + row_offset, as in `kernelized_attention`; not for nested
+                tensors.
 
         Returns:
             The output and, with `need_weights`, the weights that were applied: (B, n, m), or
@@ -157,6 +160,8 @@ class KernelizedAttention(nn.MultiheadAttention):
         if query.is_nested or key.is_nested or value.is_nested:
             if times is not None:
                 raise ValueError("times: expected None with nested tensors, got RelativeTimes")
+            if row_offset:
+                raise ValueError(f"row_offset: expected 0 with nested tensors, got {row_offset}")
             return nested.attend(
                 self, query, key, value, attn_mask, key_padding_mask,
                 need_weights=need_weights, average_attn_weights=average_attn_weights,
@@ -207,6 +212,7 @@ class KernelizedAttention(nn.MultiheadAttention):
             activation=self.activation,
             dropout_p=self.dropout if self.training else 0.0,
             seed=seed,
+            row_offset=row_offset,
             check_counts=cooccurrence is not None,
             backend=self.backend,
         )

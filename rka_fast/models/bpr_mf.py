@@ -76,6 +76,10 @@ class BPRMF(Recommender):
     def item_vectors(self) -> Tensor:
         return self.items
 
+    def encode(self, batch: Batch) -> Tensor:
+        """The mean vector of each history's items, at its end alone, (B, 1, width)."""
+        return self.last_states(batch)[:, None]
+
     def last_states(self, batch: Batch) -> Tensor:
         """The mean vector of each history's items, (B, width)."""
         length = (batch.items > 0).sum(1, keepdim=True)

@@ -1,6 +1,7 @@
 """Histories of different lengths without their padding, and in groups of similar length with it."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,27 @@ class LengthGroups:
     def pack(self, parts: list[Tensor]) -> Tensor:
         """(b, l, width) for each group as (P, width)."""
         return torch.cat([x.flatten(0, 1) for x in parts]).index_select(0, self.order)
+
+    def last(self, x: Tensor) -> Tensor:
+        """(P, width) as (B, width): the last position of every row; rows are not empty."""
+        return x[self.every.places[:, -1] - 1]
+
+    def attend_last(
+        self,
+        attention: Callable[..., Tensor],
+        query: Tensor,
+        x: Tensor,
+        inputs: list[dict[str, Any]],
+    ) -> Tensor:
+        """What `attention` gives the last position of every row, (B, width).
+
+        query: (B, width) of these positions. x: (P, width), the keys. inputs: for each group.
+        """
+        found = torch.empty_like(query)
+        for group, keys, more in zip(self.groups, self.unpack(x), inputs, strict=True):
+            attended = attention(query[group.rows, None], keys, group.padding, **more)
+            found[group.rows] = attended[:, 0]
+        return found
 
 
 class OneGroup(LengthGroups):

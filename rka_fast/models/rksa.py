@@ -79,6 +79,7 @@ class RelationAttention(nn.Module):
         return self.attention(
             query, x, x, key_padding_mask=padding, need_weights=False, is_causal=True, mode=mode,
             kernels=kernels, attn_mask=bias, times=relative,
+            row_offset=x.shape[1] - query.shape[1],  # the last positions alone may be asked for
         )[0]  # fmt: skip
 
 

@@ -47,6 +47,9 @@ class CausalAttention(nn.Module):
                 dropout_p=dropout,
             )  # fmt: skip
             return self.output(output.transpose(1, 2).flatten(2))
+        if query.shape[1] < n:  # the last position alone, which sees all
+            output = F.scaled_dot_product_attention(q, k, v, ~padding[:, None, None, :], dropout)
+            return self.output(output.transpose(1, 2).flatten(2))
         mask = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
         # Padded rows see themselves, so that no row is empty; what they give is blanked later.
         mask = mask & ~padding[:, None, None, :] | torch.eye(n, dtype=torch.bool, device=x.device)

@@ -47,6 +47,12 @@ class Block(nn.Module):
         attended = [self.attention(q, y, group.padding, **more) for q, y, group, more in parts]
         return self.feed_forward(self.feed_forward_norm(query + groups.pack(attended)))
 
+    def last(self, x: Tensor, groups: LengthGroups, inputs: list[dict[str, Any]]) -> Tensor:
+        """The same for the last position of every row alone, (B, width)."""
+        query = self.attention_norm(groups.last(x))
+        attended = groups.attend_last(self.attention, query, x, inputs)
+        return self.feed_forward(self.feed_forward_norm(query + attended))
+
 
 class SwiGLU(nn.Module):
     """W_c drop(SiLU(W_a x) * W_b x), without biases (Shazeer, arXiv 2002.05202)."""
@@ -82,6 +88,18 @@ class GatedBlock(nn.Module):
         parts = zip(groups.unpack(self.attention_norm(x)), groups.groups, inputs, strict=True)
         attended = groups.pack([self.attention(y, y, g.padding, **more) for y, g, more in parts])
         x = x + torch.sigmoid(self.attention_gate(x)) * self.dropout(attended)
+        return self._position_wise(x)
+
+    def last(self, x: Tensor, groups: LengthGroups, inputs: list[dict[str, Any]]) -> Tensor:
+        """The same for the last position of every row alone, (B, width)."""
+        key = self.attention_norm(x)
+        attended = groups.attend_last(self.attention, groups.last(key), key, inputs)
+        x = groups.last(x)
+        return self._position_wise(
+            x + torch.sigmoid(self.attention_gate(x)) * self.dropout(attended)
+        )
+
+    def _position_wise(self, x: Tensor) -> Tensor:
         hidden = self.feed_forward(self.feed_forward_norm(x))
         return x + torch.sigmoid(self.feed_forward_gate(x)) * self.dropout(hidden)
 
@@ -166,18 +184,35 @@ class TransformerRecommender(Recommender):
         return [{"times": times(g.rows, g.places.shape[1])} for g in groups.groups]
 
     def encode(self, batch: Batch) -> Tensor:
+        x, groups, inputs = self._embedded(batch)
+        for block in self.blocks:
+            x = block(x, groups, inputs)
+        return groups.unpack_all(self._states(x))
+
+    def last_states(self, batch: Batch) -> Tensor:
+        """As the last of `encode`, up to rounding; the last block computes nothing else."""
+        final: Any = self.blocks[-1]
+        if final.attention.relative is not None:  # its biases are for all positions
+            return super().last_states(batch)
+        x, groups, inputs = self._embedded(batch)
+        for block in self.blocks[:-1]:
+            x = block(x, groups, inputs)
+        return self._states(final.last(x, groups, inputs))
+
+    def _embedded(self, batch: Batch) -> tuple[Tensor, LengthGroups, list[dict[str, Any]]]:
+        """The items with their positions (P, width), the groups, what the attentions take."""
         groups = grouped(batch.items)
         items = self.items(groups.of(batch.items))
         # Left-padded: the newest item always has the last position.
         position = groups.position + self.positions.num_embeddings - batch.items.shape[1]
         x = self.dropout(items * self.scale + self.positions(position))
-        inputs = self.attention_inputs(batch, groups, items)
-        for block in self.blocks:
-            x = block(x, groups, inputs)
+        return x, groups, self.attention_inputs(batch, groups, items)
+
+    def _states(self, x: Tensor) -> Tensor:
         states = self.norm(x)
         if self.temperature is not None:
             states = F.normalize(states, dim=-1) / self.temperature
-        return groups.unpack_all(states)
+        return states
 
 
 def _normal(weight: Tensor) -> Tensor:

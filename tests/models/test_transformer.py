@@ -397,3 +397,24 @@ def test_sasrec_attention_is_a_literal_softmax(split, batch):
         weights = torch.tensor([(q[t] @ key[j] / 12**0.5).item() for j in range(1, t + 1)])
         expected = attention.output(weights.softmax(0) @ value[1 : t + 1])
         torch.testing.assert_close(output[t], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"block": "ligr", "temperature": 0.3, "blocks": 1}])
+@pytest.mark.parametrize("model", ["rksa", "sasrec"])
+def test_the_last_states_are_those_of_the_whole_pass(model, settings, split):
+    """They compute less, so they differ by rounding: sums of tens of terms of size 1 or so."""
+    counts = CoOccurrence.from_split(split)
+    batcher = Batcher(split, counts, 8, seed=0)
+    batch = batcher.evaluation(np.arange(len(split.targets("test").users)), "test")
+    torch.manual_seed(0)
+    made = MODELS[model](
+        *([split.sequences.num_items, split.sequences.num_users][: 1 + (model == "rksa")]),
+        max_length=8, width=8, heads=2, **settings,
+    ).eval()  # fmt: skip
+    for parameter in made.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    with torch.no_grad():
+        whole, last = made.encode(batch)[:, -1], made.last_states(batch)
+    assert last.shape == whole.shape and len(last) > 5
+    error = 200 * torch.finfo(torch.float32).eps * whole.abs().max()
+    torch.testing.assert_close(last, whole, rtol=0, atol=float(error))
