@@ -165,32 +165,19 @@ class Server:
         """The answer to a `ByHistory` or `ByUser`. Raises HTTPException."""
         engine = self.engine
         excluded, unknown = _numbers(engine, wanted.exclude)
-        number, times = -1, None
-        if (name := getattr(wanted, "user", None)) is not None:
+        if (name := getattr(wanted, "user", None)) is None:
+            user, (history, times, missing) = -1, _history(engine, wanted.history)
+            unknown = missing + unknown
+        else:
             try:
-                number, history, times = engine.user(name)
+                user, history, times = engine.user(name)
             except DataError as error:
                 raise HTTPException(404, str(error)) from None
-        else:
-            given = [
-                (of, None) if isinstance(of, str) else (of.item, of.time) for of in wanted.history
-            ]
-            known = [(item, time) for item, time in given if item in engine.numbers]
-            history, missing = _numbers(engine, [item for item, _ in given])
-            unknown = missing + unknown
-            if engine.reads_times:
-                if any(time is None for _, time in known):
-                    raise HTTPException(
-                        409, 'the run reads times: give {"item": ..., "time": ...} in the history'
-                    )
-                times = np.array([time for _, time in known], np.float64)
         hide = engine.hides_seen if wanted.seen is None else wanted.seen == "hide"
         hidden = np.concatenate([history, excluded]) if hide else excluded
         self.metrics.unknown.inc(len(unknown))
         top = min(wanted.top, len(engine.ids))
-        listed = await self.batching(
-            engine, Asked(history.astype(np.int64), np.unique(hidden), top, number, times)
-        )
+        listed = await self.batching(engine, Asked(history, np.unique(hidden), top, user, times))
         return Recommended(items=_scored(engine, listed), by=listed.by, unknown=unknown)
 
     async def similar(self, item: str, top: int) -> Similar:
@@ -208,9 +195,25 @@ class Server:
 def warm(load: Callable[[], Engine]) -> Engine:
     """A new engine that has answered: first answers take longer, and nobody waits for this one."""
     engine = load()
+    assert engine.numbers  # made now
     first, times = np.array([1]), np.array([0.0]) if engine.reads_times else None
     engine.rank([Asked(first, first, 1, times=times)])
     return engine
+
+
+def _history(
+    engine: Engine, given: list[str | Event]
+) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """Item numbers, their times where they are read, and unknown ids. Raises HTTPException."""
+    pairs = [(of, None) if isinstance(of, str) else (of.item, of.time) for of in given]
+    history, unknown = _numbers(engine, [item for item, _ in pairs])
+    if not engine.reads_times:
+        return history, None, unknown
+    times = [time for item, time in pairs if item in engine.numbers]
+    if None in times:
+        told = 'the run reads times: give {"item": ..., "time": ...} in the history'
+        raise HTTPException(409, told)
+    return history, np.array(times, np.float64), unknown
 
 
 def _numbers(engine: Engine, ids: list[str]) -> tuple[np.ndarray, list[str]]:

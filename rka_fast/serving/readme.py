@@ -25,8 +25,9 @@ Inputs of the graph, int64:
 
 - `history` (people, n): numbers of the items that somebody had, oldest first, n from 1 to {length}.
   Shorter histories have 0 in front; each needs an item.
-- `hidden` (people, h): numbers that are not to be recommended, 0 to fill. {hide}
-- `top`, a single number: how many items, up to {items}.
+- `hidden` (people, h): numbers that are not to be recommended, 0 to fill.
+  {hide}
+- `top`, a single number: how many items, up to {items:,}.
 
 Outputs: `scores`, float32 (people, top), the best first, and `items`, int64, their numbers. What is
 hidden has the score -inf and stands last. A user of the training data is served like anybody else,

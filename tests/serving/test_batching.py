@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rka_fast.serving.batching import Batching
-from rka_fast.serving.engine import Asked, Listed
+from rka_fast.serving.engine import Asked, Listed, load
 
 
 class Echo:
@@ -96,3 +96,24 @@ def test_whoever_has_gone_is_not_scored():
 
     found, _ = run(16, 0.01, ask)
     assert found.items.tolist() == [2] and engine.batches == [1]
+
+
+@pytest.mark.parametrize("source", ["rksa", "pop", "export"])
+def test_everybody_gets_in_a_batch_what_they_get_alone(source, small_runs, exports):
+    engine = load(exports("sasrec") if source == "export" else small_runs(source).folder)
+    rng = np.random.default_rng(0)
+    asked = [
+        Asked(
+            rng.integers(1, 131, rng.integers(0, 20)),
+            np.unique(rng.integers(1, 131, rng.integers(0, 60))),
+            int(rng.integers(1, 140)),
+        )
+        for _ in range(40)
+    ]
+    together = engine.rank(asked)
+    for of, found in zip(asked, together, strict=True):
+        (alone,) = engine.rank([of])
+        assert len(found.items) == len(alone.items) == min(of.top, 130 - len(of.hidden))
+        assert not set(found.items.tolist()) & set(of.hidden.tolist())
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
+        assert found.by == alone.by == (engine.model if len(of.history) else "popularity")

@@ -120,6 +120,7 @@ def test_what_lies_beside_the_graph(run, exported):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("run", ["rksa"], indirect=True)  # C++ is compiled, for a minute
 def test_aotinductor(run, tmp_path):
     folder = rka_fast.export(run, tmp_path / "of", format="aoti")
     start = "import sys; sys.modules['rka_fast'] = None; exec(sys.stdin.read())"

@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from support.serving import small_run
 
 from rka_fast.commands import main
 from rka_fast.errors import ConfigError, FolderError
+from rka_fast.serving import serve
 from rka_fast.serving.app import make_app
 from rka_fast.serving.engine import load
 from rka_fast.serving.limits import Limits
@@ -267,3 +269,13 @@ def test_small_answers_do_not_wait_for_acknowledgements():
                 client.close()
         with pytest.raises(ConfigError, match="cannot listen on 127.0.0.1 port"):
             listen(*listening.getsockname())
+
+
+def test_packages_that_are_missing_are_named(small_runs, exports, monkeypatch, capsys):
+    exported = exports("sasrec")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(["serve", str(exported), "--port", "0"]) == 2
+    assert "needs ONNX Runtime: pip install onnxruntime" in capsys.readouterr().err
+    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "uvicorn" else name)
+    assert main(["serve", str(small_runs("pop").folder), "--port", "0"]) == 2
+    assert "serve needs uvicorn: pip install 'rka_fast[serve]'" in capsys.readouterr().err
