@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ KINDS = {".onnx": "ONNX", ".pt2": "a package of AOTInductor"}
 _LARGEST_FILE = 2**31 - 2**20  # what protocol buffers hold
 
 
+@runtime_checkable
 class Exportable(Protocol):
     """What writes its own export: a run, which knows its inputs and has ids beside its model."""
 
@@ -63,7 +64,7 @@ def export(
             example inputs.
         ImportError: where ONNX's packages are missing.
     """
-    expect("model", model, nn.Module, "a torch.nn.Module")
+    expect("model", model, nn.Module | Exportable, "a torch.nn.Module or an rka_fast.Run")
     path = Path(expect("path", path, str | Path, "a name or pathlib.Path"))
     if not isinstance(model, nn.Module):
         if any(x is not None for x in (args, keywords, dynamic_shapes, names)) or mode != "mean":

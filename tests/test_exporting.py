@@ -172,7 +172,9 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match=r"model.eval\(\)"):
         export(attention.train(), tmp_path / "x.onnx")
     attention.eval()
-    with pytest.raises(TypeError, match="model: expected a torch.nn.Module, got NoneType"):
+    with pytest.raises(
+        TypeError, match="model: expected a torch.nn.Module or an rka_fast.Run, got NoneType"
+    ):
         export(None, tmp_path / "x.onnx")  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="path: expected a name or pathlib.Path, got NoneType"):
         export(attention, None)  # pyright: ignore[reportArgumentType]
