@@ -129,7 +129,7 @@ def test_calls_are_of_every_kind():
     for kind in (
         "float32", "float64", "bfloat16", "float16", "mode sample", "mode mean", "mode location",
         "items repeated", "items close", "items zero", "causal", "padding", "boolean", "dropout",
-        "-1e+09", "-65504", "-inf", *(f"activation {f}" for f in attention._ACTIVATIONS),
+        "-1e+09", "-65504", "-inf", "draws 3", *(f"activation {f}" for f in attention._ACTIVATIONS),
     ):  # fmt: skip
         assert any(kind in text for text in texts), kind
     keys = [int(text.split("keys ")[1].split()[0]) for text in texts]

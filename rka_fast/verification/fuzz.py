@@ -75,11 +75,14 @@ def draw(seed: int, backend: str, device: str = "cpu") -> Case:
         exact_options["mask"] = ~hidden
         how = f"{value:g}"
     common = {**inputs, "covariance": covariance, "shape": shape}
+    if mode == "sample" and choice.random() < 0.1:
+        options["draws"] = choice.randint(1, 3)
     text = (
         f"{str(new.dtype).removeprefix('torch.')} batch {new.batch} heads {new.heads} "
         f"queries {new.rows}{f' from {new.row_offset}' if new.row_offset else ''} "
         f"keys {new.keys} mode {mode} activation {activation} "
         f"items {new.items} masks {new.described(options, how if hidden is not None else None)}"
+        + (f" draws {options['draws']}" if "draws" in options else "")
     )
     return Case(
         {**common, "location": Location(*location, bias, times)},
