@@ -12,6 +12,7 @@ Importing this module registers the name; transformers is imported with it.
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -130,8 +131,10 @@ def from_pretrained(auto_class: Any, path: str, **options) -> PreTrainedModel:
         path, options: as in its `from_pretrained`.
 
     Raises:
-        ValueError: where the folder's config does not tell of our attention.
+        ValueError, TypeError: where the folder's config does not tell of our attention.
     """
+    expect("path", path, str | os.PathLike, "a folder's name or path")
+    expect("auto_class", auto_class, type, "a class of Transformers")
     config = options.pop("config", None) or AutoConfig.from_pretrained(path)
     settings = getattr(config, "rka_fast", None)
     if settings is None:

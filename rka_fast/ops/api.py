@@ -92,6 +92,9 @@ def kernelized_attention(
         ValueError, TypeError: naming the argument, what was expected and what was given.
     """
     check.groups(location, covariance, shape)
+    is_tensor("value", value)
+    if not isinstance(is_causal, (bool, torch.SymBool)):
+        raise TypeError(f"is_causal: expected a bool, got {type(is_causal).__name__}")
     check.scale(scale)
     check.row_offset(row_offset)
     if enable_gqa:
@@ -108,8 +111,8 @@ def kernelized_attention(
         causal=is_causal,
         mode=mode,
         activation=activation,
-        dropout=float(dropout_p),
-        jitter=float(jitter),
+        dropout=_number("dropout_p", dropout_p),
+        jitter=_number("jitter", jitter),
         scale=None if scale is None else float(scale),
         row_offset=row_offset,
         draws=draws,
@@ -229,6 +232,13 @@ def as_seed(
     if draws is None or seed.numel() != 1 or seed.dtype != torch.int64:
         return seed  # as it is, or to be refused
     return seed.reshape(1) + torch.arange(draws, device=device) * _wrapped(SEED_STEP)
+
+
+def _number(name: str, x: float) -> float:
+    try:
+        return float(x)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {type(x).__name__}") from None
 
 
 def _wrapped(x: int) -> int:

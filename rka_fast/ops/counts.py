@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from rka_fast.ops.shapes import is_tensor
 from rka_fast.ops.tracing import is_traced
 
 _REMEDY = (
@@ -21,13 +22,15 @@ def check_counts(cooccurrence: Tensor, key_padding_mask: Tensor | None = None) -
         key_padding_mask: bool (B, m), True where a key is padding, which is not looked at.
 
     Raises:
-        ValueError: where an entry is not finite or negative, where the matrix is not symmetric,
-            where a pair counts more than one of its items alone (c_ij > c_ii), and where there are
-            no users who could give such counts: it is then no Gram matrix, which a Cholesky factor
-            of c_ij / sqrt(c_ii c_jj) shows.
+        ValueError, TypeError: where it is no tensor (batch, keys, keys), where an entry is not
+            finite or negative, where the matrix is not symmetric, where a pair counts more than one
+            of its items alone (c_ij > c_ii), and where there are no users who could give such
+            counts: it is then no Gram matrix, which a Cholesky factor of c_ij / sqrt(c_ii c_jj)
+            shows.
 
     Waits for the values, so it is for a place that is passed once; cubic in m.
     """
+    is_tensor("cooccurrence", cooccurrence)
     if cooccurrence.dim() != 3 or cooccurrence.shape[1] != cooccurrence.shape[2]:
         raise ValueError(
             f"cooccurrence: expected shape (batch, keys, keys), got {tuple(cooccurrence.shape)}"

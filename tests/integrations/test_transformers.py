@@ -176,6 +176,10 @@ def test_errors(tmp_path):
     )
     with pytest.raises(ValueError, match="T5Model"):
         add_attention(t5)
+    with pytest.raises(TypeError, match="path: expected a folder's name or path, got NoneType"):
+        from_pretrained(transformers.GPT2LMHeadModel, None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="auto_class: expected a class of Transformers, got str"):
+        from_pretrained("gpt2", str(tmp_path))
     with pytest.raises(TypeError, match="model: expected a model of Transformers, got NoneType"):
         add_attention(None)  # pyright: ignore[reportArgumentType]
     linear = torch.nn.Linear(2, 2)

@@ -7,7 +7,7 @@ from support import cases
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from rka_fast import KernelizedAttention, Location, kernelized_attention
+from rka_fast import KernelizedAttention, Location, check_counts, kernelized_attention
 
 PLAIN = {"mode": "location", "activation": "identity"}
 
@@ -102,3 +102,24 @@ def test_a_memory_of_length_zero_is_as_in_multihead_attention():
             ours(query, memory, memory, mode=mode), theirs(query, memory, memory), strict=True
         ):
             torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dropout_p": "a"}, "dropout_p: expected a number, got str"),
+        ({"dropout_p": None}, "dropout_p: expected a number, got NoneType"),
+        ({"jitter": "a"}, "jitter: expected a number, got str"),
+        ({"is_causal": "no"}, "is_causal: expected a bool, got str"),
+        ({"value": None}, "value: expected a tensor, got NoneType"),
+        ({"mask": [1]}, "mask: expected a tensor, got list"),
+    ],
+)
+def test_arguments_of_another_type_are_named(changes, message):
+    with pytest.raises(TypeError, match=message):
+        kernelized_attention(**{**cases.random_inputs(n=3), **changes})
+
+
+def test_counts_that_are_no_tensor_are_named():
+    with pytest.raises(TypeError, match="cooccurrence: expected a tensor, got list"):
+        check_counts([[1]])  # pyright: ignore[reportArgumentType]

@@ -8,6 +8,7 @@ from support.agreement import agrees, close, kept
 
 from rka_fast import Covariance, Kernels, Location, Shape, kernelized_attention
 from rka_fast.ops.reference import covariance
+from rka_fast.ops.triton import interpreted
 from rka_fast.verification import bounds
 
 
@@ -101,7 +102,8 @@ def test_near_constant_tokens_are_right(compared):
 @pytest.mark.parametrize(("n", "jitter"), [(1024, 1e-8), (2500, 1e-4)])
 def test_near_constant_tokens_are_finite_at_length(backend, n, jitter):
     backend.needs(keys=n, dtype=torch.float32)
-    backend.needs_speed("a thousand keys")
+    if interpreted():
+        n = 512  # a minute, where twice as many take ten
     inputs = near_constant(n)
     assert fails(inputs, jitter)
     assert all_finite(backend, inputs, jitter)
