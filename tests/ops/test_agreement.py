@@ -11,6 +11,7 @@ from support.cases import fresh_leaves, random_inputs, replace, some_rows, with_
 
 from rka_fast import Location
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
+from rka_fast.ops.triton import interpreted
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -181,6 +182,8 @@ def test_features_in_float32_beside_half_precision(compared, dtype):
 @pytest.mark.parametrize("dtype", HALVES)
 def test_half_precision_rounds_to_even(compared, dtype):
     """The mean of two neighbours lies half way between them."""
+    if interpreted() and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter cuts bfloat16 off, which the devices round")
     bits = torch.arange(-(2**15), 2**15 - 1).to(torch.int16)
     low, high = bits.view(dtype), (bits + 1).view(dtype)
     finite = low.isfinite() & high.isfinite() & (low.sign() == high.sign())
