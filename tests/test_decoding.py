@@ -3,11 +3,13 @@
 import pytest
 import torch
 from support import cases
+from support.subjects import Subject
 
 from rka_fast import KernelizedAttention, kernelized_attention
 from rka_fast.decoding import Decoder, ModuleDecoder
 from rka_fast.ops.reference import covariance
 
+SINGLE = Subject("auto", dtype=torch.float32)
 N = 9
 STEPS = [[1] * N, [4, 1, 1, 3]]
 
@@ -42,7 +44,7 @@ def test_the_operator_position_by_position(mode, steps, changes):
         part = positions(inputs, first, last)
         rows.append(decoder(**part, key_padding_mask=padding[:, :last], **options))
         first = last
-    torch.testing.assert_close(torch.cat(rows, 2), whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.cat(rows, 2), whole, **SINGLE.tolerance)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -61,7 +63,7 @@ def test_the_module_position_by_position(mode, batch_first):
     rows = [
         decoder(x.narrow(along, t, 1), cooccurrence=counts[:, : t + 1, : t + 1]) for t in range(N)
     ]
-    torch.testing.assert_close(torch.cat(rows, along), whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.cat(rows, along), whole, **SINGLE.tolerance)
 
 
 def test_a_position_factors_nothing_but_its_own_pivot(monkeypatch):

@@ -31,7 +31,7 @@ def test_rows_of_a_sequence_draw_what_the_whole_draws(backend, mode, first, last
         **rows_of(inputs, first, last, keys), key_padding_mask=padding[:, :keys],
         row_offset=first, **options,
     )  # fmt: skip
-    torch.testing.assert_close(part, whole[:, :, first:last], rtol=0, atol=1e-5)
+    torch.testing.assert_close(part, whole[:, :, first:last], **backend.tolerance)
 
 
 @pytest.mark.parametrize("causal", [True, False])
