@@ -234,3 +234,14 @@ def test_numbers_as_ids(tmp_path):
     assert run.recommend([[7, np.float64(14)]]).equals(run.recommend([["7", "14"]]))
     with pytest.raises(DataError, match=r"unknown user id '3\.5'"):
         run.recommend(3.5)
+
+
+def test_a_run_of_plain_attention_draws_nothing(tmp_path):
+    log = write_log(tmp_path / "log.txt")
+    flags = ("--epochs", "1", "--train-mode", "location", "--eval-mode", "location")
+    assert train(log, tmp_path / "run", *flags) == 0
+    run = Run.load(tmp_path / "run")
+    assert len(run.recommend("u7", 3)) == 3
+    for options in ({"draws": 4}, {"order": "lower"}):
+        with pytest.raises(ConfigError, match="trained with train_mode 'location'"):
+            run.recommend("u7", 3, **options)
