@@ -228,6 +228,11 @@ class Run:
     def ranker(self, options: Options | None = None, shown: Shown | None = None) -> Ranker:
         """What ranks the catalogue for batches of `histories`."""
         options = options or Options(seen=self.config.seen)
+        if self.config.train_mode == "location" and (options.draws or options.order != "mean"):
+            raise ConfigError(
+                "draws cannot be had of this run: it was trained with train_mode 'location', which "
+                "is plain attention; leave draws and order out"
+            )
         return Ranker(
             self.model,
             self.batcher,
