@@ -46,6 +46,7 @@ from rka_fast.training.devices import check_device, make_accelerator
 from rka_fast.training.evaluator import Evaluator
 from rka_fast.training.metrics import both_metrics
 from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.update import updated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,26 +57,29 @@ FRAME = "frame"
 
 def fit(
     data: str | os.PathLike | Iterable[str | os.PathLike] | pl.DataFrame | pd.DataFrame,
+    *,
+    from_run: str | os.PathLike | Run | None = None,
     **settings: Any,
 ) -> Run:
     """Train a model on a log, as `rka-fast train` does, and return the run of the best epoch.
 
     data: a file, a folder or files, in any form that the command reads, or a polars or pandas data
         frame with such columns.
+    from_run: a run, or its folder, to go on from: `data` has the new events (or all of them), which
+        join its own; its weights are carried over by id, and its settings hold unless given.
     settings: those of `Config`: model="sasrec", out="runs/mine", epochs=20 and so on.
 
     Raises ConfigError, DataError, FolderError or TrainingError like the command.
     """
-    interactions, sources = {}, {}
-    for name, given in {"data": data, **settings}.items():
-        if name in ("data", "valid", "test") and given is not None:
-            sources[name] = _source(given)
-    config = Config(**{**settings, **sources})
-    for name in sources:
-        given = data if name == "data" else settings[name]
-        if is_frame(given):
-            interactions[name] = _interactions(given, config)
-    train(config, interactions=interactions)
+    logs = {name: settings.get(name) for name in ("valid", "test")}
+    logs = {name: log for name, log in {"data": data, **logs}.items() if log is not None}
+    named = {**settings, **{name: _source(log) for name, log in logs.items()}}
+    if from_run is None:
+        config = Config(**named)
+    else:
+        config = updated(from_run.folder if isinstance(from_run, Run) else from_run, named)
+    frames = {name: _interactions(log, config) for name, log in logs.items() if is_frame(log)}
+    train(config, interactions=frames)
     return Run.load(config.run_dir)
 
 
@@ -100,7 +104,9 @@ class Run:
         self.sequences = opened.read_sequences()
         checkpoint = Checkpoint.load(opened.best, self.sequences.fingerprint())
         checkpoint.check_run(self.config, self.sequences.digest())
-        _, self.model, self.batcher = assemble(self.config, self.sequences)
+        _, self.model, self.batcher = assemble(
+            self.config, self.sequences, opened.read_counts(self.config)
+        )
         checkpoint.load_into(self.model)
         self.model.to(device).eval()
 

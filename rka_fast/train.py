@@ -25,6 +25,7 @@ from rka_fast.training.flags import parse
 from rka_fast.training.report import result_table
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.trainer import Trainer
+from rka_fast.training.update import Start
 
 
 def train(
@@ -49,15 +50,25 @@ def train(
         elif main:
             held.enter_context(folder.held())
         resuming = not new and folder.begun
+        start = counts = None
         if resuming:
+            counts = folder.read_counts(config)
             sequences, description = folder.read_sequences(), folder.read_description()
             source = printable(description["source"])
             lines = [f"data: {source}, as stored in {folder.sequences}"]
         else:
+            if config.from_run is not None:
+                start = Start.of(config)
             sequences, description, lines = load_data(config, interactions)
+            if start is not None:
+                counts = start.counts_on(sequences, config)
         if main:
             print("\n".join(lines), flush=True)
-        trainer = Trainer(config, sequences, folder, description)
+        trainer = Trainer(config, sequences, folder, description, counts=counts)
+        if start is not None:
+            lines = start.carry_into(trainer.model, trainer.split)
+            if main:
+                print("\n".join(lines), flush=True)
         if main:
             if resuming:
                 folder.adopt()
@@ -66,7 +77,9 @@ def train(
                 if new:
                     held.enter_context(folder.held())
                     folder.refuse_existing()  # another one may have come first
-                folder.begin(config, sequences, description)
+                if start is not None:
+                    trainer.save_start()
+                folder.begin(config, sequences, description, counts)
         if resuming:
             trainer.resume()
         if main:

@@ -1,5 +1,8 @@
 """How many users have both of two items, counted on training events."""
 
+from __future__ import annotations
+
+import io
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +13,28 @@ import torch
 from rka_fast import native
 from rka_fast.data.sequences import lookup
 from rka_fast.data.split import Split
+
+
+def incidence(split: Split) -> scipy.sparse.csr_matrix:
+    """Who trains on what: int32 (num_users, num_items + 1) of 0 and 1."""
+    sequences, which = split.sequences, split.training_events
+    users, items = sequences.event_users[which], sequences.items[which]
+    had = scipy.sparse.csr_matrix(
+        (np.ones(len(items), np.int32), (users, items)),
+        shape=(sequences.num_users, sequences.num_items + 1),
+    )
+    had.data[:] = 1  # the constructor summed repeated events
+    return had
+
+
+def _moved(
+    matrix: scipy.sparse.csr_matrix, row: np.ndarray, column: np.ndarray, shape: tuple[int, int]
+) -> scipy.sparse.csr_matrix:
+    """The matrix with other row and column numbers; row -1 and column 0 are left out."""
+    entries = matrix.tocoo()
+    rows, columns = row[entries.row], column[entries.col]
+    kept = (rows >= 0) & (columns > 0)
+    return scipy.sparse.csr_matrix((entries.data[kept], (rows[kept], columns[kept])), shape=shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,16 +48,43 @@ class CoOccurrence:
     matrix: scipy.sparse.csr_matrix
 
     @classmethod
-    def from_split(cls, split: Split) -> "CoOccurrence":
+    def from_split(cls, split: Split) -> CoOccurrence:
         """Count the training events of a split as X^T X of the 0/1 incidence matrix X."""
-        sequences, which = split.sequences, split.training_events
-        users, items = sequences.event_users[which], sequences.items[which]
-        incidence = scipy.sparse.csr_matrix(
-            (np.ones(len(items), np.int32), (users, items)),
-            shape=(sequences.num_users, sequences.num_items + 1),
-        )
-        incidence.data[:] = 1  # the constructor summed repeated events
-        counts = (incidence.T @ incidence).tocsr()
+        had = incidence(split)
+        counts = (had.T @ had).tocsr()
+        counts.sort_indices()
+        return cls(counts)
+
+    def updated(self, before: Split, after: Split) -> CoOccurrence:
+        """The counts of `after`, from these, which are those of `before`.
+
+        Only the users whose training items differ are counted: what they had is taken away, and
+        what they have is added. Users and items are the same by their ids.
+        """
+        old, new = before.sequences, after.sequences
+        shape = (new.num_users, new.num_items + 1)
+        user = np.array([new.indices("user").get(name, -1) for name in old.user_ids], np.int64)
+        item = np.array([0, *(new.indices("item").get(name, 0) for name in old.item_ids)])
+        had, have = _moved(incidence(before), user, item, shape), incidence(after)
+        changed = np.flatnonzero((had != have).getnnz(axis=1))
+        had, have = had[changed], have[changed]
+        counts = _moved(self.matrix, item, item, (shape[1], shape[1]))
+        counts = (counts - had.T @ had + have.T @ have).tocsr()
+        counts.eliminate_zeros()
+        counts.sort_indices()
+        return CoOccurrence(counts)
+
+    def content(self) -> bytes:
+        """A file of the counts, which `from_content` reads; half of them, as they are symmetric."""
+        file = io.BytesIO()
+        scipy.sparse.save_npz(file, scipy.sparse.triu(self.matrix, format="csr"))
+        return file.getvalue()
+
+    @classmethod
+    def from_content(cls, content: bytes) -> CoOccurrence:
+        """The counts that a file holds, as `content` made it."""
+        half = scipy.sparse.load_npz(io.BytesIO(content))
+        counts = (half + scipy.sparse.triu(half, 1).T).tocsr()
         counts.sort_indices()
         return cls(counts)
 

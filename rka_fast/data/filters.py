@@ -183,13 +183,19 @@ def build_sequences(
     item, item_ids = _reindex(item[rows], item_ids)
     time = None if time is None else time[rows]
     tied = None if time is None else _ties(user, time)
-    if time is not None:
-        # Whole seconds stay whole: a double has not all the digits of nanoseconds.
-        time = time // 10**9 + time % 10**9 / 1e9 if interactions.dated else time.astype(np.float64)
+    time = None if time is None else seconds(time, interactions.dated)
     indptr = np.concatenate(([0], np.cumsum(np.bincount(user)))).astype(np.int64)
     part = None if part is None else part[rows].astype(np.int8)
     sequences = Sequences(indptr, (item + 1).astype(np.int32), user_ids, item_ids, time, part)
     return sequences, _report(sequences, interactions, filters, dropped, tied)
+
+
+def seconds(time: np.ndarray, dated: bool) -> np.ndarray:
+    """Float64 seconds of `Interactions` times; whole seconds stay whole.
+
+    A double has not all the digits of nanoseconds.
+    """
+    return time // 10**9 + time % 10**9 / 1e9 if dated else time.astype(np.float64)
 
 
 def _index(ids: pl.Series) -> tuple[np.ndarray, list[str]]:

@@ -64,6 +64,16 @@ class Recommender(nn.Module):
         model.loss_options = DEFAULT_OPTIONS._replace(**given)
         return model
 
+    def tables(self) -> dict[str, str]:
+        """The weights with a row for each "item" or "user" of the catalogue, by their name."""
+        found = {}
+        for name, module in self.named_children():
+            if isinstance(module, nn.Embedding) and name == "users":
+                found[f"{name}.weight"] = "user"
+            elif isinstance(module, nn.Embedding) and module.padding_idx == 0:
+                found[f"{name}.weight"] = "item"
+        return found
+
     @property
     def uses_kernel_loss(self) -> bool:
         """Whether it wants Batch.kernel_items and Batch.kernel_counts."""

@@ -12,6 +12,7 @@ import polars as pl
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.filters import Filters, build_sequences
+from rka_fast.data.joining import joined
 from rka_fast.data.readers import Interactions, read_interactions
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import Split
@@ -21,6 +22,7 @@ from rka_fast.data.targets import describe_targets
 from rka_fast.errors import DataError
 from rka_fast.models import MODELS, Recommender
 from rka_fast.training.config import Config
+from rka_fast.training.run_folder import RunFolder
 
 
 def load_data(
@@ -47,6 +49,14 @@ def load_data(
         interactions = pooled([interactions, *others])
     # Its fields are settings, under the same names.
     filters = Filters(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Filters)})
+    old, there = None, 0
+    if config.from_run is not None:
+        old = RunFolder.open(config.from_run).read_sequences()
+        interactions, there = joined(old, interactions, filters)
+        # What these drop is dropped, among the new events alone.
+        filters = dataclasses.replace(
+            filters, min_rating=None, min_user_events=1, min_item_events=1
+        )
     sequences, report = build_sequences(interactions, filters)
     description = {
         "source": config.data,
@@ -55,6 +65,20 @@ def load_data(
         **report.to_json(),
     }
     lines = [f"data: {config.data}", *report.lines()]
+    if old is not None:
+        description["from"] = added = {
+            "run": config.from_run,
+            "events": len(old.items),
+            "new_events": len(sequences.items) - len(old.items),
+            "new_users": sequences.num_users - old.num_users,
+            "new_items": sequences.num_items - old.num_items,
+            "there_already": there,
+        }
+        lines.append(
+            f"from {config.from_run}: its {added['events']:,} events, and new ones: "
+            f"{added['new_events']:,} events, {added['new_users']:,} users, "
+            f"{added['new_items']:,} items ({there:,} events were there already)"
+        )
     rule = SPLITS[config.split]
     facts, split_lines = rule.describe(sequences, split_options(config))
     target_facts, target_lines = describe_targets(rule(sequences, split_options(config)))
@@ -115,14 +139,16 @@ class Parts(NamedTuple):
     batcher: Batcher
 
 
-def assemble(config: Config, sequences: Sequences) -> Parts:
+def assemble(config: Config, sequences: Sequences, counts: CoOccurrence | None = None) -> Parts:
     """The parts of the run of a config on the data; weights are drawn from torch's generator.
 
-    Raises DataError where the data cannot be split like this.
+    counts: of the training events, where they are known already. Raises DataError where the data
+    cannot be split like this.
     """
     split = SPLITS[config.split](sequences, split_options(config))
     model = MODELS[config.model].from_config(config, split)
-    counts = CoOccurrence.from_split(split) if model.uses_cooccurrence else None
+    if counts is None and model.uses_cooccurrence:
+        counts = CoOccurrence.from_split(split)
     batcher = Batcher(
         split,
         counts,

@@ -49,7 +49,7 @@ TRAINING = {
 """Settings of the training loop, with the defaults of models that have none of their own."""
 
 UNNAMED = (
-    "data", "model", "seed", "out", "json", "device", "backend", "save_every", "track",
+    "data", "model", "seed", "out", "json", "device", "backend", "save_every", "track", "from_run",
 )  # fmt: skip
 """Settings that the default name of a run folder has already, or that do not shape the run."""
 

@@ -18,11 +18,12 @@ from rka_fast.training.config import Config
 from rka_fast.training.presets import presets
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.settings import GROUPS
+from rka_fast.training.update import updated
 
 AHEAD = ("--model", "--data", "--split", "--epochs", "--valid", "--test")
 """The flags that the defaults of others follow from."""
 
-WHOLE = ("config", "preset", "resume", "refit")
+WHOLE = ("config", "preset", "resume", "refit", "from")
 """The flags that name all settings at once."""
 
 
@@ -56,9 +57,11 @@ def parse_with(
     for flag in (*(f"--{name}" for name in WHOLE), *AHEAD):
         first.add_argument(flag)
     given, _ = first.parse_known_args(argv)
-    if sum(map(bool, (given.config, given.preset, given.resume, given.refit))) > 1:
+    old = vars(given)["from"]
+    if sum(map(bool, (given.config, given.preset, given.resume, given.refit, old))) > 1:
         raise ConfigError(
-            "--config, --preset, --resume and --refit exclude each other: each has all settings"
+            "--config, --preset, --resume, --refit and --from exclude each other: each has all "
+            "settings"
         )
     notes = []
     folder = RunFolder.open(given.resume) if given.resume else None
@@ -71,6 +74,8 @@ def parse_with(
         defaults = dataclasses.replace(folder.read_config(), json=None)
     elif given.refit:
         defaults = _refitted(given.refit, values)
+    elif old and more is None:
+        defaults = updated(old, values)
     elif given.config:
         defaults, left_out = Config.read(given.config, **values)
         if left_out:
@@ -87,7 +92,8 @@ def parse_with(
         description=description,
         return_unknown_args=True,
     )
-    names = {field.name for field in dataclasses.fields(Config)} - Config.unread(defaults.model)
+    names = {field.name for field in dataclasses.fields(Config) if not field.metadata["flag"]}
+    names -= Config.unread(defaults.model)
     others = WHOLE if more is None else [field.name for field in dataclasses.fields(more)]
     known = [f"--{name.replace('_', '-')}" for name in (*names, *others)]
     refuse_unknown(unknown, sorted(known), "did you mean --data {0}?")
@@ -148,7 +154,7 @@ def _flags(defaults: Config, more: type | None) -> type:
     if more is None:
         groups["run"] += _OF_RUNS
     for field in dataclasses.fields(Config):
-        if field.name in unread:
+        if field.name in unread or (more is not None and field.name == "from_run"):
             continue
         kind: Any = hints[field.name]
         value, choices = getattr(defaults, field.name), field.metadata["choices"]
@@ -160,7 +166,7 @@ def _flags(defaults: Config, more: type | None) -> type:
         elif read.get(field.name) is not None:  # it cannot be None
             kind = typing.get_args(kind)[0]
         groups[field.metadata["group"]].append(
-            _flag(field.name, kind, field.metadata["help"], value)
+            _flag(field.name, kind, field.metadata["help"], value, field.metadata["flag"])
         )
     made = {group: dataclasses.make_dataclass(group, fields) for group, fields in groups.items()}
     if more is not None:
@@ -174,8 +180,11 @@ def _flags(defaults: Config, more: type | None) -> type:
     )
 
 
-def _flag(name: str, kind: Any, help: str, default: Any) -> tuple[str, Any, Any]:
-    return name, Annotated[kind, tyro.conf.arg(help=help)], dataclasses.field(default=default)
+def _flag(
+    name: str, kind: Any, help: str, default: Any, flag: str | None = None
+) -> tuple[str, Any, Any]:
+    words = tyro.conf.arg(help=help, name=flag)
+    return name, Annotated[kind, words], dataclasses.field(default=default)
 
 
 _OF_RUNS = [

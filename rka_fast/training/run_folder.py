@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.sequences import ARRAYS, IDS, Sequences
 from rka_fast.errors import FolderError
 from rka_fast.files import LOCK, locked, remove_leftovers, to_json, write_atomically
@@ -27,7 +28,8 @@ from rka_fast.training.config import Config
 from rka_fast.training.metrics import RANKINGS, Ranked
 
 MANIFEST = "manifest.json"
-BEGINNING = ("config.json", "sequences", MANIFEST, "data.json", LOCK)
+START, COUNTS = "start.safetensors", "counts.npz"
+BEGINNING = ("config.json", "sequences", MANIFEST, "data.json", START, COUNTS, LOCK)
 """What a folder holds before the first step; without data.json it was cut off."""
 RESULTS = ("ranks.npz", "lists.npz", "curve.png", "result.json")
 
@@ -39,6 +41,8 @@ class RunFolder:
     data.json      what the data is: source, form, counts
     sequences/     the users' sequences and the id maps
     manifest.json  SHA-256 of the files beside the log and the checkpoints, which have their own
+    start.safetensors, counts.npz    of a run that goes on from another: the weights that it starts
+                   with, and its co-occurrence counts
     metrics.jsonl  one line per step ("loss") and per evaluation ("valid")
     best.safetensors, last.safetensors    checkpoints
     ranks.npz      written at the end: ranks of the test targets, int32 (targets,) by ranking
@@ -50,6 +54,7 @@ class RunFolder:
         self.path = Path(path)
         self.sequences = self.path / "sequences"
         self.log = self.path / "metrics.jsonl"
+        self.start = self.path / START
         self.best = self.path / "best.safetensors"
         self.last = self.path / "last.safetensors"
         self.result = self.path / "result.json"
@@ -99,17 +104,25 @@ class RunFolder:
                 remove_leftovers(folder)
             yield
 
-    def begin(self, config: Config, sequences: Sequences, description: dict[str, Any]) -> None:
+    def begin(
+        self,
+        config: Config,
+        sequences: Sequences,
+        description: dict[str, Any],
+        counts: CoOccurrence | None = None,
+    ) -> None:
         """Write what a run starts from, in a folder that is `held`.
 
-        description: of the data, JSON-able. Raises FolderError where the folder holds something
-        else already, and where it cannot be written.
+        description: of the data, JSON-able. counts: those that need not be counted again. Raises
+        FolderError where the folder holds something else already, and where it cannot be written.
         """
         if not self.has_config:
             self.refuse_existing()
         self.sequences.mkdir(parents=True, exist_ok=True)
         (self.path / "data.json").unlink(missing_ok=True)
         files = {f"sequences/{name}": content for name, content in sequences.files().items()}
+        if counts is not None:
+            files[COUNTS] = counts.content()
         config_json = self._config_json(config)
         self.write(
             {"config.json": config_json, **files, "data.json": to_json(description).encode()}
@@ -224,6 +237,15 @@ class RunFolder:
         return Sequences.from_files(
             lambda name: self.read(f"sequences/{name}"), f"{self.sequences}"
         )
+
+    def read_counts(self, config: Config) -> CoOccurrence | None:
+        """The co-occurrence counts of a run that went on from another; None where it has none.
+
+        Raises FolderError where they are damaged.
+        """
+        if config.from_run is None or not (self.path / COUNTS).exists():
+            return None
+        return CoOccurrence.from_content(self.read(COUNTS))
 
     def adopt(self) -> None:
         """Take up into the manifest what a run of an older version starts from."""

@@ -53,9 +53,16 @@ def setting(
     *,
     choices: Iterable[str] = (),
     rule: Rule | None = None,
+    flag: str | None = None,
 ) -> Any:
-    """A field of `Config`. choices: all the values there are, from the registry that has them."""
-    metadata = {"group": group, "help": help, "choices": tuple(choices), "rule": rule}
+    """A field of `Config`.
+
+    choices: all the values there are, from the registry that has them. flag: the name on the
+    command line, where it is another one.
+    """
+    metadata = {
+        "group": group, "help": help, "choices": tuple(choices), "rule": rule, "flag": flag,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -325,6 +332,12 @@ class Settings:
         "Seed of initial weights, batches, noise and the sampled negatives of the evaluation.",
         0,
         rule=Rule("must be from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63),
+    )
+    from_run: str | None = setting(
+        "run",
+        "Run folder whose data, weights and settings a new run starts from; --data has the new "
+        "events.",
+        flag="from",
     )
     out: str | None = setting(
         "run",

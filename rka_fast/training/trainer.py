@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rka_fast.data.batches import Batch
+from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import STAGES
 from rka_fast.errors import (
@@ -70,7 +71,7 @@ class Trainer:
     config: the settings. sequences: the data. folder: where everything is written. description:
     of the data, JSON-able, copied to the result. quiet: no progress bar and no lines.
     watch: called after every evaluation on validation, before its epoch is kept as the last; what
-    it raises ends the training.
+    it raises ends the training. counts: of the training events, where they are known already.
     """
 
     def __init__(
@@ -81,13 +82,14 @@ class Trainer:
         description: dict[str, Any],
         quiet: bool = False,
         watch: Watch | None = None,
+        counts: CoOccurrence | None = None,
     ) -> None:
         self.config, self.folder, self.description = config, folder, description
         self.accelerator = make_accelerator(config, track=not quiet)
         self.main = self.accelerator.is_main_process
         self.quiet, self.watch = quiet or not self.main, watch
         torch.manual_seed(config.seed)
-        self.split, self.model, self.batcher = assemble(config, sequences)
+        self.split, self.model, self.batcher = assemble(config, sequences, counts)
         try:
             self.model.check_device(self.accelerator.device)
         except ValueError as error:
@@ -146,6 +148,8 @@ class Trainer:
             return
         last = self.checkpoints.last(self.model, self.steps_per_epoch)
         if last is None:
+            if self.config.from_run is not None:
+                self.checkpoints.load(self.folder.start).load_into(self.model)
             return
         checkpoint, progress = last
         checkpoint.load_into(self.model)
@@ -156,6 +160,10 @@ class Trainer:
         if self.accelerator.scaler is not None and scaler is not None:
             self.accelerator.scaler.load_state_dict(scaler)
         self.progress, self.log_state = progress, checkpoint.meta.get("log")
+
+    def save_start(self) -> None:
+        """Keep the weights as they are now as those that the run starts with."""
+        self._save(self.folder.start, with_optimizer=False)
 
     def run(self) -> dict[str, Any]:
         """Train until finished, then evaluate the selected epoch. Returns the result as JSON.
@@ -327,7 +335,7 @@ class Trainer:
         if with_optimizer:
             state = State(self.model, self.optimizer, self.average)
         else:
-            state = State(self.evaluated)
+            state = State(self.model if path == self.folder.start else self.evaluated)
         self.checkpoints.save(path, self.progress, state, scaler, log)
 
     def _not_finite(self, what: str) -> NoReturn:

@@ -121,3 +121,41 @@ def test_gather_refuses_other_types():
         gather(*parts, items.int(), None)
     with pytest.raises(RuntimeError, match="counted"):
         gather(*parts, items, torch.ones(1, 3, dtype=torch.bool))
+
+
+def longer(split, seed):
+    """A split of the same users and more, of whom some had more, under other numbers."""
+    rng, old = np.random.default_rng(seed), split.sequences
+    names = rng.permutation(ITEMS + 4) + 1  # new number of every item: 4 of them are new
+    histories = []
+    for user in range(old.num_users + 5):
+        history = old.sequence(user).tolist() if user < old.num_users else []
+        history = [int(names[i - 1]) for i in history]
+        more = int(rng.integers(0, 3)) if history else 5
+        histories.append(history + rng.integers(1, ITEMS + 5, more).tolist())
+    order = rng.permutation(len(histories))
+    ids = [f"i{int(np.flatnonzero(names == number)[0]) + 1}" for number in range(1, ITEMS + 5)]
+    users = [f"u{user}" for user in order]
+    return leave_one_out(sequences_of([histories[u] for u in order], user_ids=users, item_ids=ids))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_added_counts_are_those_counted_anew_bit_for_bit(split, seed):
+    """New users, items and numbers; events that were held out train, and other ones are held."""
+    after = longer(split, seed)
+    found = CoOccurrence.from_split(split).updated(split, after).matrix
+    expected = CoOccurrence.from_split(after).matrix
+    for name in ("indptr", "indices", "data"):
+        got, right = getattr(found, name), getattr(expected, name)
+        assert got.dtype == right.dtype and got.tolist() == right.tolist()
+    sets = train_sets(after)
+    literal = [[count(sets, i, j) for j in range(ITEMS + 5)] for i in range(ITEMS + 5)]
+    assert found.toarray().tolist() == literal
+
+
+def test_a_file_of_counts_has_them_all(split):
+    counts = CoOccurrence.from_split(split)
+    again = CoOccurrence.from_content(counts.content()).matrix
+    for name in ("indptr", "indices", "data"):
+        got, right = getattr(again, name), getattr(counts.matrix, name)
+        assert got.dtype == right.dtype and got.tolist() == right.tolist()
