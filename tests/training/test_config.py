@@ -78,7 +78,8 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "split_targets": "last",
         "seen": "keep",
     }
-    others = {"valid", "test", "calibration"}  # of another split, of another loss
+    # of another split, of another loss, of another run
+    others = {"valid", "test", "calibration", "from_run"}
     assert set(values) | others == {field.name for field in dataclasses.fields(Config)}
     flags = []
     for name, value in values.items():
