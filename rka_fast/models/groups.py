@@ -100,6 +100,9 @@ class OneGroup(LengthGroups):
     def pack(self, parts: list[Tensor]) -> Tensor:
         return parts[0].flatten(0, 1)
 
+    def last(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, self.every.places.shape)[:, -1]
+
 
 def grouped(items: Tensor) -> LengthGroups:
     """The groups of a batch; in a graph that is being exported, one."""

@@ -46,9 +46,9 @@ number = {{item: i for i, item in enumerate(ids, start=1)}}
 
 
 def recommend(histories, top=10):
-    \"\"\"For each history, a list of ids, oldest first: (id, score), the best first.\"\"\"
+    \"\"\"For each list of ids, oldest first: (id, score), best first; [] if none is known.\"\"\"
     rows = [[number[item] for item in history if item in number] for history in histories]
-    longest = max(map(len, rows))
+    longest = max(1, *map(len, rows))
     history = np.zeros((len(rows), min(longest, {length})), np.int64)
     hidden = np.zeros((len(rows), longest), np.int64)
     for row, had in enumerate(rows):
@@ -57,8 +57,8 @@ def recommend(histories, top=10):
         {hidden}
     {run}
     return [
-        [(ids[i - 1], float(x)) for i, x in zip(*row) if np.isfinite(x)]
-        for row in zip(items, scores)
+        [(ids[i - 1], float(x)) for i, x in zip(*row) if had and np.isfinite(x)]
+        for had, *row in zip(rows, items, scores)
     ]
 
 

@@ -105,6 +105,10 @@ def test_the_readmes_python_answers_without_torch_and_rka_fast(run, exported, ba
     # What nobody knows is left out, and a list has no more than there is.
     (got,) = answers(exported, bare, [["nothing", *histories[1]]], run.sequences.num_items)
     same_lists(run, [histories[1]], [got], run.sequences.num_items)
+    # Somebody without a known item has no list, and the others have theirs.
+    none, got, also_none = answers(exported, bare, [["nothing"], histories[1], []], 10)
+    assert none == also_none == []
+    same_lists(run, [histories[1]], [got], 10)
 
 
 def test_what_lies_beside_the_graph(run, exported):
