@@ -18,14 +18,13 @@ RKA_DEVICE void set_zero(const F& f, float* x, int64_t per_sequence) {
 
 // The gradients of query and key (B, H, n or m, d) from those of their scores.
 template <class F>
-RKA_DEVICE void scores_backward(
-    const F& f, const Tile& t, const float* d_scores, const Heads& query, const Heads& key,
-    float factor, float* d_query, float* d_key) {
+RKA_DEVICE void scores_backward(const F& f, const Tile& t, const float* d_scores,
+                                const Heads& query, const Heads& key, float factor, float* d_query,
+                                float* d_key) {
   if (d_query) {
     float* out = d_query + (f.noise_head(t) * f.p.rows + t.t0) * query.width;
-    weighted_rows(f, t, d_scores, key, [&](int r, int c, float x) {
-      out[int64_t(r) * query.width + c] = factor * x;
-    });
+    weighted_rows(f, t, d_scores, key,
+                  [&](int r, int c, float x) { out[int64_t(r) * query.width + c] = factor * x; });
   }
   accumulate_keys(f, t, d_scores, query, factor, d_key);
 }
@@ -79,8 +78,8 @@ RKA_DEVICE void deviates_backward(const F& f, const Tile& t) {
   const int keys = t.cols4 < p.keys ? t.cols4 : p.keys;
   const auto add = [&](int i, int j, float x) { f.d_covariance[int64_t(i) * p.keys + j] += x; };
   const auto grad_row = [&](int r, float sum) {
-    return SkewRowGrad<float>::of(
-        skew_row(p.mode, f.row_value(Q, r), f.row_value(PROJECTION, r)), sum);
+    return SkewRowGrad<float>::of(skew_row(p.mode, f.row_value(Q, r), f.row_value(PROJECTION, r)),
+                                  sum);
   };
   const auto row = [&](int r) {
     return skew_row(p.mode, f.row_value(Q, r), f.row_value(PROJECTION, r));
@@ -123,7 +122,7 @@ RKA_DEVICE void deviates_backward(const F& f, const Tile& t) {
     for (int i = 0; i < 4; ++i) {
       const int at = f.at(4 * group + i, r);
       const float product = b[at], noise = r < t.rows ? e[i] : 0.0f;
-      b[at] = noise + weight * product;  // C
+      b[at] = noise + weight * product;                                               // C
       c[at] = weight * c[at] + g.shape_to_x * noise + 2.0f * g.shape_to_p * product;  // d B
     }
   });
@@ -143,9 +142,8 @@ RKA_DEVICE void backward_tile(const F& f, const Tile& t) {
   if (!p.needs_covariance()) return;
   deviates_backward(f, t);
   if (!p.has_shape() || !(p.d_shape_query || p.d_shape_key)) return;
-  f.elements(t.cols4, [&](int j, int r) {
-    f.tile[1][f.at(j, r)] *= f.saved[SAVED_SLOPE][f.at(j, r)];
-  });
+  f.elements(t.cols4,
+             [&](int j, int r) { f.tile[1][f.at(j, r)] *= f.saved[SAVED_SLOPE][f.at(j, r)]; });
   scores_backward(f, t, f.tile[1], p.shape_query, p.shape_key, inverse_root(p.shape_query.width),
                   p.d_shape_query, p.d_shape_key);
 }
@@ -162,8 +160,8 @@ RKA_DEVICE void store_time_sums(const F& f, int head) {
 }
 
 template <class Block>
-RKA_DEVICE void backward_block(
-    const Block& block, const Problem& p, int b, int64_t scratch, float* shared) {
+RKA_DEVICE void backward_block(const Block& block, const Problem& p, int b, int64_t scratch,
+                               float* shared) {
   const Frame<Block> f(block, p, b, scratch, shared);
   const int64_t keys = int64_t(p.heads) * p.keys;
   set_zero(f, p.d_key, keys * p.query.width);

@@ -15,8 +15,7 @@ RKA_DEVICE void gram(const F& f, const Tile& t, const float* gate, float* out) {
     if (i >= keys || !f.exists(i)) return 0.0f;
     return x[int64_t(i) * width + k] * (gate ? gate[k] : 1.0f);
   };
-  dot_products(
-      f, width, t.cols4, 1.0f, [&](int r, int k) { return at(t.t0 + r, k); }, at, out);
+  dot_products(f, width, t.cols4, 1.0f, [&](int r, int k) { return at(t.t0 + r, k); }, at, out);
 }
 
 template <class F>

@@ -10,9 +10,8 @@ constexpr int FORWARD_TILES = 3;
 // Blocks of one sequence repeat its factorisation and share its tiles, head by head. How many
 // blocks there are changes nothing in the results.
 template <class Block>
-RKA_DEVICE void forward_block(
-    const Block& block, const Problem& p, int b, int64_t scratch, int part, int parts,
-    float* shared) {
+RKA_DEVICE void forward_block(const Block& block, const Problem& p, int b, int64_t scratch,
+                              int part, int parts, float* shared) {
   const Frame<Block> f(block, p, b, scratch, shared);
   prepare(f);
   const int tiles = f.tile_count();

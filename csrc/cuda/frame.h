@@ -6,8 +6,8 @@
 
 namespace rka::cuda {
 
-// Rows t0 .. t0 + rows of one head, columns 0 .. cols4; nothing beyond is attended. The first row is
-// at `position` among the keys.
+// Rows t0 .. t0 + rows of one head, columns 0 .. cols4; nothing beyond is attended. The first row
+// is at `position` among the keys.
 struct Tile {
   int head, t0, rows, cols4, position;
 };
@@ -22,7 +22,7 @@ struct Frame {
   int b;  // sequence
   float *factor, *tile[4], *stage, *partial, *row_values, *key_values, *diagonal, *failed;
   float *d_covariance, *saved[SAVED_TILES], *d_gated;  // global memory
-  float* time_sums;  // a table of every thread's own
+  float* time_sums;                                    // a table of every thread's own
 
   RKA_DEVICE Frame(const Block& block, const Problem& p, int b, int64_t index, float* shared)
       : block(block), p(p), b(b) {

@@ -38,8 +38,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
   }
 }
 
-const char* launch(
-    void (*kernel)(Problem), const Problem& p, int sequences, int parts, void* stream) {
+const char* launch(void (*kernel)(Problem), const Problem& p, int sequences, int parts,
+                   void* stream) {
   const int bytes = int(p.layout.shared_size() * sizeof(float));
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);

@@ -10,7 +10,7 @@ constexpr int BLOCKS = 2;        // on one multiprocessor: at most 128 registers
 constexpr int STRIP_BLOCKS = 4;  // of those for short sequences
 
 struct Device {
-  int64_t shared_limit;    // bytes of shared memory that a block may use
+  int64_t shared_limit;  // bytes of shared memory that a block may use
   int multiprocessors;
   bool tensor_cores;  // that multiply in TF32: sm_80 and newer
 };

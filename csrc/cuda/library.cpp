@@ -48,14 +48,10 @@ void* current_stream(int) { return nullptr; }
 
 Scalar scalar_of(const Tensor& t) {
   switch (t.scalar_type()) {
-    case ScalarType::Float:
-      return Scalar::float32;
-    case ScalarType::Half:
-      return Scalar::float16;
-    case ScalarType::BFloat16:
-      return Scalar::bfloat16;
-    default:
-      STD_TORCH_CHECK(false, "rka_fast: expected float32, float16 or bfloat16");
+    case ScalarType::Float: return Scalar::float32;
+    case ScalarType::Half: return Scalar::float16;
+    case ScalarType::BFloat16: return Scalar::bfloat16;
+    default: STD_TORCH_CHECK(false, "rka_fast: expected float32, float16 or bfloat16");
   }
 }
 
@@ -136,10 +132,9 @@ int sequences_at_once(const Problem& p, const Device& device) {
 
 // Chooses the layout, allocates the scratch memory of `blocks` blocks.
 Tensor plan(Problem& p, const Tensor& like, bool backward, int blocks, int64_t shared_limit) {
-  p.layout = choose_layout(
-      p.keys, p.rows, backward ? BACKWARD_TILES : FORWARD_TILES, shared_limit);
-  STD_TORCH_CHECK(p.layout.tile_rows > 0 && p.keys <= MAX_KEYS,
-                  "rka_fast: ", p.keys, " keys do not fit into shared memory");
+  p.layout = choose_layout(p.keys, p.rows, backward ? BACKWARD_TILES : FORWARD_TILES, shared_limit);
+  STD_TORCH_CHECK(p.layout.tile_rows > 0 && p.keys <= MAX_KEYS, "rka_fast: ", p.keys,
+                  " keys do not fit into shared memory");
   p.scratch_per_block = scratch_per_block(p, backward);
   Tensor scratch = new_floats(like, {p.scratch_per_block * blocks});
   p.scratch = static_cast<float*>(scratch.data_ptr());
@@ -179,12 +174,13 @@ Tensor attention(const Inputs& in) {
 
 // float32 gradients of the arguments `needs`; those of arguments that sequences share come as one
 // share per sequence, (B, ...), for the caller to add up.
-std::vector<Tensor> attention_backward(
-    const Tensor& grad, const std::vector<int64_t>& needs, const Inputs& in) {
+std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int64_t>& needs,
+                                       const Inputs& in) {
   const int index = int(in.query.get_device_index());
   const Guard guard(index);
   checked(in).backward(grad, needs);
-  STD_TORCH_CHECK(grad.scalar_type() == in.query.scalar_type(), "grad: expected the dtype of query");
+  STD_TORCH_CHECK(grad.scalar_type() == in.query.scalar_type(),
+                  "grad: expected the dtype of query");
   Problem p = problem_of(in);
   p.grad = heads(grad);
   const int64_t B = p.batch, H = p.heads;
@@ -239,8 +235,8 @@ std::vector<Tensor> attention_backward(
 // [bytes of shared memory of a block, rows per tile, 1 if the factor is among it].
 std::vector<int64_t> layout_op(int64_t keys, int64_t rows, bool backward, int64_t shared_limit) {
   STD_TORCH_CHECK(keys > 0 && rows > 0, "keys, rows: expected 1 or more, got ", keys, ", ", rows);
-  const Layout l = choose_layout(
-      int(keys), int(rows), backward ? BACKWARD_TILES : FORWARD_TILES, shared_limit);
+  const Layout l =
+      choose_layout(int(keys), int(rows), backward ? BACKWARD_TILES : FORWARD_TILES, shared_limit);
   return {l.shared_size() * int64_t(sizeof(float)), l.tile_rows, l.factor_in_shared};
 }
 

@@ -142,8 +142,8 @@ RKA_DEVICE void cholesky(const F& f) {
       if (i + j == 0) store_diagonal();
       const int I = k + 1 + i, J = k + 1 + j;
       Block44 c = load_block(l, block_index(I, J));
-      subtract_product_transposed(
-          c, load_block(l, block_index(I, k)), load_block(l, block_index(J, k)));
+      subtract_product_transposed(c, load_block(l, block_index(I, k)),
+                                  load_block(l, block_index(J, k)));
       store_block(l, block_index(I, J), c);
     });
   }

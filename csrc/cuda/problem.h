@@ -121,8 +121,8 @@ struct Problem {
     return has_spread() && (mode == Mode::sample || has_shape());
   }
   RKA_HD bool wants_covariance() const {
-    return needs_covariance() && (d_features || d_concentration || d_mixture || d_gate ||
-                                  d_correlation || d_factor);
+    return needs_covariance() &&
+           (d_features || d_concentration || d_mixture || d_gate || d_correlation || d_factor);
   }
 };
 

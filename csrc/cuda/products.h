@@ -45,8 +45,8 @@ RKA_DEVICE void dot_products(const F& f, int width, int cols4, float factor, X x
 
 // Scores of the tile's rows with the keys; what a missing key holds is not read.
 template <class F>
-RKA_DEVICE void scores(
-    const F& f, const Tile& t, const Heads& query, const Heads& key, float factor, float* out) {
+RKA_DEVICE void scores(const F& f, const Tile& t, const Heads& query, const Heads& key,
+                       float factor, float* out) {
   const Matrix q = f.rows_of(query, t.head, t.t0), k = f.rows_of(key, t.head, 0);
   dot_products(
       f, query.width, t.cols4, factor, [&](int r, int c) { return r < t.rows ? q(r, c) : 0.0f; },
@@ -55,8 +55,8 @@ RKA_DEVICE void scores(
 
 // emit(r, c, sum_j weights[j][r] y[j][c]) over the keys that exist; y (m, width) in memory.
 template <class T, class F, class E>
-RKA_DEVICE void weighted_rows_of(
-    const F& f, const Tile& t, const float* weights, const T* y, int64_t pitch, int width, E emit) {
+RKA_DEVICE void weighted_rows_of(const F& f, const Tile& t, const float* weights, const T* y,
+                                 int64_t pitch, int width, E emit) {
   constexpr int COLUMNS = 2;
   const int lanes = (width + COLUMNS - 1) / COLUMNS, keys = f.p.keys;
   const int cols = t.cols4 < keys ? t.cols4 : keys;
@@ -82,12 +82,12 @@ RKA_DEVICE void weighted_rows_of(
 }
 
 template <class F, class E>
-RKA_DEVICE void weighted_rows(
-    const F& f, const Tile& t, const float* weights, const Heads& y, E emit) {
+RKA_DEVICE void weighted_rows(const F& f, const Tile& t, const float* weights, const Heads& y,
+                              E emit) {
   const Matrix rows = f.rows_of(y, t.head, 0);
   with_type(f.p.scalar, [&](auto type) {
-    weighted_rows_of(
-        f, t, weights, static_cast<const decltype(type)*>(rows.data), y.row, y.width, emit);
+    weighted_rows_of(f, t, weights, static_cast<const decltype(type)*>(rows.data), y.row, y.width,
+                     emit);
   });
 }
 
@@ -95,9 +95,8 @@ RKA_DEVICE void weighted_rows(
 // LOWER, squares of 32 above the diagonal are left out. Eight neighbouring threads hold
 // neighbouring columns: their loads never collide and their stores are contiguous.
 template <bool LOWER, class F, class E>
-RKA_DEVICE void outer_products(
-    const F& f, int rows, const float* a, const float* c, int cols, const float* b, const float* d,
-    int b_pitch, E emit) {
+RKA_DEVICE void outer_products(const F& f, int rows, const float* a, const float* c, int cols,
+                               const float* b, const float* d, int b_pitch, E emit) {
   const int R = f.p.layout.tile_rows, pitch = f.p.layout.pitch;
   const int squares_i = (rows + 31) / 32, squares_j = (cols + 31) / 32;
   f.block.for_each(squares_i * squares_j * 64, [&](int unit) {
@@ -133,9 +132,8 @@ RKA_DEVICE void outer_products(
 // gradient[j][c] += factor * sum_r weights[j][r] x[r][c] over the tile's rows x of a (B, H, n, d)
 // tensor; zero where the key does not exist. `gradient` is (B, H, m, d).
 template <class F>
-RKA_DEVICE void accumulate_keys(
-    const F& f, const Tile& t, const float* weights, const Heads& x, float factor,
-    float* gradient) {
+RKA_DEVICE void accumulate_keys(const F& f, const Tile& t, const float* weights, const Heads& x,
+                                float factor, float* gradient) {
   if (!gradient) return;
   const Layout& l = f.p.layout;
   const int R = l.tile_rows, width = x.width, keys = f.p.keys;
@@ -149,11 +147,10 @@ RKA_DEVICE void accumulate_keys(
       f.stage[c * l.pitch + r] = r < t.rows ? rows(r, c0 + c) : 0.0f;
     });
     const float* none = nullptr;
-    outer_products<false>(
-        f, t.cols4 < keys ? t.cols4 : keys, weights, none, channels, f.stage, none, l.pitch,
-        [&](int j, int c, float sum) {
-          if (f.exists(j)) out[int64_t(j) * width + c0 + c] += factor * sum;
-        });
+    outer_products<false>(f, t.cols4 < keys ? t.cols4 : keys, weights, none, channels, f.stage,
+                          none, l.pitch, [&](int j, int c, float sum) {
+                            if (f.exists(j)) out[int64_t(j) * width + c0 + c] += factor * sum;
+                          });
   }
 }
 

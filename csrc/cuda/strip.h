@@ -16,8 +16,8 @@
 
 namespace rka::cuda {
 
-constexpr int STRIP = 16;   // rows of a strip
-constexpr int WARPS = 4;    // of a block: 64 rows
+constexpr int STRIP = 16;  // rows of a strip
+constexpr int WARPS = 4;   // of a block: 64 rows
 
 // Rows and columns of the largest matrix, and what its squares in shared memory look like. The
 // pitch is 8 or 24 modulo 32 words: a fragment of the right operand meets no bank twice.
@@ -32,8 +32,11 @@ struct Shape {
 struct Lane {
   int warp, lane, g, t, first_row;
   RKA_DEVICE Lane()
-      : warp(uniform_in_warp(thread_index() / LANES)), lane(thread_index() % LANES), g(lane / 4),
-        t(lane % 4), first_row(STRIP * warp) {}
+      : warp(uniform_in_warp(thread_index() / LANES)),
+        lane(thread_index() % LANES),
+        g(lane / 4),
+        t(lane % 4),
+        first_row(STRIP * warp) {}
   RKA_DEVICE int row(int half) const { return first_row + g + 8 * half; }
   RKA_DEVICE int column(int tile) const { return 8 * tile + 2 * t; }
   // Whether this lane has the diagonal element of row g, and that of row g + 8.
@@ -81,9 +84,7 @@ RKA_DEVICE Left left_operand(float x0, float x1, float x2, float x3) {
 RKA_DEVICE Left left_operand(const float (&tile)[4]) {
   return left_operand(tile[0], tile[2], tile[1], tile[3]);
 }
-RKA_DEVICE float low_part(float x) {
-  return x - bits_to_float(float_to_bits(x) & 0xFFFFE000u);
-}
+RKA_DEVICE float low_part(float x) { return x - bits_to_float(float_to_bits(x) & 0xFFFFE000u); }
 
 RKA_DEVICE void multiply_add(float (&c)[4], const Left& a, Pair b) {
   multiply_tile(c, a.low, b.x, b.y);
@@ -126,9 +127,8 @@ RKA_DEVICE Pair triangle(const Lane& l, Pair x) {
 
 // out += in rows', the right operand by rows, `depth` tiles deep.
 template <class S>
-RKA_DEVICE void multiply_rows(
-    const Lane& l, Strip<S::TILES>& out, const Strip<S::TILES>& in, int depth, const float* rows,
-    int pairs) {
+RKA_DEVICE void multiply_rows(const Lane& l, Strip<S::TILES>& out, const Strip<S::TILES>& in,
+                              int depth, const float* rows, int pairs) {
   rows += kept(l.g * S::PITCH + 2 * l.t);
 #pragma unroll
   for (int k = 0; k < S::TILES; ++k) {
@@ -150,9 +150,8 @@ RKA_DEVICE void multiply_rows(
 
 // out += in columns, the right operand by rows of which `in` has the weights; `width` tiles wide.
 template <class S>
-RKA_DEVICE void multiply_columns(
-    const Lane& l, Strip<S::TILES>& out, const Strip<S::TILES>& in, int pairs,
-    const float* columns, int width) {
+RKA_DEVICE void multiply_columns(const Lane& l, Strip<S::TILES>& out, const Strip<S::TILES>& in,
+                                 int pairs, const float* columns, int width) {
   columns += kept(2 * l.t * S::PITCH + l.g);
 #pragma unroll
   for (int k = 0; k < S::TILES; ++k) {
@@ -174,9 +173,8 @@ RKA_DEVICE void multiply_columns(
 
 // out = in L, where the square has L below and L' above its diagonal.
 template <class S>
-RKA_DEVICE void multiply_lower(
-    const Lane& l, Strip<S::TILES>& out, const Strip<S::TILES>& in, const float* square,
-    int pairs) {
+RKA_DEVICE void multiply_lower(const Lane& l, Strip<S::TILES>& out, const Strip<S::TILES>& in,
+                               const float* square, int pairs) {
   const float* rows = square + kept(l.g * S::PITCH + 2 * l.t);
   out.clear();
 #pragma unroll
@@ -201,8 +199,8 @@ RKA_DEVICE void multiply_lower(
 
 // x = x L', in place: from the last columns on.
 template <class S>
-RKA_DEVICE void multiply_lower_transposed(
-    const Lane& l, Strip<S::TILES>& x, const float* square, int pairs) {
+RKA_DEVICE void multiply_lower_transposed(const Lane& l, Strip<S::TILES>& x, const float* square,
+                                          int pairs) {
   const float* rows = square + kept(l.g * S::PITCH + 2 * l.t);
 #pragma unroll
   for (int i = (S::TILES - 1) / 2 * 2; i >= 0; i -= 2) {
@@ -236,9 +234,8 @@ RKA_DEVICE void multiply_lower_transposed(
 // out += x' y of two squares, sums over tiles first .. last of their rows: 16 columns of x from
 // `column` on, `width` tiles of y.
 template <class S>
-RKA_DEVICE void multiply_transposed(
-    const Lane& l, Strip<S::TILES>& out, const float* x, const float* y, int first, int last,
-    int width) {
+RKA_DEVICE void multiply_transposed(const Lane& l, Strip<S::TILES>& out, const float* x,
+                                    const float* y, int first, int last, int width) {
   const int second = l.first_row + l.g + 8 < S::SIZE ? 8 : 0;
   x += kept(2 * l.t * S::PITCH + l.first_row + l.g);
   y += kept(2 * l.t * S::PITCH + l.g);
@@ -251,7 +248,8 @@ RKA_DEVICE void multiply_transposed(
       if (j >= width) continue;
       const Pair b = {v[8 * j], v[8 * j + S::PITCH]};
       if (j + 1 < S::TILES) {
-        multiply_add(out[j], out[(j + 1) % S::TILES], a, b, {v[8 * j + 8], v[8 * j + 8 + S::PITCH]});
+        multiply_add(out[j], out[(j + 1) % S::TILES], a, b,
+                     {v[8 * j + 8], v[8 * j + 8 + S::PITCH]});
       } else {
         multiply_add(out[j], a, b);
       }
@@ -261,8 +259,8 @@ RKA_DEVICE void multiply_transposed(
 
 // out += L' y: the warp's rows of L' from above the diagonal of the square, y by rows.
 template <class S>
-RKA_DEVICE void multiply_upper(
-    const Lane& l, Strip<S::TILES>& out, const float* square, const float* y, int last) {
+RKA_DEVICE void multiply_upper(const Lane& l, Strip<S::TILES>& out, const float* square,
+                               const float* y, int last) {
   const bool below = l.first_row + l.g + 8 < S::SIZE;
   const float* top = square + kept((l.first_row + l.g) * S::PITCH + 2 * l.t);
   y += kept(2 * l.t * S::PITCH + l.g);
@@ -284,8 +282,7 @@ RKA_DEVICE void multiply_upper(
 // x <- x L^-1, in place: from the last columns on, 16 at a time. The square has L' above its
 // diagonal, but the transposed inverses of L's 16 x 16 blocks on it.
 template <class S>
-RKA_DEVICE void divide_by_lower(
-    const Lane& l, Strip<S::TILES>& x, const float* square, int pairs) {
+RKA_DEVICE void divide_by_lower(const Lane& l, Strip<S::TILES>& x, const float* square, int pairs) {
   const float* rows = square + kept(l.g * S::PITCH + 2 * l.t);
 #pragma unroll
   for (int i = (S::TILES - 1) / 2 * 2; i >= 0; i -= 2) {

@@ -10,7 +10,7 @@ namespace {
 extern __shared__ float4 dynamic_shared[];
 
 template <int TILES>
-__global__ void __launch_bounds__(WARPS * LANES, STRIP_BLOCKS)
+__global__ void __launch_bounds__(WARPS* LANES, STRIP_BLOCKS)
     strip_backward_kernel(const __grid_constant__ Problem p) {
 #pragma unroll 1
   for (int b = blockIdx.x; b < p.batch; b += gridDim.x) {
@@ -21,9 +21,8 @@ __global__ void __launch_bounds__(WARPS * LANES, STRIP_BLOCKS)
 }  // namespace
 
 const char* launch_strip_backward(const Problem& p, int, int sequences, void* stream) {
-  return launch_strips(
-      strip_backward_kernel<FEWEST_TILES>, dim3(sequences),
-      Sequence<Shape<FEWEST_TILES>>::BACKWARD_FLOATS, p, stream);
+  return launch_strips(strip_backward_kernel<FEWEST_TILES>, dim3(sequences),
+                       Sequence<Shape<FEWEST_TILES>>::BACKWARD_FLOATS, p, stream);
 }
 
 }  // namespace rka::cuda

@@ -33,7 +33,8 @@ struct Saved {
   RKA_DEVICE void put(int which, const Strip<S::TILES>& x) const {
 #pragma unroll
     for (int j = 0; j < S::TILES; ++j) {
-      store4(place + which * FLOATS + 4 * WARPS * LANES * j, {{x[j][0], x[j][1], x[j][2], x[j][3]}});
+      store4(place + which * FLOATS + 4 * WARPS * LANES * j,
+             {{x[j][0], x[j][1], x[j][2], x[j][3]}});
     }
   }
   RKA_DEVICE Strip<S::TILES> get(int which) const {
@@ -76,9 +77,8 @@ struct HeadState {
 // The forward pass up to the weights, in x, and the gradient of the weights as they meet the values
 // in y.
 template <class S>
-RKA_DEVICE void weights_again(
-    const Sequence<S>& s, const Saved<S>& saved, int head, bool first, HeadState<S>& h,
-    Strip<S::TILES>& x, Strip<S::TILES>& y) {
+RKA_DEVICE void weights_again(const Sequence<S>& s, const Saved<S>& saved, int head, bool first,
+                              HeadState<S>& h, Strip<S::TILES>& x, Strip<S::TILES>& y) {
   const Problem& p = s.p;
   const int start = first_operand(p);
   const float slope = slope_of(p.activation);
@@ -99,8 +99,7 @@ RKA_DEVICE void weights_again(
       y.clear();
       wait_for_copies<1>();
       sync_block();
-      multiply_rows<S>(
-          s.lane, y, q, (query.width + 7) / 8, s.buffer(operand % 2), h.rows.pairs);
+      multiply_rows<S>(s.lane, y, q, (query.width + 7) / 8, s.buffer(operand % 2), h.rows.pairs);
     }
     sync_block();
     fetch_operand(s, operand + 2, head);
@@ -129,11 +128,11 @@ RKA_DEVICE void weights_again(
       }
       saved.put(SAVED_SLOPES, slopes);
       saved.put(SAVED_SHAPES, x);
-      h.draw = draw_skew_normal(
-          s, h.rows, head, x, y, [&](const Strip<S::TILES>& c, const Strip<S::TILES>& b) {
-            saved.put(SAVED_SUMS, c);
-            saved.put(SAVED_PRODUCTS, b);
-          });
+      h.draw = draw_skew_normal(s, h.rows, head, x, y,
+                                [&](const Strip<S::TILES>& c, const Strip<S::TILES>& b) {
+                                  saved.put(SAVED_SUMS, c);
+                                  saved.put(SAVED_PRODUCTS, b);
+                                });
       continue;
     }
     activate_strip<S>(p.activation, factor, y);  // which keeps the sign
@@ -154,9 +153,8 @@ RKA_DEVICE void weights_again(
 // From the weights in x and their gradient in y: the gradient of the logits, set aside, and the
 // weights after dropout in x.
 template <class S>
-RKA_DEVICE void softmax_backward(
-    const Sequence<S>& s, const Saved<S>& saved, int head, const HeadState<S>& h,
-    Strip<S::TILES>& x, Strip<S::TILES>& y) {
+RKA_DEVICE void softmax_backward(const Sequence<S>& s, const Saved<S>& saved, int head,
+                                 const HeadState<S>& h, Strip<S::TILES>& x, Strip<S::TILES>& y) {
   const Problem& p = s.p;
   const float factor = 1.0f / (1.0f - p.dropout);
   if (p.dropout > 0.0f) drop<S>(h.kept, factor, y);
@@ -172,16 +170,16 @@ RKA_DEVICE void softmax_backward(
   }
   saved.put(SAVED_D_LOGITS, y);
   if (p.d_bias) {
-    s.store(y, p.d_bias + s.noise_head(head) * p.rows * p.keys, p.rows, p.keys, p.keys, {1.0f, 1.0f});
+    s.store(y, p.d_bias + s.noise_head(head) * p.rows * p.keys, p.rows, p.keys, p.keys,
+            {1.0f, 1.0f});
   }
   if (p.dropout > 0.0f) drop<S>(h.kept, factor, x);
 }
 
 // d S = d Z omega; adds to the gradient of the factor, and leaves that of the shapes in x.
 template <class S>
-RKA_DEVICE void draw_backward(
-    const Sequence<S>& s, const Saved<S>& saved, const HeadState<S>& h, bool first,
-    Strip<S::TILES>& x) {
+RKA_DEVICE void draw_backward(const Sequence<S>& s, const Saved<S>& saved, const HeadState<S>& h,
+                              bool first, Strip<S::TILES>& x) {
   const Problem& p = s.p;
   const Lane& l = s.lane;
   const int last = (p.rows + 7) / 8, from = p.causal ? 2 * l.warp : 0;
@@ -239,9 +237,9 @@ RKA_DEVICE void draw_backward(
 // From d scores (or weights) in x: gradients of the rows that made them. `key` may have no data:
 // then there is no query of its own either.
 template <class S>
-RKA_DEVICE void rows_backward(
-    const Sequence<S>& s, const HeadState<S>& h, int head, const Strip<S::TILES>& x,
-    const Heads& query, const Heads& key, float factor, float* d_query, float* d_key) {
+RKA_DEVICE void rows_backward(const Sequence<S>& s, const HeadState<S>& h, int head,
+                              const Strip<S::TILES>& x, const Heads& query, const Heads& key,
+                              float factor, float* d_query, float* d_key) {
   const Problem& p = s.p;
   sync_block();  // buffers and the extra square are done with
   if (key.data) s.fetch_heads(s.buffer(0), key, head);
@@ -254,19 +252,19 @@ RKA_DEVICE void rows_backward(
   if (d_query && key.data) {
     y.clear();
     multiply_columns<S>(s.lane, y, x, h.rows.pairs, s.buffer(0), tiles);
-    s.store(y, d_query + s.noise_head(head) * p.rows * width, p.rows, width, width, {factor, factor});
+    s.store(y, d_query + s.noise_head(head) * p.rows * width, p.rows, width, width,
+            {factor, factor});
   }
   if (d_key) {
     y.clear();
-    multiply_transposed<S>(
-        s.lane, y, s.extra(), s.buffer(1), p.causal ? 2 * s.lane.warp : 0, (p.rows + 7) / 8, tiles);
+    multiply_transposed<S>(s.lane, y, s.extra(), s.buffer(1), p.causal ? 2 * s.lane.warp : 0,
+                           (p.rows + 7) / 8, tiles);
     s.store(y, d_key + s.noise_head(head) * p.keys * width, p.keys, width, width, {factor, factor});
   }
 }
 
 template <class S>
-RKA_DEVICE void backward_head(
-    const Sequence<S>& s, const Saved<S>& saved, int head, bool first) {
+RKA_DEVICE void backward_head(const Sequence<S>& s, const Saved<S>& saved, int head, bool first) {
   const Problem& p = s.p;
   HeadState<S> h;
   h.rows = s.rows_of(head);
@@ -318,7 +316,9 @@ RKA_DEVICE void backward_head(
     const Heads key = choose(operand < LOCATION_KEY, choose(shape, p.shape_key, p.scale_key),
                              choose(value, Heads{}, p.key));
     rows_backward(s, h, head, x, query, key, scale_of(p, operand, query.width),
-                  shape ? p.d_shape_query : scale ? p.d_scale_query : p.d_query,
+                  shape   ? p.d_shape_query
+                  : scale ? p.d_scale_query
+                          : p.d_query,
                   shape   ? p.d_shape_key
                   : scale ? p.d_scale_key
                   : value ? p.d_value

@@ -51,7 +51,8 @@ RKA_DEVICE void factor_panel(const Lane& l, float* m, int c0, int rows, float sm
   float x[STRIP], y[STRIP];
 #pragma unroll
   for (int j = 0; j < STRIP; j += 4) {
-    const Four u = load4(m + (one ? r0 : 0) * P + c0 + j), v = load4(m + (two ? r1 : 0) * P + c0 + j);
+    const Four u = load4(m + (one ? r0 : 0) * P + c0 + j),
+               v = load4(m + (two ? r1 : 0) * P + c0 + j);
     for (int i = 0; i < 4; ++i) x[j + i] = u[i], y[j + i] = v[i];
   }
   if (c0 + STRIP > S::SIZE) {  // half a panel is beyond the square: the identity

@@ -15,9 +15,8 @@ RKA_DEVICE float inverse_norm_fast(float square) {
 // Gram matrices of the features and of the gated features: they share their right operand, the
 // gate's square is on the left one. One chunk of feature columns is in `x`.
 template <class S>
-RKA_DEVICE void add_gram(
-    const Sequence<S>& s, const float* x, int depth, int pairs, Strip<S::TILES>& item,
-    Strip<S::TILES>& user) {
+RKA_DEVICE void add_gram(const Sequence<S>& s, const float* x, int depth, int pairs,
+                         Strip<S::TILES>& item, Strip<S::TILES>& user) {
   const Lane& l = s.lane;
   const float *top = x + s.row_in_square(0) * S::PITCH + 2 * l.t,
               *bottom = x + s.row_in_square(1) * S::PITCH + 2 * l.t,
@@ -45,7 +44,8 @@ template <class S>
 RKA_DEVICE void fetch_counts(const Sequence<S>& s) {
   const int i = thread_index(), keys = s.p.keys;
   const bool some = s.p.cooccurrence && i < keys;
-  if (i < S::SIZE) s.support[i] = some ? inverse_norm_fast(s.counts()[int64_t(i) * (keys + 1)]) : 0.0f;
+  if (i < S::SIZE)
+    s.support[i] = some ? inverse_norm_fast(s.counts()[int64_t(i) * (keys + 1)]) : 0.0f;
   if (s.p.cooccurrence) {
     s.fetch_counts();
     return;
@@ -58,8 +58,8 @@ RKA_DEVICE void fetch_counts(const Sequence<S>& s) {
 // Both Gram matrices of the warp's rows, up to the diagonal; 1 / norm of every key into shared
 // memory. Uses the first buffer; the counts come into the second meanwhile.
 template <class S>
-RKA_DEVICE void gram(
-    const Sequence<S>& s, int pairs, Strip<S::TILES>& item, Strip<S::TILES>& user) {
+RKA_DEVICE void gram(const Sequence<S>& s, int pairs, Strip<S::TILES>& item,
+                     Strip<S::TILES>& user) {
   const Problem& p = s.p;
   const int width = p.feature_width, i = thread_index();
   const float* features = p.features + int64_t(s.b) * p.keys * width;

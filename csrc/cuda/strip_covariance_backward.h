@@ -101,9 +101,8 @@ struct CosineBackward {
 // The gradients of one chunk of feature columns, which is in the first buffer. Of the Gram matrices
 // the item's is in the extra square, the user's in the second buffer.
 template <class S>
-RKA_DEVICE void features_backward(
-    const Sequence<S>& s, const CosineBackward& by_item, const CosineBackward& by_user, int pairs,
-    int c0, int chunk) {
+RKA_DEVICE void features_backward(const Sequence<S>& s, const CosineBackward& by_item,
+                                  const CosineBackward& by_user, int pairs, int c0, int chunk) {
   const Problem& p = s.p;
   const Lane& l = s.lane;
   const int width = p.feature_width, tiles = (chunk + 7) / 8, i = thread_index();
@@ -185,8 +184,8 @@ RKA_DEVICE void correlation_backward(const Sequence<S>& s) {
         const bool used = l.row(half) != column + c && l.row(half) < S::SIZE &&
                           s.has(l.row(half)) && columns >> (8 * j + c) & 1;
         const float gradient = used ? scale * (c ? x.y : x.x) : 0.0f;
-        counted = fmaf(
-            0.5f * gradient * s.support[row] * (c ? sn.y : sn.x), c ? counts.y : counts.x, counted);
+        counted = fmaf(0.5f * gradient * s.support[row] * (c ? sn.y : sn.x),
+                       c ? counts.y : counts.x, counted);
         by_item.entry(gradient, s.item_norm[row] * (c ? in.y : in.x), half, item[j][e]);
         by_user.entry(gradient, s.user_norm[row] * (c ? un.y : un.x), half, user[j][e]);
       }

@@ -23,8 +23,9 @@ template <class S>
 RKA_DEVICE void fetch_operand(const Sequence<S>& s, int operand, int head) {
   if (operand >= NO_OPERAND) return end_of_copies();
   const Problem& p = s.p;
-  const Heads x = choose(operand < LOCATION_KEY, choose(operand == SHAPE_KEY, p.shape_key, p.scale_key),
-                         choose(operand == VALUE, p.value, p.key));
+  const Heads x =
+      choose(operand < LOCATION_KEY, choose(operand == SHAPE_KEY, p.shape_key, p.scale_key),
+             choose(operand == VALUE, p.value, p.key));
   s.fetch_heads(s.buffer(operand % 2), x, head);
 }
 
@@ -43,11 +44,11 @@ RKA_DEVICE void prepare(const Sequence<S>& s, int head) {
   }
 }
 
-// The prior of a head into x, zeros without shapes. K or its factor is in the square afterwards, and
-// the first two operands are on their way.
+// The prior of a head into x, zeros without shapes. K or its factor is in the square afterwards,
+// and the first two operands are on their way.
 template <class S>
-RKA_DEVICE void begin_head(
-    const Sequence<S>& s, const Rows& rows, int head, bool first, Strip<S::TILES>& x) {
+RKA_DEVICE void begin_head(const Sequence<S>& s, const Rows& rows, int head, bool first,
+                           Strip<S::TILES>& x) {
   const int start = first_operand(s.p);
   if (!first) {
     sync_block();  // the last head is done with both buffers
@@ -92,8 +93,7 @@ RKA_DEVICE void forward_head(const Sequence<S>& s, int head, bool first) {
       y.clear();
       wait_for_copies<1>();
       sync_block();
-      multiply_rows<S>(
-          s.lane, y, q, (query.width + 7) / 8, s.buffer(operand % 2), rows.pairs);
+      multiply_rows<S>(s.lane, y, q, (query.width + 7) / 8, s.buffer(operand % 2), rows.pairs);
     }
     sync_block();
     fetch_operand(s, operand + 2, head);

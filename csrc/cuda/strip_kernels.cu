@@ -10,16 +10,16 @@ namespace {
 extern __shared__ float4 dynamic_shared[];
 
 template <int TILES>
-__global__ void __launch_bounds__(WARPS * LANES, STRIP_BLOCKS)
+__global__ void __launch_bounds__(WARPS* LANES, STRIP_BLOCKS)
     strip_forward_kernel(const __grid_constant__ Problem p) {
-  strip_forward<Shape<TILES>>(
-      p, blockIdx.x, blockIdx.y, gridDim.y, reinterpret_cast<float*>(dynamic_shared));
+  strip_forward<Shape<TILES>>(p, blockIdx.x, blockIdx.y, gridDim.y,
+                              reinterpret_cast<float*>(dynamic_shared));
 }
 
 template <int TILES>
 const char* launch(const Problem& p, int parts, void* stream) {
-  return launch_strips(
-      strip_forward_kernel<TILES>, dim3(p.batch, parts), Sequence<Shape<TILES>>::FLOATS, p, stream);
+  return launch_strips(strip_forward_kernel<TILES>, dim3(p.batch, parts),
+                       Sequence<Shape<TILES>>::FLOATS, p, stream);
 }
 
 }  // namespace

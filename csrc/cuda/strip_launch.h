@@ -9,8 +9,8 @@
 namespace rka::cuda {
 
 // What went wrong, or null.
-inline const char* launch_strips(
-    void (*kernel)(Problem), dim3 grid, int floats, const Problem& p, void* stream) {
+inline const char* launch_strips(void (*kernel)(Problem), dim3 grid, int floats, const Problem& p,
+                                 void* stream) {
   const int bytes = floats * int(sizeof(float));
   cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);

@@ -12,8 +12,8 @@ constexpr float LN_2 = 0.6931471805599453f;
 // products = (M o C) C and means = M C of the warp's rows, M what they see, C without its
 // diagonal. EXACT: all counts are whole numbers below 2,048, which TF32 holds.
 template <bool EXACT, class S>
-RKA_DEVICE void multiply_counts(
-    const Sequence<S>& s, const Rows& rows, Strip<S::TILES>& products, Strip<S::TILES>& means) {
+RKA_DEVICE void multiply_counts(const Sequence<S>& s, const Rows& rows, Strip<S::TILES>& products,
+                                Strip<S::TILES>& means) {
   const Lane& l = s.lane;
   const float *counts = s.buffer(1), *right = counts + kept(l.g * S::PITCH + 2 * l.t),
               *top = counts + s.row_in_square(0) * S::PITCH + 2 * l.t,
@@ -23,7 +23,8 @@ RKA_DEVICE void multiply_counts(
 #pragma unroll 1
   for (int k = 0; k < depth; ++k) {
     const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k);
-    const uint32_t first = uint32_t(rows.seen[0] >> 8 * k), second = uint32_t(rows.seen[1] >> 8 * k);
+    const uint32_t first = uint32_t(rows.seen[0] >> 8 * k),
+                   second = uint32_t(rows.seen[1] >> 8 * k);
     const float seen[4] = {first & 1 ? 1.0f : 0.0f, second & 1 ? 1.0f : 0.0f,
                            first & 2 ? 1.0f : 0.0f, second & 2 ? 1.0f : 0.0f};
     const float counted[4] = {first & 1 ? u.x : 0.0f, second & 1 ? v.x : 0.0f,
@@ -88,8 +89,8 @@ RKA_DEVICE void shape_prior(const Sequence<S>& s, const Rows& rows, Strip<S::TIL
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int e = 2 * half + c;
-        float x = prior_entry(prior[j][e], c ? count.y : count.x, means[j][e] * inverse[half],
-                              own[half]);
+        float x =
+            prior_entry(prior[j][e], c ? count.y : count.x, means[j][e] * inverse[half], own[half]);
         if (beyond[half] == 8 * j + c) x = fmaf(own[half], own[half], x);
         prior[j][e] = rows.allowed(j, e) ? x : 0.0f;
         largest[half] = fmaxf(largest[half], prior[j][e]);
@@ -120,8 +121,8 @@ RKA_DEVICE void draw_tile(const Lane& l, int tile, F f, float (&out)[4]) {
 // E of the warp's rows. A loop for the sake of the instruction cache; the strip turns by one tile
 // a step, as registers cannot be indexed.
 template <class S>
-RKA_DEVICE void draw_noise(
-    const Sequence<S>& s, const Rows& rows, int head, Strip<S::TILES>& noise) {
+RKA_DEVICE void draw_noise(const Sequence<S>& s, const Rows& rows, int head,
+                           Strip<S::TILES>& noise) {
   const uint64_t seed = uint64_t(*s.p.seed);
   const int64_t noise_head = s.noise_head(head);
   noise.clear();
@@ -130,7 +131,8 @@ RKA_DEVICE void draw_noise(
     float tile[4] = {};
     if (j / 2 < rows.pairs) {
       draw_tile(
-          s.lane, j, [&](int group, int row) { return normals(seed, group, row, noise_head); }, tile);
+          s.lane, j, [&](int group, int row) { return normals(seed, group, row, noise_head); },
+          tile);
     }
 #pragma unroll
     for (int i = 0; i + 1 < S::TILES; ++i) {
@@ -196,9 +198,8 @@ struct Draw {
 
 // From the shapes A in x: S = C L' with C = E + c B and B = A L, in x again. set_aside(C, B).
 template <class S, class F>
-RKA_DEVICE Draw draw_skew_normal(
-    const Sequence<S>& s, const Rows& rows, int head, Strip<S::TILES>& x, Strip<S::TILES>& b,
-    F set_aside) {
+RKA_DEVICE Draw draw_skew_normal(const Sequence<S>& s, const Rows& rows, int head,
+                                 Strip<S::TILES>& x, Strip<S::TILES>& b, F set_aside) {
   float q[2] = {}, projection[2] = {}, skew[2];
   multiply_lower<S>(s.lane, b, x, s.square, rows.pairs);
   draw_noise(s, rows, head, x);
@@ -212,8 +213,8 @@ RKA_DEVICE Draw draw_skew_normal(
   draw_skew(s, head, skew);
   Draw draw;
   for (int half = 0; half < 2; ++half) {
-    draw.row[half] = SkewRow<float>::sample_of(
-        inverse_sqrt(1.0f + sum_of_row(q[half])), sum_of_row(projection[half]) + skew[half]);
+    draw.row[half] = SkewRow<float>::sample_of(inverse_sqrt(1.0f + sum_of_row(q[half])),
+                                               sum_of_row(projection[half]) + skew[half]);
   }
 #pragma unroll
   for (int j = 0; j < S::TILES; ++j) {
@@ -226,8 +227,8 @@ RKA_DEVICE Draw draw_skew_normal(
 
 // The mean: S = c P with P = A K, in x; P comes out as well.
 template <class S>
-RKA_DEVICE Draw mean_of_skew_normal(
-    const Sequence<S>& s, const Rows& rows, Strip<S::TILES>& x, Strip<S::TILES>& product) {
+RKA_DEVICE Draw mean_of_skew_normal(const Sequence<S>& s, const Rows& rows, Strip<S::TILES>& x,
+                                    Strip<S::TILES>& product) {
   product.clear();
   const int depth = 2 * rows.pairs < S::TILES ? 2 * rows.pairs : S::TILES;
   multiply_rows<S>(s.lane, product, x, depth, s.square, rows.pairs);
@@ -237,7 +238,8 @@ RKA_DEVICE Draw mean_of_skew_normal(
     for (int c = 0; c < 4; ++c) q[c / 2] = fmaf(x[j][c], product[j][c], q[c / 2]);
   }
   Draw draw;
-  for (int half = 0; half < 2; ++half) draw.row[half] = SkewRow<float>::mean_of(inverse_sqrt(1.0f + sum_of_row(q[half])));
+  for (int half = 0; half < 2; ++half)
+    draw.row[half] = SkewRow<float>::mean_of(inverse_sqrt(1.0f + sum_of_row(q[half])));
 #pragma unroll
   for (int j = 0; j < S::TILES; ++j) {
     for (int c = 0; c < 4; ++c) x[j][c] = draw.row[c / 2].p_weight * product[j][c];
@@ -247,9 +249,8 @@ RKA_DEVICE Draw mean_of_skew_normal(
 
 // From scale scores: x <- omega o x, omega = softplus = max(z, 0) + log(1 + e^-|z|).
 template <class S>
-RKA_DEVICE void apply_scale(
-    const Rows& rows, const Strip<S::TILES>& scores, float factor, float bias,
-    Strip<S::TILES>& x) {
+RKA_DEVICE void apply_scale(const Rows& rows, const Strip<S::TILES>& scores, float factor,
+                            float bias, Strip<S::TILES>& x) {
 #pragma unroll
   for (int j = 0; j < S::TILES; ++j) {
     if (j / 2 >= rows.pairs) continue;
@@ -262,8 +263,7 @@ RKA_DEVICE void apply_scale(
 }
 
 template <class S>
-RKA_DEVICE void add_bias(
-    const Sequence<S>& s, const Rows& rows, int head, Strip<S::TILES>& x) {
+RKA_DEVICE void add_bias(const Sequence<S>& s, const Rows& rows, int head, Strip<S::TILES>& x) {
   const int column = kept(s.lane.column(0)), row = kept(s.lane.row(0));
 #pragma unroll
   for (int j = 0; j < S::TILES; ++j) {
@@ -277,9 +277,8 @@ RKA_DEVICE void add_bias(
 // From location scores in y (their activation applied) and omega o S in x: exp(z - max z) into x,
 // and the inverse of its sum over the row, 0 where the row sees nothing.
 template <class S>
-RKA_DEVICE void softmax(
-    const Sequence<S>& s, const Rows& rows, int head, const Strip<S::TILES>& y,
-    Strip<S::TILES>& x, float (&inverse)[2]) {
+RKA_DEVICE void softmax(const Sequence<S>& s, const Rows& rows, int head, const Strip<S::TILES>& y,
+                        Strip<S::TILES>& x, float (&inverse)[2]) {
   if (s.p.bias.data) add_bias(s, rows, head, x);
   float largest[2] = {-3.40282347e38f, -3.40282347e38f}, total[2] = {};
 #pragma unroll

@@ -30,8 +30,8 @@ RKA_DEVICE bool in_pairs(const float* x, int64_t stride, int width) {
 // This thread's part of `width` columns of a matrix into a square, with zeros to the next multiple
 // of 16: rows warp, warp + 4, ... of those whose bit is set, zeros for the others.
 template <class S>
-RKA_DEVICE void fetch_rows(
-    float* to, const float* from, int64_t stride, int width, int rows, uint64_t exists) {
+RKA_DEVICE void fetch_rows(float* to, const float* from, int64_t stride, int width, int rows,
+                           uint64_t exists) {
   const int thread = kept(thread_index()), warp = thread / LANES, c = 2 * (thread % LANES);
   if (c < (width + STRIP - 1) / STRIP * STRIP && c < S::SIZE) {
     to += warp * S::PITCH + c;
@@ -66,9 +66,9 @@ struct Sequence {
   const Problem& p;
   const int b;
   const Lane lane;
-  float *square;  // K, then L with L' above the diagonal
+  float* square;  // K, then L with L' above the diagonal
   float *item_norm, *user_norm, *support, *gate_squared;
-  float *rounded;  // of each warp: not zero if some count is not exact in TF32
+  float* rounded;   // of each warp: not zero if some count is not exact in TF32
   uint64_t exists;  // bit j: key j exists
 
   RKA_DEVICE Sequence(const Problem& p, int b, float* shared) : p(p), b(b) {
@@ -91,17 +91,15 @@ struct Sequence {
   // compiler has to see that this is shared memory.)
   RKA_DEVICE float* buffer(int i) const { return square + (1 + i) * S::SQUARE; }
   RKA_DEVICE uint64_t all_keys() const { return ~uint64_t(0) >> (64 - p.keys); }
-  RKA_DEVICE float* extra() const { return rounded + WARPS; }         // backward: a square
-  RKA_DEVICE float* sums() const { return extra() + S::SQUARE; }      // and eight of each warp
+  RKA_DEVICE float* extra() const { return rounded + WARPS; }     // backward: a square
+  RKA_DEVICE float* sums() const { return extra() + S::SQUARE; }  // and eight of each warp
   RKA_DEVICE bool has(int key) const { return exists >> key & 1; }
   // Rows beyond the square repeat its last one; they see nothing and are stored nowhere.
   RKA_DEVICE int row_in_square(int half) const {
     const int row = lane.row(half);
     return row < S::SIZE ? row : S::SIZE - 1;
   }
-  RKA_DEVICE const float* counts() const {
-    return p.cooccurrence + int64_t(b) * p.keys * p.keys;
-  }
+  RKA_DEVICE const float* counts() const { return p.cooccurrence + int64_t(b) * p.keys * p.keys; }
   RKA_DEVICE int64_t noise_head(int head) const { return int64_t(b) * p.heads + head; }
 
   // The warp's rows into a square and back, and the warp's columns of a square as rows.
@@ -143,8 +141,8 @@ struct Sequence {
   }
 
   // Starts the copy of the rows of keys that exist, zeros for the others.
-  RKA_DEVICE void fetch(
-      float* to, const float* from, int64_t stride, int width, uint64_t some) const {
+  RKA_DEVICE void fetch(float* to, const float* from, int64_t stride, int width,
+                        uint64_t some) const {
     const int strips = (p.keys + STRIP - 1) / STRIP * STRIP;
     fetch_rows<S>(to, from, stride, width, strips < S::SIZE ? strips : S::SIZE, some);
   }
@@ -152,9 +150,7 @@ struct Sequence {
     fetch(to, from, stride, width, exists);
   }
   // The counts of every key: one that does not exist may still ask, and then its own count.
-  RKA_DEVICE void fetch_counts() const {
-    fetch(buffer(1), counts(), p.keys, p.keys, all_keys());
-  }
+  RKA_DEVICE void fetch_counts() const { fetch(buffer(1), counts(), p.keys, p.keys, all_keys()); }
   RKA_DEVICE void fetch_heads(float* to, const Heads& x, int head) const {
     const float* from = static_cast<const float*>(x.data) + b * x.batch + head * x.head;
     fetch(to, from, x.row, x.width);
@@ -199,9 +195,8 @@ struct Sequence {
   }
 
   // The warp's rows into `width` columns of a matrix, each row times its weight.
-  RKA_DEVICE void store(
-      const Strip<S::TILES>& x, float* to, int rows, int stride, int width,
-      const float (&weight)[2]) const {
+  RKA_DEVICE void store(const Strip<S::TILES>& x, float* to, int rows, int stride, int width,
+                        const float (&weight)[2]) const {
     const bool pairs = in_pairs(to, stride, width);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -232,10 +227,8 @@ struct Sequence {
       for (int i = 0; i < STRIP; ++i) {
         const int row = lane.first_row + i, j = lane.lane, k = j + LANES;
         const bool inside = row < p.rows;
-        const uint32_t low =
-            ballot(inside && j < p.keys && p.mask.at(b, head, row, j));
-        const uint32_t high =
-            ballot(inside && k < p.keys && p.mask.at(b, head, row, k));
+        const uint32_t low = ballot(inside && j < p.keys && p.mask.at(b, head, row, j));
+        const uint32_t high = ballot(inside && k < p.keys && p.mask.at(b, head, row, k));
         const uint64_t bits = uint64_t(high) << 32 | low;
         if (lane.g == i) r.seen[0] &= bits;
         if (lane.g + 8 == i) r.seen[1] &= bits;

@@ -50,10 +50,11 @@ RKA_DEVICE void multiply_tile(float (&c)[4], const float (&a)[4], float b0, floa
 // Volatile, as the compiler would rather do it again before every use.
 RKA_DEVICE void split(float x, float& high, float& low) {
   uint32_t rounded;
-  asm volatile("{ .reg .b32 cut; .reg .f32 kept; add.u32 %0, %2, 0x1000;\n"
-               "and.b32 cut, %0, 0xFFFFE000; mov.b32 kept, cut; sub.f32 %1, %3, kept; }"
-               : "=&r"(rounded), "=f"(low)
-               : "r"(float_to_bits(x)), "f"(x));
+  asm volatile(
+      "{ .reg .b32 cut; .reg .f32 kept; add.u32 %0, %2, 0x1000;\n"
+      "and.b32 cut, %0, 0xFFFFE000; mov.b32 kept, cut; sub.f32 %1, %3, kept; }"
+      : "=&r"(rounded), "=f"(low)
+      : "r"(float_to_bits(x)), "f"(x));
   high = bits_to_float(rounded);
 }
 // x, which the compiler shall keep in a register for the same reason.
@@ -66,10 +67,11 @@ RKA_DEVICE int kept(int x) {
 // wait_for_copies.
 template <int BYTES>
 RKA_DEVICE void copy_bytes(float* to, const float* from, uint32_t exists) {
-  asm volatile("{ .reg .pred none; setp.eq.u32 none, %3, 0;\n"
-               "cp.async.ca.shared.global [%0], [%1], %2, none; }" ::"r"(
-                   uint32_t(__cvta_generic_to_shared(to))),
-               "l"(from), "n"(BYTES), "r"(exists));
+  asm volatile(
+      "{ .reg .pred none; setp.eq.u32 none, %3, 0;\n"
+      "cp.async.ca.shared.global [%0], [%1], %2, none; }" ::"r"(
+          uint32_t(__cvta_generic_to_shared(to))),
+      "l"(from), "n"(BYTES), "r"(exists));
 }
 RKA_DEVICE void copy_one(float* to, const float* from, uint32_t exists) {
   copy_bytes<4>(to, from, exists);

@@ -62,7 +62,8 @@ const char* with_shared(size_t size, F f) {
 }
 
 void poison_scratch(const Problem& p, int64_t block) {
-  for (int64_t i = 0; i < p.scratch_per_block; ++i) p.scratch[block * p.scratch_per_block + i] = POISON;
+  for (int64_t i = 0; i < p.scratch_per_block; ++i)
+    p.scratch[block * p.scratch_per_block + i] = POISON;
 }
 
 // Sequence by sequence as the blocks of a grid take them: `sequences` at a time.
@@ -111,9 +112,8 @@ const char* strip_backward_blocks(const Problem& p, int sequences) {
     poison_scratch(p, b % sequences);
     const char* failed = nullptr;
     const char* error = with_shared(Sequence<Shape<TILES>>::BACKWARD_FLOATS, [&](float* shared) {
-      failed = host::run_block(WARPS * LANES, order, [&] {
-        strip_backward<Shape<TILES>>(p, b, b % sequences, shared);
-      });
+      failed = host::run_block(WARPS * LANES, order,
+                               [&] { strip_backward<Shape<TILES>>(p, b, b % sequences, shared); });
     });
     if (failed || error) return failed ? failed : error;
   }

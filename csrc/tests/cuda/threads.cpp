@@ -101,8 +101,8 @@ const char* run_block(int threads, int64_t order, const std::function<void()>& b
   }
   std::mt19937_64 random(order);
   const auto count = [&](State state) {
-    return std::count_if(
-        b.threads.begin(), b.threads.end(), [&](const Thread& t) { return t.state == state; });
+    return std::count_if(b.threads.begin(), b.threads.end(),
+                         [&](const Thread& t) { return t.state == state; });
   };
   while (count(State::ended) < threads) {
     for (const int warp : sequence(threads / LANES, order, random)) {
