@@ -51,9 +51,7 @@ def draw(seed: int, backend: str, device: str = "cpu") -> Case:
     inputs = {"value": new.strided(new.keys, choice.choice((1, 3, 8, 33)))}
     options: dict[str, Any] = {
         "row_offset": new.row_offset,
-        "scale": choice.uniform(0.1, 0.5)
-        if new.serves(scale=0.5) and choice.random() < 0.2
-        else None,
+        "scale": choice.uniform(0.1, 0.5) if choice.random() < 0.2 else None,
         "mode": mode,
         "activation": activation,
         "seed": choice.randrange(2**63),
@@ -105,9 +103,9 @@ class Tensors:
         self.items = "none"
         self.sizes()
 
-    def serves(self, dtype: torch.dtype = torch.float32, **arguments: Any) -> bool:
+    def serves(self, dtype: torch.dtype) -> bool:
         x = torch.zeros(1, 1, 1, 1, dtype=dtype, device=self.device)
-        return not BACKENDS[self.backend].why_not(Arguments(x, x, x, **arguments))
+        return not BACKENDS[self.backend].why_not(Arguments(x, x, x))
 
     def sizes(self) -> None:
         choice = self.choice
@@ -117,7 +115,7 @@ class Tensors:
         self.rows = self.keys = choice.randint(low, high)
         if choice.random() < 0.2:
             self.rows = choice.randint(1, min(high, 200))
-            if self.rows <= self.keys and self.serves(row_offset=1):
+            if self.rows <= self.keys:
                 self.row_offset = choice.randint(0, self.keys - self.rows)
         self.aligned = self.row_offset + self.rows <= self.keys  # query t is key t + row_offset
         self.aligned &= self.row_offset > 0 or self.rows == self.keys
@@ -229,13 +227,13 @@ class Tensors:
         return self.normal(*(choice.choice((1, n)) for n in shape), dtype=dtype)
 
     def scale(self) -> float | None:
-        if self.choice.random() < 0.8 or not self.serves(scale=0.5):
+        if self.choice.random() < 0.8:
             return None
         return self.choice.uniform(0.1, 0.5)
 
     def times(self) -> RelativeTimes | None:
         """Seconds between rows and keys, from none to years."""
-        if self.choice.random() < 0.8 or not self.serves(time_table=torch.zeros(1)):
+        if self.choice.random() < 0.8:
             return None
 
         def seconds(length: int) -> Tensor:
