@@ -190,6 +190,9 @@ def problem(a: Arguments, c: TileConfig) -> tuple[Problem, Size]:
     pitch = triton.cdiv(keys, c.tile) * c.tile
     mixture = None if a.mixture is None else _small(a.mixture)
     features = None if a.mode == "location" else a.features
+    exact = full_precision(a.query.device)
+    in_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    half = a.query.dtype != torch.float32  # features are often float32 beside it
     p = Problem(
         query=heads_of(a.query),
         key=heads_of(a.key),
@@ -218,28 +221,26 @@ def problem(a: Arguments, c: TileConfig) -> tuple[Problem, Size]:
         dropout=a.dropout if a.dropout > 0.0 else None,
         jitter=a.jitter,
         pitch=pitch,
-        mode=tl.constexpr(a.mode),
-        activation=tl.constexpr(a.activation),
-        causal=tl.constexpr(a.causal),
-        mask_per_head=tl.constexpr(a.mask is not None and a.mask.shape[1] > 1),
-        precision=tl.constexpr(precision(a.query.dtype, a.query.device)),
-        feature_precision=tl.constexpr(precision(torch.float32, a.query.device)),
-        exact=tl.constexpr(full_precision(a.query.device)),
-        rows_tile=tl.constexpr(c.rows_tile),
-        tile=tl.constexpr(c.tile),
-        chunk=tl.constexpr(c.chunk),
+        **_settled(
+            mode=a.mode,
+            activation=a.activation,
+            causal=a.causal,
+            mask_per_head=a.mask is not None and a.mask.shape[1] > 1,
+            precision="tf32" if half or in_tf32 else exact,  # which holds halves exactly
+            feature_precision="tf32" if in_tf32 else exact,
+            exact=exact,
+            rows_tile=c.rows_tile,
+            tile=c.tile,
+            chunk=c.chunk,
+        ),
     )
     return p, Size(batch, heads, rows, keys, a.row_offset or None)
 
 
-def precision(dtype: torch.dtype, device: torch.device) -> str:
-    """How products with inputs of the dtype are rounded: tf32 holds half precisions exactly.
-
-    Features are often float32 beside half queries, and the gated ones always are.
-    """
-    if dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision == "tf32":
-        return "tf32"
-    return full_precision(device)
+@cache
+def _settled(**values: object) -> dict[str, tl.constexpr]:
+    """What is known when a kernel is compiled; made once, as every call asks for the same."""
+    return {name: tl.constexpr(value) for name, value in values.items()}
 
 
 def full_precision(device: torch.device) -> str:
@@ -265,15 +266,22 @@ def programs(c: TileConfig, device: torch.device) -> int:
     """How many programs are on the device at once."""
     if device.type != "cuda":
         return 2
-    return c.programs_per_sm * torch.cuda.get_device_properties(device).multi_processor_count
+    return c.programs_per_sm * _multiprocessors(device)
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def heads_of(x: Tensor | None) -> Heads | None:
     if x is None:
         return None
-    if x.stride(-1) != 1 and x.shape[-1] > 1:
-        x = x.contiguous()
-    return Heads(x, *x.stride()[:3], x.shape[-1])
+    batch, head, row, column = x.stride()
+    width = x.shape[-1]
+    if column != 1 and width > 1:
+        return heads_of(x.contiguous())
+    return Heads(x, batch, head, row, width)
 
 
 def times_of(a: Arguments) -> Times:
