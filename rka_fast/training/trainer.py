@@ -32,6 +32,7 @@ from rka_fast.errors import (
     FolderError,
     Interrupted,
     TrainingError,
+    UserError,
 )
 from rka_fast.models import Recommender
 from rka_fast.progress import progress as progress_bar
@@ -89,10 +90,12 @@ class Trainer:
         self.main = self.accelerator.is_main_process
         self.quiet, self.watch = quiet or not self.main, watch
         torch.manual_seed(config.seed)
-        self.split, self.model, self.batcher = assemble(config, sequences, counts)
         try:
+            self.split, self.model, self.batcher = assemble(config, sequences, counts)
             self.model.check_device(self.accelerator.device)
-        except ValueError as error:
+        except UserError:
+            raise
+        except ValueError as error:  # of a model's constructor, about its settings
             raise ConfigError(str(error)) from None
         self.tracking = Tracking(self.accelerator, config)
         self.checkpoints = Checkpoints(folder, config, sequences)
