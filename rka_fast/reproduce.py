@@ -174,11 +174,12 @@ def _run_dataset(study: Study, dataset: Dataset, cells: list[Cell], bar: tqdm) -
     _say("\n".join(lines))
     outcome = Outcome(dataset, description, planned=len(cells))
     study.outcomes.append(outcome)
+    popularity: dict[int, dict] = {}
     for cell in cells:
         bar.set_description(cell.name)
         kept = cell.finished
         try:
-            result = run_cell(cell, sequences, description)
+            result = run_cell(cell, sequences, description, popularity=popularity)
             ranks = cell.folder.read_ranks()
         except (DataError, TrainingError, FolderError, CheckpointError) as error:
             outcome.failures[cell.name] = str(error)  # the other cells are still wanted

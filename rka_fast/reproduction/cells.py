@@ -151,14 +151,20 @@ def _refuse_others(cell: Cell) -> None:
 
 
 def run_cell(
-    cell: Cell, sequences: Sequences, description: dict[str, Any], watch: Watch | None = None
+    cell: Cell,
+    sequences: Sequences,
+    description: dict[str, Any],
+    watch: Watch | None = None,
+    popularity: dict[int, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The result of the cell: read if it is finished, else computed, going on where it stopped.
 
-    sequences, description: of `load_data`. watch: as the Trainer's. Raises ConfigError where the
-    folder holds a run on other data, FolderError or CheckpointError where it is damaged or in use,
-    and whatever the Trainer raises.
+    sequences, description: of `load_data`. watch: as the Trainer's. popularity: its scores by
+    seed, shared by the cells of one data set and split: read here, and added to. Raises ConfigError
+    where the folder holds a run on other data, FolderError or CheckpointError where it is damaged
+    or in use, and whatever the Trainer raises.
     """
+    seed, known = cell.config.seed, {} if popularity is None else popularity
     folder = cell.folder
     if folder.begun:
         folder.read_config()  # raises where it is damaged
@@ -168,15 +174,23 @@ def run_cell(
             "give another --out"
         )
     if cell.finished:
+        if found := folder.read_popularity():
+            known.setdefault(seed, found)
         return folder.read_json("result.json")
     if not (folder.begun or folder.has_config):
         folder.refuse_existing()
     with folder.held():
-        trainer = Trainer(cell.config, sequences, folder, description, quiet=True, watch=watch)
+        trainer = Trainer(
+            cell.config, sequences, folder, description, quiet=True, watch=watch,
+            popularity=known.get(seed),
+        )  # fmt: skip
         if not folder.begun:
             folder.begin(cell.config, sequences, description)
         trainer.resume()
-        return trainer.run()
+        result = trainer.run()
+    if found := result.get("popularity"):
+        known.setdefault(seed, found)
+    return result
 
 
 def _content(description: dict[str, Any]) -> dict[str, Any]:

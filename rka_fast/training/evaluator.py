@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
 
 from rka_fast.data.batches import Batcher, sampled_candidates
+from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.split import STAGES, Split
 from rka_fast.models import MODELS, Recommender
 from rka_fast.training.config import Config
@@ -52,12 +54,17 @@ class Evaluator:
     def scores(self, found: dict[str, Ranked]) -> dict[str, Any]:
         """Metrics of both stages; of the test, their intervals and what the lists are like."""
         test, users = found["test"], self.split.targets("test").users
-        ranks, counts = test.ranks.numpy(), self.batcher.cooccurrence
+        ranks = test.ranks.numpy()
         return {
             **{stage: both_metrics(ranked.ranks) for stage, ranked in found.items()},
             "intervals": intervals(ranks, users),
-            "lists": list_qualities(test.lists.numpy(), ranks[1], self.split, counts),
+            "lists": list_qualities(test.lists.numpy(), ranks[1], self.split, self._counts),
         }
+
+    @cached_property
+    def _counts(self) -> CoOccurrence:
+        """The model's, or made once where it has none."""
+        return self.batcher.cooccurrence or CoOccurrence.from_split(self.split)
 
     def popularity(self) -> dict[str, Any]:
         """Scores of popularity, which every result is shown beside."""

@@ -25,7 +25,8 @@ from rka_fast.data.sequences import ARRAYS, IDS, Sequences
 from rka_fast.errors import FolderError
 from rka_fast.files import LOCK, locked, remove_leftovers, to_json, write_atomically
 from rka_fast.training.config import Config
-from rka_fast.training.metrics import RANKINGS, Ranked
+from rka_fast.training.list_quality import QUALITIES
+from rka_fast.training.metrics import METRICS, RANKINGS, Ranked
 
 MANIFEST = "manifest.json"
 START, COUNTS = "start.safetensors", "counts.npz"
@@ -273,6 +274,18 @@ class RunFolder:
         if curve is not None:
             files["curve.png"] = curve
         self.write({**files, "result.json": to_json(result).encode()})
+
+    def read_popularity(self) -> dict[str, Any] | None:
+        """Scores of popularity that this run found before; None where they are not all there."""
+        try:
+            scores: Any = self.read_json("result.json")["popularity"]
+            told = [scores["valid"], scores["test"], scores["intervals"]]
+            whole = scores["lists"].keys() == QUALITIES.keys() and all(
+                of[ranking].keys() == METRICS.keys() for of in told for ranking in RANKINGS
+            )
+        except (FolderError, KeyError, TypeError, AttributeError):
+            return None
+        return scores if whole else None
 
     def read_ranks(self) -> dict[str, np.ndarray]:
         """Rank of every test target, int32 (targets,), by ranking.

@@ -20,6 +20,7 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -73,6 +74,7 @@ class Trainer:
     of the data, JSON-able, copied to the result. quiet: no progress bar and no lines.
     watch: called after every evaluation on validation, before its epoch is kept as the last; what
     it raises ends the training. counts: of the training events, where they are known already.
+    popularity: its scores, where a run on the same data, split and seed has found them.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class Trainer:
         quiet: bool = False,
         watch: Watch | None = None,
         counts: CoOccurrence | None = None,
+        popularity: dict[str, Any] | None = None,
     ) -> None:
         self.config, self.folder, self.description = config, folder, description
+        self.popularity = popularity
         self.accelerator = make_accelerator(config, track=not quiet)
         self.main = self.accelerator.is_main_process
         self.quiet, self.watch = quiet or not self.main, watch
@@ -147,6 +151,8 @@ class Trainer:
         Raises CheckpointError or FolderError where what it needs is lost, damaged or of another
         run, before anything is computed.
         """
+        if self.popularity is None:
+            self.popularity = self.folder.read_popularity()
         if self.optimizer is None:
             return
         last = self.checkpoints.last(self.model, self.steps_per_epoch)
@@ -362,8 +368,13 @@ class Trainer:
         self.progress.eval_seconds += seconds
         scores = self.evaluator.scores(found)
         is_pop = self.config.model == "pop"
-        of_popularity = scores if is_pop else self.evaluator.popularity()
+        of_popularity = scores if is_pop else self._popularity()
         return self._facts({**scores, "popularity": of_popularity}), found["test"]
+
+    def _popularity(self) -> dict[str, Any]:
+        """Its scores, evaluated where the process that writes does not know them."""
+        known: Any = broadcast_object_list([self.popularity])[0]
+        return known or self.evaluator.popularity()
 
     def _facts(self, scores: dict[str, Any]) -> dict[str, Any]:
         """The scores with what the run was, in the form of result.json."""

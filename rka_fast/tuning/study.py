@@ -51,6 +51,7 @@ class Tuning:
     ) -> None:
         self.out, self.base, self.space, self.pruner = out, base, space, pruner
         self.sequences, self.description = sequences, description
+        self.popularity: dict[int, dict] = {}  # by seed, which all trials share
         self._claim()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
@@ -167,7 +168,7 @@ class Tuning:
                 raise optuna.TrialPruned
 
         cell = Cell(f"trial {trial.number}", config)
-        result = run_cell(cell, self.sequences, self.description, watch)
+        result = run_cell(cell, self.sequences, self.description, watch, self.popularity)
         return result["valid"][select][SELECTION]
 
 

@@ -18,6 +18,7 @@ from rka_fast.reproduction.paper import FIGURES, PAPER_MODELS
 from rka_fast.reproduction.results import Outcome, Scores
 from rka_fast.training.assemble import load_data
 from rka_fast.training.config import Config
+from rka_fast.training.evaluator import Evaluator
 from rka_fast.training.metrics import METRICS, RANKINGS, rank_metrics
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.trainer import Trainer
@@ -159,6 +160,27 @@ def test_finished_cells_are_kept(done, folder, monkeypatch, capsys):
     assert reproduce(*flags) == 0
     assert capsys.readouterr().out.count("(kept)") == 6
     assert json.loads((done / "result.json").read_text())["mine"] == json.loads(before)["mine"]
+
+
+def test_cells_of_one_data_set_and_seed_share_popularity(folder, tmp_path, monkeypatch):
+    """Found once a seed, and what the cells of the model POP find."""
+    calls, evaluate = [], Evaluator.popularity
+
+    def counted(evaluator):
+        calls.append(evaluator.config.seed)
+        return evaluate(evaluator)
+
+    monkeypatch.setattr(Evaluator, "popularity", counted)
+    flags = ("--data", folder / "mine.txt", "--epochs", "1", "--out", tmp_path)
+    assert reproduce("--models", "sasrec,item_knn", "--seeds", "2", *flags) == 0
+    assert calls == [0, 1]
+    assert reproduce("--models", "sasrec,item_knn,pop", "--seeds", "2", *flags) == 0
+    assert calls == [0, 1]
+    for model in ("sasrec", "item_knn"):
+        for of_model, of_pop in zip(
+            results(tmp_path, "mine", model), results(tmp_path, "mine", "pop"), strict=True
+        ):
+            assert of_model["popularity"]["test"] == of_pop["test"]
 
 
 def test_other_settings_or_data_need_another_folder(done, folder, tmp_path, capsys):

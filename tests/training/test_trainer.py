@@ -17,6 +17,7 @@ from rka_fast.training.assemble import load_data
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
 from rka_fast.training.devices import make_accelerator, shard
+from rka_fast.training.evaluator import Evaluator
 from rka_fast.training.flags import parse
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.trainer import Trainer
@@ -155,6 +156,26 @@ def test_popularity_needs_no_training(trainer_for, log):
         trainer_for("sasrec", "--model", "sasrec", "--epochs", "1").run()["popularity"]
         == result["popularity"]
     )
+
+
+def test_popularity_is_evaluated_once(trainer_for, monkeypatch):
+    """A finished run keeps its scores, a longer one too; damaged ones are found again, the same."""
+    flags = ("--model", "sasrec", "--epochs")
+    whole = trainer_for("once", *flags, "1").run()
+
+    def never(evaluator):
+        raise AssertionError("evaluated again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "popularity", never)
+        again = trainer_for("once", *flags, "1").run()
+        longer = trainer_for("once", *flags, "2").run()
+    assert again["test"] == whole["test"] and longer["best_epoch"] <= 2
+    assert again["popularity"] == longer["popularity"] == whole["popularity"]
+    trainer = trainer_for("once", *flags, "2")
+    damaged = trainer.folder.result.read_text().replace('"popularity"', '"popular"')
+    trainer.folder.result.write_text(damaged)
+    assert trainer_for("once", *flags, "2").run()["popularity"] == whole["popularity"]
 
 
 def test_what_was_logged_after_the_checkpoint_is_dropped(tmp_path):
