@@ -10,7 +10,7 @@ from rka_fast.tuning.space import default_space, holds, make_space
 
 
 def test_the_default_space_leaves_out_what_was_given():
-    space = default_space(Config(model="rksa"))
+    space = default_space(Config(data="x", model="rksa"))
     assert space == {
         "learning_rate": FloatDistribution(1e-3 / 3, 3e-3, log=True),
         "width": CategoricalDistribution([32, 50, 64, 128]),
@@ -18,13 +18,13 @@ def test_the_default_space_leaves_out_what_was_given():
         "dropout": FloatDistribution(0.0, 0.6),
         "kernel_weight": FloatDistribution(0.1, 4.0, log=True),
     }
-    given = default_space(Config(model="sasrec", dropout=0.4, heads=4, width=64))
+    given = default_space(Config(data="x", model="sasrec", dropout=0.4, heads=4, width=64))
     assert set(given) == {"learning_rate", "blocks"}
 
 
 def test_every_model_has_a_space_of_settings_that_it_reads_or_says_so():
     for name in MODELS:
-        config = Config(model=name)
+        config = Config(data="x", model=name)
         space = default_space(config)
         assert space.keys() <= Config.read_by(name).keys()
         assert holds(space, {setting: getattr(config, setting) for setting in space})
