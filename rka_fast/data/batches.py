@@ -232,7 +232,7 @@ class Batcher:
             return None
         counted = None
         if self.leave_self_out:
-            counted = self.split.training_items.contains(users[:, None], items)
+            counted = self.split.counted_items.contains(users[:, None], items)
         return self.cooccurrence.block(items, counted)
 
     def _negatives(

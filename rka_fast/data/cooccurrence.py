@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -14,10 +15,16 @@ from rka_fast import native
 from rka_fast.data.sequences import lookup
 from rka_fast.data.split import Split
 
+PAIR_BYTES = 8
+"""Of a stored pair: its column and its count."""
+
+TOLD = 2**30
+"""Bytes of counts from which a person is told what they take."""
+
 
 def incidence(split: Split) -> scipy.sparse.csr_matrix:
-    """Who trains on what: int32 (num_users, num_items + 1) of 0 and 1."""
-    sequences, which = split.sequences, split.training_events
+    """Who trains on what that counts: int32 (num_users, num_items + 1) of 0 and 1."""
+    sequences, which = split.sequences, split.counted_events
     users, items = sequences.event_users[which], sequences.items[which]
     had = scipy.sparse.csr_matrix(
         (np.ones(len(items), np.int32), (users, items)),
@@ -42,7 +49,9 @@ class CoOccurrence:
     """Symmetric counts, CSR int32 (num_items + 1, num_items + 1) with sorted indices.
 
     Off the diagonal: training users that have both items; on it: training users that have the
-    item. Row and column 0, the padding, are empty. Repeated events of a user count once.
+    item. Row and column 0, the padding, are empty. Repeated events of a user count once, and of
+    each user only the last `Split.max_counted` training events do: this is still X^T X, of another
+    X, so it stays positive semi-definite, and a user's own part can be taken out exactly.
     """
 
     matrix: scipy.sparse.csr_matrix
@@ -51,7 +60,7 @@ class CoOccurrence:
     def from_split(cls, split: Split) -> CoOccurrence:
         """Count the training events of a split as X^T X of the 0/1 incidence matrix X."""
         had = incidence(split)
-        counts = (had.T @ had).tocsr()
+        counts = had.T.tocsr() @ had
         counts.sort_indices()
         return cls(counts)
 
@@ -137,6 +146,44 @@ class CoOccurrence:
     def submatrix(self, items: np.ndarray) -> np.ndarray:
         """Plain counts between distinct items, float32 (S, S)."""
         return self.block(np.asarray(items)[None])[0]
+
+
+def most_pairs(split: Split) -> int:
+    """A bound on the pairs of items that `CoOccurrence.from_split` stores."""
+    having, num_items = split.counted_items, split.sequences.num_items
+    users, items = having.pairs(0, split.sequences.num_users)
+    of_item = np.bincount(items, having.distinct[users], minlength=num_items + 1)
+    return int(np.minimum(of_item, num_items).sum())
+
+
+def describe_counts(split: Split) -> tuple[dict[str, Any], list[str]]:
+    """What is left out of the counts and what they may take, told before they are made.
+
+    JSON-able facts and lines for a person, none where nothing is left out and little is taken.
+    """
+    over = split.over_counted
+    users, left_out = int((over > 0).sum()), int(over.sum())
+    trained = split.train_end - split.sequences.indptr[:-1]
+    highest = PAIR_BYTES * float(
+        np.square(np.minimum(trained, split.max_counted), dtype=float).sum()
+    )
+    if not users and highest < TOLD:
+        return {}, []
+    size = PAIR_BYTES * most_pairs(split)
+    lines, facts = [], {}
+    if users:
+        facts["counted"] = {"most": split.max_counted, "users": users, "left_out": left_out}
+        lines.append(
+            f"co-occurrence: {users:,} user{'s have' if users > 1 else ' has'} more than "
+            f"{split.max_counted:,} training events, of which the last {split.max_counted:,} count "
+            f"and {left_out:,} do not (--max-counted)"
+        )
+    if users or size >= TOLD:
+        lines.append(
+            f"co-occurrence: up to {size // PAIR_BYTES:,} pairs of items, {size / 2**30:.2f} GiB; "
+            "a lower --max-counted takes less"
+        )
+    return facts, lines
 
 
 def gather(

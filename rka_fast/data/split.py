@@ -22,6 +22,9 @@ class Targets(NamedTuple):
     at: np.ndarray
 
 
+MAX_COUNTED = 5_000
+"""Events of a user that count in the co-occurrence: their square is the pairs that it may take."""
+
 NOBODY = Targets(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
@@ -37,6 +40,7 @@ class Split:
         otherwise nothing that the user ever has is a candidate beside the target.
     seen: "hide", what a user has had is never shown, so a target that it had before is a miss;
         or "keep", every item is a candidate for everybody. Recommending follows the same rule.
+    max_counted: of a user's training events the last this many count in the co-occurrence.
     """
 
     sequences: Sequences
@@ -45,6 +49,7 @@ class Split:
     test: Targets
     future_hidden: bool = False
     seen: str = "hide"
+    max_counted: int = MAX_COUNTED
 
     def targets(self, stage: str) -> Targets:
         """`valid` or `test`."""
@@ -70,7 +75,30 @@ class Split:
     @cached_property
     def training_items(self) -> UserItems:
         """Which user has which item among its training events."""
-        s, which = self.sequences, self.training_events
+        return self._having(self.training_events)
+
+    @property
+    def over_counted(self) -> np.ndarray:
+        """Int64 (num_users,): training events of every user beyond `max_counted`."""
+        trained = self.train_end - self.sequences.indptr[:-1]
+        return np.maximum(trained - self.max_counted, 0)
+
+    @property
+    def counted_events(self) -> np.ndarray:
+        """Bool (events,): which training events count in the co-occurrence, each user's last."""
+        owner = self.sequences.event_users
+        first = self.sequences.indptr[:-1] + self.over_counted
+        return self.training_events & (np.arange(len(owner)) >= first[owner])
+
+    @cached_property
+    def counted_items(self) -> UserItems:
+        """Which user has which item among the events that count in the co-occurrence."""
+        if not self.over_counted.any():
+            return self.training_items
+        return self._having(self.counted_events)
+
+    def _having(self, which: np.ndarray) -> UserItems:
+        s = self.sequences
         return UserItems(s.event_users[which], s.items[which], s.num_users, s.num_items)
 
     def had(self, stage: str) -> np.ndarray:

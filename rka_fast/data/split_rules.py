@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from rka_fast.data.sequences import Sequences
-from rka_fast.data.split import NOBODY, STAGES, Split, Targets
+from rka_fast.data.split import MAX_COUNTED, NOBODY, STAGES, Split, Targets
 from rka_fast.errors import DataError
 
 BOUNDARIES = "0.8,0.9"
@@ -25,13 +25,14 @@ class SplitOptions(NamedTuple):
 
     seen: what may be recommended, see `Split`. boundaries: when validation and test begin, two
     quantiles of the event times or two ISO dates (UTC). targets: which of a user's events of a
-    period is asked for, or all of them. seed: of the random ones.
+    period is asked for, or all of them. seed: of the random ones. max_counted: see `Split`.
     """
 
     seen: str = "hide"
     boundaries: str = BOUNDARIES
     targets: str = "first"
     seed: int = 0
+    max_counted: int = MAX_COUNTED
 
 
 DEFAULT = SplitOptions()
@@ -56,6 +57,7 @@ def leave_one_out(sequences: Sequences, options: SplitOptions = DEFAULT) -> Spli
         valid=Targets(users, end[users] - 2),
         test=Targets(users, end[users] - 1),
         seen=options.seen,
+        max_counted=options.max_counted,
     )
 
 
@@ -172,7 +174,7 @@ def file_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
 def no_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
     """Everything trains and nothing is asked: for serving, when the settings are known."""
     end = sequences.indptr[1:].astype(np.int64)
-    return Split(sequences, end, NOBODY, NOBODY, seen=options.seen)
+    return Split(sequences, end, NOBODY, NOBODY, seen=options.seen, max_counted=options.max_counted)
 
 
 def _by_periods(
@@ -195,6 +197,7 @@ def _by_periods(
         test=_of_period(start, test, end, options, stage=1),
         future_hidden=True,
         seen=options.seen,
+        max_counted=options.max_counted,
     )
     for stage in STAGES:
         if len(split.targets(stage).users) == 0:

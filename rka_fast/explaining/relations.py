@@ -40,7 +40,7 @@ def kernel_values(run: Trained, history: History, wanted: list[int]) -> KernelVa
     items = np.concatenate((history.items, np.array(wanted, np.int64)))[None]
     trained, counted = batcher.split.training_items, None
     if batcher.leave_self_out:
-        counted = trained.contains(np.array([[history.user]]), items)
+        counted = batcher.split.counted_items.contains(np.array([[history.user]]), items)
     assert batcher.cooccurrence is not None  # as `uses_cooccurrence` asked for
     counts = torch.from_numpy(batcher.cooccurrence.block(items, counted)).double()
     known = history.user >= 0 and bool(trained.distinct[history.user] > 0)

@@ -70,6 +70,7 @@ def later_split(
         targets,
         future_hidden=True,
         seen=split.seen,
+        max_counted=split.max_counted,
     )
     return later, left_out
 

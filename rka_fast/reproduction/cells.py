@@ -26,7 +26,7 @@ _BY_FLAG |= {"out": "--out", "json": "--json", "ties": "--ties", "seen": "--seen
 _OF_DATA = (
     *("columns", "form", "time_format", "where", "max_missing", "max_unpacked"),
     *("min_rating", "min_user_events", "min_item_events", "core", "duplicates", "repeats"),
-    *("split_boundaries", "split_targets"),
+    *("split_boundaries", "split_targets", "max_counted"),
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from rka_fast.data.batches import Batcher
-from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.cooccurrence import CoOccurrence, describe_counts
 from rka_fast.data.filters import Filters, build_sequences
 from rka_fast.data.joining import joined
 from rka_fast.data.readers import Interactions, read_interactions
@@ -81,9 +81,11 @@ def load_data(
         )
     rule = SPLITS[config.split]
     facts, split_lines = rule.describe(sequences, split_options(config))
-    target_facts, target_lines = describe_targets(rule(sequences, split_options(config)))
-    lines += split_lines + target_lines
-    return sequences, {**description, **facts, **target_facts}, lines
+    split = rule(sequences, split_options(config))
+    target_facts, target_lines = describe_targets(split)
+    count_facts, count_lines = describe_counts(split)
+    lines += split_lines + target_lines + count_lines
+    return sequences, {**description, **facts, **target_facts, **count_facts}, lines
 
 
 def read_log(config: Config, path: str | os.PathLike) -> Interactions:
@@ -125,7 +127,9 @@ def pooled(parts: list[Interactions]) -> Interactions:
 
 def split_options(config: Config) -> SplitOptions:
     """What the config says to the rule that splits."""
-    return SplitOptions(config.seen, config.split_boundaries, config.split_targets, config.seed)
+    return SplitOptions(
+        config.seen, config.split_boundaries, config.split_targets, config.seed, config.max_counted
+    )
 
 
 ROLES = ("train on", "validate on", "test on")

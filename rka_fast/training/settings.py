@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from rka_fast.data.filters import CHOICES
 from rka_fast.data.lists import FORMS
 from rka_fast.data.readers import MAX_MISSING, MAX_UNPACKED
-from rka_fast.data.split import SEEN
+from rka_fast.data.split import MAX_COUNTED, SEEN
 from rka_fast.data.split_rules import BOUNDARIES, SPLITS, TARGETS
 from rka_fast.errors import ConfigError
 from rka_fast.models import MODELS
@@ -159,6 +159,13 @@ class Settings:
         "Which of a user's events of a period a split by time asks for.",
         TARGETS[0],
         choices=TARGETS,
+    )
+    max_counted: int = setting(
+        "data",
+        "Of a user's training events the last this many count in the co-occurrence, whose memory "
+        "grows with their square.",
+        MAX_COUNTED,
+        rule=COUNT,
     )
     max_length: int = setting(
         "data",

@@ -83,6 +83,8 @@ class Tuning:
             raise FolderError(
                 f"{file} is damaged ({error}); restore it from a copy or choose another --out"
             ) from None
+        # What was not yet a setting when the study began had what is now the default.
+        saved = {"max_counted": Config.max_counted, **saved}
         for name in {**saved, **facts}:
             if saved.get(name) != facts.get(name):
                 what = "other data" if name == "data" else f"{name} {saved.get(name)!r}"

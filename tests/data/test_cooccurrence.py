@@ -1,5 +1,7 @@
 """Counts against literal loops over users and pairs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -7,7 +9,9 @@ import torch
 from support.sequences import sequences_of
 
 from rka_fast import native
-from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.batches import Batcher
+from rka_fast.data.cooccurrence import CoOccurrence, describe_counts, most_pairs
+from rka_fast.data.split import MAX_COUNTED
 from rka_fast.data.split_rules import leave_one_out
 
 ITEMS = 12
@@ -159,3 +163,65 @@ def test_a_file_of_counts_has_them_all(split):
     for name in ("indptr", "indices", "data"):
         got, right = getattr(again, name), getattr(counts.matrix, name)
         assert got.dtype == right.dtype and got.tolist() == right.tolist()
+
+
+def capped(split, most):
+    """The last `most` training events of every user, as sets."""
+    s = split.sequences
+    return [
+        set(s.items[max(s.indptr[u], split.train_end[u] - most) : split.train_end[u]].tolist())
+        for u in range(s.num_users)
+    ]
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, 6])
+def test_the_last_events_of_a_user_count(split, most):
+    """A Gram matrix, of which a user's own part can be taken exactly, padding and all."""
+    cut, sets = dataclasses.replace(split, max_counted=most), capped(split, most)
+    counts, rng = CoOccurrence.from_split(cut), np.random.default_rng(most)
+    expected = [[count(sets, i, j) for j in range(ITEMS + 1)] for i in range(ITEMS + 1)]
+    assert counts.matrix.toarray().tolist() == expected
+    assert counts.matrix.nnz <= most_pairs(cut) <= sum(len(items) ** 2 for items in sets)
+    assert (sets != train_sets(split)) == (most < 6)
+    batcher = Batcher(cut, counts, 8, seed=0)
+    users = np.array([u for u in range(30) if len(split.sequences.sequence(u)) >= 4])
+    batch = batcher.training(rng.permutation(users), 0)
+    rows = (x.numpy() for x in (batch.users, batch.items, batch.cooccurrence))
+    for user, items, block in zip(*rows, strict=True):
+        others = sets[:user] + sets[user + 1 :]
+        wanted = [[count(others, i, j) if i and j else 0 for j in items] for i in items]
+        assert block.tolist() == wanted
+        assert np.linalg.eigvalsh(block.astype(np.float64)).min() > -1e-9
+
+
+def test_counts_of_changed_users_are_capped_too(split):
+    """What is updated equals what is counted anew, also where the number itself changed."""
+    before = dataclasses.replace(split, max_counted=2)
+    after = dataclasses.replace(split, max_counted=4)
+    updated = CoOccurrence.from_split(before).updated(before, after).matrix
+    assert (updated != CoOccurrence.from_split(after).matrix).nnz == 0
+
+
+def test_a_bot_takes_no_gibibytes_and_is_told():
+    """60,000 items of one user beside small ones would be 3.6e9 pairs, 27 GiB."""
+    items, rng = 60_000, np.random.default_rng(0)
+    lists = [rng.permutation(items) + 1, *([7, 9, 11, 7, 3] for _ in range(20))]
+    split = leave_one_out(sequences_of(lists, items))
+    assert most_pairs(split) <= MAX_COUNTED**2 + 20 * 3**2
+    facts, lines = describe_counts(split)
+    left_out = items - 2 - MAX_COUNTED
+    assert facts == {"counted": {"most": MAX_COUNTED, "users": 1, "left_out": left_out}}
+    assert "1 user has more than 5,000" in lines[0] and f"{left_out:,} do not" in lines[0]
+    assert "0.19 GiB" in lines[1] and "--max-counted" in lines[1]
+    small = dataclasses.replace(split, max_counted=100)
+    matrix = CoOccurrence.from_split(small).matrix
+    kept = lists[0][-102:-2]
+    assert matrix.nnz <= 100**2 + 3**2
+    assert matrix[kept][:, kept].min() == 1 and matrix[7, 9] == 20 + np.isin([7, 9], kept).all()
+    whole = dataclasses.replace(split, max_counted=items)
+    facts, lines = describe_counts(whole)  # nothing is counted yet
+    assert facts == {} and "26.82 GiB" in lines[0]
+
+
+def test_nothing_is_told_of_small_logs(split):
+    assert describe_counts(split) == ({}, [])

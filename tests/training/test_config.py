@@ -76,6 +76,7 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "save_every": 14,
         "split_boundaries": "0.5,0.6",
         "split_targets": "last",
+        "max_counted": 15,
         "seen": "keep",
     }
     # of another split, of another loss, of another run
