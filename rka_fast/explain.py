@@ -61,8 +61,13 @@ def explain(flags: Flags) -> str:
     if flags.out is not None:
         check_writable(flags.out)
     of = flags.user if flags.history is None else [ids_of(flags.history)]
+    if of == [[]]:
+        raise ConfigError("--history is empty: give at least one item")
     times = None if flags.times is None else [flags.times.split(",")]
-    found = Run(flags.run, flags.device).explain(
+    run = Run(flags.run, flags.device)
+    if run.model.uses_times and flags.history is not None and times is None:
+        raise ConfigError("--history: this run reads times; give --times TIME,TIME,... too")
+    found = run.explain(
         of, flags.top, times=times, at=flags.at, titles=flags.titles, draws=flags.draws
     )
     if flags.out is not None:

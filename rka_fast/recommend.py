@@ -23,6 +23,7 @@ from rka_fast.files import to_json
 from rka_fast.recommending.asked import read_histories, read_ids
 from rka_fast.recommending.histories import seconds
 from rka_fast.recommending.output import form_of
+from rka_fast.recommending.plan import Plan
 from rka_fast.run import Run
 
 
@@ -103,7 +104,7 @@ def recommend(flags: Flags) -> str:
     if flags.out is not None:
         path = run.write(plan, flags.out, at_given=flags.at is not None)
         return f"recommendations for {_people(len(plan))}: {printable(path, 500)}"
-    return _text(flags, run, plan.table())
+    return _text(flags, run, plan)
 
 
 def _check(flags: Flags) -> None:
@@ -163,24 +164,27 @@ def _people(count: int) -> str:
     return "1 person" if count == 1 else f"{count:,} people"
 
 
-def _text(flags: Flags, run: Run, table: pl.DataFrame) -> str:
-    """The lists as JSON or as tables."""
-    lists = table.partition_by("user", maintain_order=True)
+def _text(flags: Flags, run: Run, plan: Plan) -> str:
+    """The lists as JSON or as tables, an empty one where no item may be shown."""
+    table = plan.table()
+    lists = table.partition_by("user", maintain_order=True, as_dict=True)
+    parts = [(name, lists.get((name,), table.clear())) for name in plan.histories.names]
     if flags.json:
-        found = [_json(flags, run, part) for part in lists]
+        found = [_json(flags, run, user, part) for user, part in parts]
         return to_json(found if flags.history_file is not None else found[0]).rstrip()
     note = " (synthetic data)" if run.description.get("synthetic") else ""
     lines = []
-    for part in lists:
-        user = part["user"][0]
+    for user, part in parts:
         name = user if flags.history is not None else f"user {printable(user)}"
         lines.append(f"{run.config.model} recommends for {name}{note}:")
-        lines += table_lines(part.drop("user"))
+        lines += table_lines(part.drop("user")) if len(part) else [NOTHING]
     return "\n".join(lines)
 
 
-def _json(flags: Flags, run: Run, part: pl.DataFrame) -> dict[str, Any]:
-    user = part["user"][0]
+NOTHING = "nothing: no item is left that may be shown"
+
+
+def _json(flags: Flags, run: Run, user: str, part: pl.DataFrame) -> dict[str, Any]:
     return {
         **({"history": ids_of(flags.history)} if flags.history is not None else {"user": user}),
         "model": run.config.model,

@@ -1,12 +1,14 @@
 import json
 
+import polars as pl
 import pytest
 import torch
 from support.runs import pairs, run_command, train, write_log
 
 from rka_fast.data.split_rules import time_split
-from rka_fast.errors import ConfigError
-from rka_fast.recommend import main
+from rka_fast.errors import ConfigError, DataError
+from rka_fast.explain import main as explain
+from rka_fast.recommend import NOTHING, main
 from rka_fast.run import Run
 
 
@@ -82,6 +84,32 @@ def test_a_wrong_request_is_a_message(run, capsys, flags, parts):
         assert part in error
 
 
+def test_nothing_that_may_be_shown_is_said(run, tmp_path, capsys):
+    loaded = Run(str(run))
+    had = loaded.sequences.sequence(loaded.sequences.user_index("u7"))
+    only = tmp_path / "only.txt"
+    only.write_text("\n".join(sorted({loaded.sequences.item_id(item) for item in had})))
+    assert main([str(run), "--user", "u7", "--items", str(only)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [NOTHING]
+    assert main([str(run), "--user", "u7", "--items", str(only), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["user"] == "u7" and printed["recommendations"] == []
+    histories = tmp_path / "histories.json"
+    mine = [loaded.sequences.item_id(item) for item in had]
+    histories.write_text(json.dumps({"all of it": mine, "part": mine[:1]}))
+    flags = ["--history-file", str(histories), "--items", str(only), "--json"]
+    assert main([str(run), *flags]) == 0
+    whole, part = json.loads(capsys.readouterr().out)
+    assert (whole["user"], whole["recommendations"]) == ("all of it", [])
+    assert {row["item"] for row in part["recommendations"]} == set(mine[1:]) - {mine[0]}
+
+
+@pytest.mark.parametrize("nobody", [{}, [], pl.DataFrame({"user": []})])
+def test_nobody_is_refused(run, nobody):
+    with pytest.raises(DataError, match="nobody was named"):
+        Run(str(run)).recommend(nobody)
+
+
 def test_a_wrong_folder_is_a_message(tmp_path, capsys):
     assert main([str(tmp_path / "none"), "--user", "u1"]) == 2
     assert "none is not a run folder" in capsys.readouterr().err
@@ -145,8 +173,9 @@ def test_a_run_with_a_time_bias_is_asked_at_a_time(model, tmp_path, capsys):
     user = loaded.sequences.user_index("u7")
     items = [loaded.sequences.item_id(item) for item in loaded.sequences.sequence(user)]
     assert main([str(run), "--history", "i3,i5", "--times", "1e9,2017-07-14"]) == 0
-    assert main([str(run), "--history", "i3,i5"]) == 2
-    assert "give --times" in capsys.readouterr().err
+    for command in (main, explain):
+        assert command([str(run), "--history", "i3,i5", "--json"]) == 2
+        assert "give --times" in capsys.readouterr().err
     assert main([str(run), "--user", "u7", "--at", "soon"]) == 2
     assert "--at 'soon': expected seconds since 1970 or an ISO date" in capsys.readouterr().err
     when = [[1e9] * len(items)]

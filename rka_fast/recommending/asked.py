@@ -41,9 +41,14 @@ def histories_of(
         frame = polars_frame(of)
         roles = columns.recognise(frame.columns)
         if "item" not in roles:
-            return of_users(sequences, _column(frame, roles, "user").to_list(), at)
+            users = _column(frame, roles, "user").to_list()
+            if not users:
+                raise DataError("nobody was named: the frame has no row")
+            return of_users(sequences, users, at)
         lists, when = from_frame(frame)
     elif isinstance(of, Mapping):
+        if not of:
+            raise DataError("nobody was named: the dictionary is empty")
         lists, when = {_name(name): items for name, items in of.items()}, times
     elif _is_id(of):
         return of_users(sequences, [of], at)
@@ -107,6 +112,8 @@ def from_frame(frame: pl.DataFrame, path: str = "frame") -> tuple[Lists, Lists |
     timed = "timestamp" in roles
     if timed:
         table = table.with_columns(time=_times(frame.to_series(roles["timestamp"])))
+    if table.is_empty():
+        raise DataError(f"{path} has no history: there is no row below the header")
     if table.null_count().sum_horizontal()[0]:
         raise DataError(f"{path}: a row lacks its user, item or time; leave such rows out")
     order = table.select(pl.col("user").unique(maintain_order=True))

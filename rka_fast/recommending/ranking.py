@@ -113,9 +113,10 @@ class Ranker:
         some = histories.rows(warm[:: max(1, len(warm) // SAMPLED)][:SAMPLED])
         if not len(some):
             return "approximate search: no history to measure it with"
+        over = "1 history" if len(some) == 1 else f"{len(some):,} histories"
         return (
             f"approximate search finds {self.recall(some):.1%} of the exact top "
-            f"{self.options.top} (measured over {len(some):,} histories)"
+            f"{self.options.top} (measured over {over})"
         )
 
     def _approximate(self, states: list[Tensor], cold: Tensor, hidden: Hidden) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rka_fast.errors import ConfigError, DataError, FolderError
-from rka_fast.serving.folder import FACTS, GRAPHS, ITEMS, VECTORS
+from rka_fast.errors import ConfigError, DataError, FolderError, UserError
+from rka_fast.serving.folder import FACTS, FORMAT, GRAPHS, ITEMS, VECTORS
 
 Graph = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """From history, hidden and top to scores and items; see `RankingGraph`."""
@@ -109,6 +109,8 @@ class ExportEngine(Engine):
         try:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             ids = json.loads((folder / ITEMS).read_text(encoding="utf-8"))
+            if facts["format"] != FORMAT:
+                raise ValueError(f"its format is {facts['format']}, this version reads {FORMAT}")
             stored: Any = np.load(folder / VECTORS, mmap_mode="r")
             self.length = int(facts["length"])
             popularity = np.array(facts["popularity"])
@@ -119,7 +121,12 @@ class ExportEngine(Engine):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FolderError(f"{folder} is not a whole export: {error}; export again") from None
         self.stored: np.ndarray = stored
-        self.graph = _onnx(path) if path.name == GRAPHS["onnx"] else _aoti(path)
+        try:
+            self.graph = _onnx(path) if path.name == GRAPHS["onnx"] else _aoti(path)
+        except UserError:
+            raise
+        except Exception as error:  # errors of ONNX Runtime have no base of their own
+            raise FolderError(f"{path} cannot be read: {error}; export again") from None
 
     def _vectors(self) -> np.ndarray:
         return np.asarray(self.stored)

@@ -21,19 +21,17 @@ import tyro
 from torch import nn
 
 from rka_fast import exporting
-from rka_fast.commands import exit_status
+from rka_fast.commands import exit_status, parse
 from rka_fast.errors import ConfigError, FolderError
 from rka_fast.files import to_json, write_atomically
 from rka_fast.models import MODELS
 from rka_fast.models.transformer import TransformerRecommender
 from rka_fast.run import Run
 from rka_fast.serving import readme
-from rka_fast.serving.folder import FACTS, GRAPHS, ITEMS, VECTORS
+from rka_fast.serving.folder import FACTS, FORMAT, GRAPHS, ITEMS, VECTORS
 from rka_fast.serving.graph import RankingGraph
 from rka_fast.version import __version__
 
-FORMAT = 1
-"""Of the folder; the number changes with what others would have to read differently."""
 _INPUTS, _OUTPUTS = ("history", "hidden", "top"), ("scores", "items")
 
 
@@ -136,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 for a user's mistake."""
 
     def run() -> int:
-        flags = tyro.cli(Flags, args=argv, prog="rka-fast export", description=__doc__)
+        flags = parse(Flags, argv, "rka-fast export", __doc__, "did you mean --out {0}?")
         folder = export_run(Run.load(flags.run), flags.out, flags.format)
         size = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
         print(f"wrote {folder}, {size:.1f} MiB; {folder / 'README.md'} says how to call it")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from rka_fast.commands import exit_status
+from rka_fast.commands import exit_status, parse
 from rka_fast.errors import ConfigError
 from rka_fast.serving.engine import Engine, load
 
@@ -139,7 +139,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 for a user's mistake."""
 
     def run() -> int:
-        flags = tyro.cli(Flags, args=argv, prog="rka-fast serve", description=__doc__)
+        flags = parse(
+            Flags, argv, "rka-fast serve", __doc__, "one folder is served; is {0} a flag's value?"
+        )
         asyncio.run(serve(flags))
         return 0
 

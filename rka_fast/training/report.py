@@ -17,12 +17,14 @@ def result_table(result: dict[str, Any]) -> str:
     if "test" not in result:
         last = f" for {result['best_epoch']} epochs" if result["best_epoch"] else ""
         return f"{result['model']} trained on everything{last}: nothing was held out to test on"
-    title = f"Test scores of epoch {result['best_epoch']}, the best on validation"
+    title = "Test scores"
+    if result["best_epoch"]:  # of a model that trains in epochs
+        title += f" of epoch {result['best_epoch']}, the best on validation"
     rows = [(result["model"], result["test"], result.get("intervals"))]
     lists = [(result["model"], result.get("lists"))]
     popularity = result["popularity"]
     if result["model"] == "pop":
-        title, rows, lists = "Test scores", [], []
+        rows, lists = [], []
     rows.append(("popularity", popularity["test"], popularity.get("intervals")))
     lists.append(("popularity", popularity.get("lists")))
     if evaluation := result["data"].get("evaluation"):

@@ -122,6 +122,7 @@ def test_the_command(run, tmp_path, capsys):
         (["--usr", "u1"], "unknown flag --usr; did you mean --user?"),
         (["--user", "u1", "--history", "i20"], "give either --user ID"),
         (["--user", "u1"], "give --out FILE.html for the page, or --json"),
+        (["--history", "[]", "--json"], "--history is empty: give at least one item"),
         (["--user", "u1", "--times", "1", "--json"], "--times goes with --history"),
         (["--user", "u1", "--at", "1", "--json"], "trained without time_bias"),
         (["--user", "nobody", "--json"], "unknown user id 'nobody'"),

@@ -94,6 +94,7 @@ def test_titles_of_a_file(tmp_path):
         ('[{"items": [1], "times": [1]}, {"items": [2]}]', "history of 1 has no times"),
         ("user,item,timestamp\na,b,soon\n", "time 'soon': expected seconds"),
         ("", "is empty"),
+        ("user,item\n", "file has no history"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told(text, part, tmp_path):

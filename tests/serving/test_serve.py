@@ -237,6 +237,14 @@ def test_another_run_is_swapped_in(small_runs, tmp_path):
 def test_a_damaged_export_is_told(exports, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(exports("sasrec"), folder)
+    (folder / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(FolderError, match=r"model\.onnx cannot be read: .*; export again"):
+        load(folder)
+    facts = json.loads((folder / "export.json").read_text())
+    (folder / "export.json").write_text(json.dumps({**facts, "format": 2}))
+    with pytest.raises(FolderError, match="its format is 2, this version reads 1; export again"):
+        load(folder)
+    (folder / "export.json").write_text(json.dumps(facts))
     (folder / "items.json").write_text('["i1"]')
     with pytest.raises(FolderError, match="different numbers of items; export again"):
         load(folder)
@@ -252,6 +260,7 @@ def test_a_damaged_export_is_told(exports, tmp_path):
         (["--batch", "0"], "--batch must be at least 1, got 0"),
         (["--wait", "-1"], "--wait must be at least 0, got -1"),
         (["--port", "0"], "none is not a run folder"),
+        (["--prot", "0"], "unknown flag --prot; did you mean --port?"),
     ],
 )
 def test_the_command_tells_what_is_wrong(flags, message, tmp_path, capsys):
