@@ -20,6 +20,7 @@ from rka_fast.data.split import STAGES
 from rka_fast.errors import ConfigError, DataError
 from rka_fast.explaining.asking import History
 from rka_fast.explaining.explanation import DRAWS, Explanation, explain
+from rka_fast.models.transformer import TransformerRecommender
 from rka_fast.progress import progress as progress_bar
 from rka_fast.recommending.asked import (
     columns_of,
@@ -108,6 +109,8 @@ class Run:
             self.config, self.sequences, opened.read_counts(self.config)
         )
         checkpoint.load_into(self.model)
+        if isinstance(self.model, TransformerRecommender):
+            self.model.fold_features()
         self.model.to(device).eval()
 
     @classmethod

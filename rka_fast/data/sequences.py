@@ -30,6 +30,8 @@ class Sequences:
     timestamps: float64 (events,), seconds since 1970, or None where the input has no times.
     parts: int8 (events,), 0 for training, 1 validation, 2 test, rising for each user; None where
         the input has no split of its own.
+    features: float32 (num_items, F), of every item, under feature_names (F,); None where no
+        features were given.
     """
 
     indptr: np.ndarray
@@ -38,6 +40,8 @@ class Sequences:
     item_ids: list[str]
     timestamps: np.ndarray | None = None
     parts: np.ndarray | None = None
+    features: np.ndarray | None = None
+    feature_names: list[str] | None = None
 
     @property
     def num_users(self) -> int:
@@ -96,6 +100,9 @@ class Sequences:
         found = hashlib.sha256(json.dumps([self.user_ids, self.item_ids]).encode())
         for array in (self.indptr, self.items, self.timestamps, self.parts):
             found.update(b"-" if array is None else np.ascontiguousarray(array).data)
+        if self.features is not None:
+            found.update(json.dumps(self.feature_names).encode())
+            found.update(np.ascontiguousarray(self.features).data)
         return found.hexdigest()
 
     def files(self) -> dict[str, bytes]:
@@ -105,7 +112,10 @@ class Sequences:
             arrays["timestamps"] = self.timestamps
         if self.parts is not None:
             arrays["parts"] = self.parts
-        ids = json.dumps({"users": self.user_ids, "items": self.item_ids})
+        names = {"users": self.user_ids, "items": self.item_ids}
+        if self.features is not None:
+            arrays["features"], names["features"] = self.features, self.feature_names or []
+        ids = json.dumps(names)
         compressed = io.BytesIO()
         np.savez_compressed(compressed, **arrays)
         return {ARRAYS: compressed.getvalue(), IDS: ids.encode()}
@@ -138,6 +148,8 @@ class Sequences:
                     ids["items"],
                     arrays.get("timestamps"),
                     arrays.get("parts"),
+                    arrays.get("features"),
+                    ids.get("features"),
                 )
             fits = loaded._fits_together()
         except UserError:
@@ -162,12 +174,23 @@ class Sequences:
             and (events == 0 or (items.min() >= 1 and items.max() <= self.num_items))
             and all(array.shape == (events,) for array in per_event)
             and all(np.isfinite(array).all() for array in per_event)
+            and self._features_fit()
             and all(
                 isinstance(ids, list)
                 and all(isinstance(name, str) for name in ids)
                 and len(set(ids)) == len(ids)
                 for ids in (self.user_ids, self.item_ids)
             )
+        )
+
+    def _features_fit(self) -> bool:
+        if self.features is None or self.feature_names is None:
+            return self.features is None and self.feature_names is None
+        shape = (self.num_items, len(self.feature_names))
+        return bool(
+            self.features.shape == shape
+            and self.features.dtype == np.float32
+            and np.isfinite(self.features).all()
         )
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class Recommender(nn.Module):
     """Scores every item as the next one after a batch of histories.
 
-    The constructor's positional parameters are sizes of the catalogue, named like properties of
-    `Sequences`; its keywords are the model's settings, and its signature is where their defaults
-    stand.
+    The constructor's positional parameters are facts of the catalogue, named like attributes of
+    `Sequences` (`features`, those of the items, may be None); its keywords are the model's
+    settings, and its signature is where their defaults stand.
 
     A model that learns by gradients implements `encode` and `item_vectors` (and, if its score is
     not their inner product, `match` and `training_loss`). One that is fitted at once sets
@@ -93,6 +93,10 @@ class Recommender(nn.Module):
         """Output embedding (num_items + 1, width); row 0 is padding."""
         raise NotImplementedError
 
+    def compared(self, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+        """The item vectors that a loss compares with, and the targets as rows of them."""
+        return targets, self.item_vectors()
+
     def extra_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted further terms of the loss by name."""
         return {}
@@ -108,8 +112,9 @@ class Recommender(nn.Module):
             negatives = negatives[wanted]
         elif negatives is not None and negatives.dim() == 2:
             rows = wanted.nonzero()[:, 0]
+        targets, vectors = self.compared(batch.targets[wanted], loss)
         main = recommendation_loss(
-            loss, self.encode(batch)[wanted], batch.targets[wanted], self.item_vectors(),
+            loss, self.encode(batch)[wanted], targets, vectors,
             negatives, rows, self.loss_options,
         )  # fmt: skip
         if not (extra := self.extra_losses(batch)):

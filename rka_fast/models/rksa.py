@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -89,6 +90,7 @@ class RKSA(TransformerRecommender):
     Args:
         num_items, num_users: size of the catalogue; items count from 1 (0 is padding), users from
             0 (-1 is a person without a user vector).
+        features: of the items, as in `TransformerRecommender`.
         max_length, width, blocks, heads, dropout: as in SASRec.
         time_bias, position_bias: as in `RelativeBias`.
         block, expansion, temperature, tied: as in `TransformerRecommender`.
@@ -110,6 +112,7 @@ class RKSA(TransformerRecommender):
         self,
         num_items: int,
         num_users: int,
+        features: np.ndarray | None = None,
         *,
         max_length: int = 50,
         width: int = 50,
@@ -147,6 +150,7 @@ class RKSA(TransformerRecommender):
         super().__init__(
             num_items, attentions, max_length, width, dropout, block=block, expansion=expansion,
             temperature=temperature, tied=tied, uses_times=time_bias,
+            features=features,
         )  # fmt: skip
         self.kernel_weight, self.heads, self.backend = kernel_weight, heads, backend
         self.users = nn.Embedding(num_users + 1, width, padding_idx=0)

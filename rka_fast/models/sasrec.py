@@ -5,6 +5,7 @@ attention, which RKSA has too, a final normalisation as in the authors' program,
 over all items as the default loss, which ranks better; "bce" is the paper's.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -65,6 +66,7 @@ class SASRec(TransformerRecommender):
     def __init__(
         self,
         num_items: int,
+        features: np.ndarray | None = None,
         *,
         max_length: int = 50,
         width: int = 50,
@@ -87,4 +89,5 @@ class SASRec(TransformerRecommender):
         super().__init__(
             num_items, attentions, max_length, width, dropout, block=block, expansion=expansion,
             temperature=temperature, tied=tied, uses_times=time_bias,
+            features=features,
         )  # fmt: skip

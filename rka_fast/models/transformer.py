@@ -6,15 +6,20 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rka_fast.models.base import Recommender
 from rka_fast.models.groups import LengthGroups, grouped
+from rka_fast.models.item_table import ItemTable, folded, item_table, vectors_of
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from rka_fast.data.batches import Batch
+    from rka_fast.data.split import Split
 
 
 class FeedForward(nn.Module):
@@ -121,6 +126,7 @@ class TransformerRecommender(Recommender):
         ligr.
     temperature: states and items are compared by their cosine over it; None, by inner product.
     tied: False gives the output an item embedding of its own.
+    features: float32 (num_items, F), which the item vectors are made of too; see `ItemTable`.
     uses_times: whether the attentions take `times`, those of the requests and of the events.
     """
 
@@ -139,14 +145,15 @@ class TransformerRecommender(Recommender):
         temperature: float | None,
         tied: bool,
         uses_times: bool,
+        features: np.ndarray | None = None,
     ):
         super().__init__()
         self.uses_times = uses_times
         gated = block == "ligr"
         self.temperature, self.scale = temperature, 1.0 if gated else math.sqrt(width)
-        self.items = nn.Embedding(num_items + 1, width, padding_idx=0)
+        self.items = item_table(num_items, width, features)
         self.positions = nn.Embedding(max_length, width)
-        self.output = None if tied else nn.Embedding(num_items + 1, width, padding_idx=0)
+        self.output = None if tied else item_table(num_items, width, features)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             BLOCKS[block](attention, width, dropout, expansion) for attention in attentions
@@ -162,8 +169,33 @@ class TransformerRecommender(Recommender):
             if table.padding_idx == 0:
                 nn.init.zeros_(table.weight[0].data)
 
+    @classmethod
+    def from_config(cls, config: object, split: Split) -> Self:
+        model = super().from_config(config, split)
+        trained = torch.from_numpy(split.train_counts() > 0)
+        for table in model._featured():
+            table.trained.copy_(trained[:, None])
+        return model
+
+    def _featured(self) -> list[ItemTable]:
+        return [table for table in (self.items, self.output) if isinstance(table, ItemTable)]
+
+    def fold_features(self) -> None:
+        """Turn what features give into plain tables; the model is then not to be trained on."""
+        self.items = folded(self.items)
+        self.output = None if self.output is None else folded(self.output)
+
+    def compared(self, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+        """Items that only features describe stand in no normaliser: they are never a target."""
+        vectors = self.item_vectors()
+        if loss != "ce" or not (tables := self._featured()):
+            return targets, vectors
+        kept = tables[0].trained[:, 0] > 0
+        kept[0] = True  # the padding keeps its place
+        return (kept.cumsum(0) - 1)[targets], vectors[kept]
+
     def item_vectors(self) -> Tensor:
-        weight = self.items.weight if self.output is None else self.output.weight
+        weight = vectors_of(self.items if self.output is None else self.output)
         return weight if self.temperature is None else F.normalize(weight, dim=-1)
 
     def attention_inputs(

@@ -12,6 +12,7 @@ import polars as pl
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence, describe_counts
 from rka_fast.data.filters import Filters, build_sequences
+from rka_fast.data.item_features import read_item_features, with_features
 from rka_fast.data.joining import joined
 from rka_fast.data.readers import Interactions, read_interactions
 from rka_fast.data.sequences import Sequences
@@ -79,6 +80,10 @@ def load_data(
             f"{added['new_events']:,} events, {added['new_users']:,} users, "
             f"{added['new_items']:,} items ({there:,} events were there already)"
         )
+    if config.item_features is not None:
+        features = read_item_features(config.item_features)
+        sequences, description["item_features"], told = with_features(sequences, features)
+        lines += told
     rule = SPLITS[config.split]
     facts, split_lines = rule.describe(sequences, split_options(config))
     split = rule(sequences, split_options(config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import re
 import typing
@@ -290,6 +291,8 @@ def _read_by(model: type[Recommender]) -> dict[str, Any]:
         read |= {"shared_negatives": SHARING[0], "calibration": None, "log_q": False}
     if model.uses_cooccurrence:
         read["leave_self_out"] = True
+    if "features" in inspect.signature(model).parameters:
+        read["item_features"] = None
     names = {field.name for field in dataclasses.fields(Config)}
     return read | {name: value for name, value in model.settings().items() if name in names}
 

@@ -167,6 +167,11 @@ class Settings:
         MAX_COUNTED,
         rule=COUNT,
     )
+    item_features: str | None = setting(
+        "data",
+        "Parquet or CSV file of item features: an id column, and categories, numbers and vectors "
+        "that the item vectors are made of too.",
+    )
     max_length: int = setting(
         "data",
         "The model sees this many of a user's last events.",

@@ -125,15 +125,17 @@ class Start(NamedTuple):
 
         Rows of items and users are carried over by id. A new item starts as the mean of the old
         items that it shares training users with, weighed by how many; a new user likewise by shared
-        items; one that shares nothing as the mean of all, plus the noise that it has. Raises
-        CheckpointError where the weights do not fit.
+        items; one that shares nothing as the mean of all, plus the noise that it has. What features
+        of items weigh is carried over by their names. Raises CheckpointError where the weights do
+        not fit.
         """
         if not model.trains:
             return [f"{model.title} is fitted anew on the joined data"]
         tables, new = model.tables(), model.state_dict()
+        maps = {name for name in new if name in ("items.map.weight", "output.map.weight")}
         fits = self.weights.keys() == new.keys() and all(
             self.weights[name].shape[name in tables :] == new[name].shape[name in tables :]
-            for name in new
+            for name in new.keys() - maps
         )
         if not fits:
             raise CheckpointError(
@@ -146,6 +148,11 @@ class Start(NamedTuple):
             if name in tables:
                 of = affinities[tables[name]]
                 weight.copy_(of.carried(old.cpu().numpy(), weight.cpu().numpy()))
+            elif name in maps:
+                had = self.split.sequences.feature_names or []
+                for place, feature in enumerate(split.sequences.feature_names or []):
+                    if feature in had:
+                        weight[:, place] = old[:, had.index(feature)]
             else:
                 weight.copy_(old)
         lines = [f"weights of {self.run}, and of new " + _told(affinities)]

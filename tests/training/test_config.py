@@ -34,6 +34,7 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "split": "time",
         "model": "rksa",
         "max_length": 7,
+        "item_features": "features.csv",
         "width": 6,
         "blocks": 3,
         "heads": 2,

@@ -1,0 +1,174 @@
+"""Runs with item features: items never trained on are recommended and related, and all goes on."""
+
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from support.runs import SMALL, pairs
+
+from rka_fast import fit
+from rka_fast.models.item_table import ItemTable
+from rka_fast.serving.graph import RankingGraph
+from rka_fast.train import main
+from rka_fast.training.assemble import assemble
+from rka_fast.training.checkpoint import Checkpoint
+from rka_fast.training.run_folder import RunFolder
+
+GROUPS, ITEMS, COLD = 6, 12, 3  # the last 3 items of each of 6 groups have no events
+
+
+def name(group, number):
+    return f"g{group}n{number}"
+
+
+@pytest.fixture(scope="module")
+def log():
+    """Everybody goes from group to group in one of two directions, to a random item of it."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(150):
+        group, step = int(rng.integers(GROUPS)), 1 if user % 2 else -1
+        for time in range(10):
+            group = (group + step) % GROUPS
+            rows.append((f"u{user}", name(group, int(rng.integers(ITEMS - COLD))), time + 1))
+    return pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    rows = [(name(g, n), f"group{g}") for g in range(GROUPS) for n in range(ITEMS)]
+    path = tmp_path_factory.mktemp("features") / "items.csv"
+    pl.DataFrame(rows, schema=["item_id", "group"], orient="row").write_csv(path)
+    return path
+
+
+@pytest.fixture(scope="module", params=["sasrec", "rksa"])
+def run(request, log, features, tmp_path_factory):
+    settings = {**SMALL, "width": 16, "learning_rate": 0.01, "epochs": 25, "model": request.param}
+    out = str(tmp_path_factory.mktemp("run") / "run")
+    return fit(log, item_features=str(features), out=out, **settings)
+
+
+def cold_items():
+    return [name(g, n) for g in range(GROUPS) for n in range(ITEMS - COLD, ITEMS)]
+
+
+def test_cold_items_are_recommended_by_what_comes_next(run, log):
+    """Among the 18 items without events, 3 are of the right group; popularity knows nothing."""
+    facts = json.loads((run.folder / "data.json").read_text())["item_features"]
+    assert facts["items_without_events"] == GROUPS * COLD == run.sequences.num_items - 54
+    hits = []
+    for user, events in log.group_by("user"):
+        groups = [int(item[1]) for item in events.sort("timestamp")["item"]]
+        following = (2 * groups[-1] - groups[-2]) % GROUPS
+        top = run.recommend(user[0], top=COLD, items=cold_items())["item"]
+        hits.append(np.mean([int(item[1]) == following for item in top]))
+    # Popularity, which ties among items without events, hits one of 6.
+    assert np.mean(hits) > 3 / GROUPS
+
+
+def test_cold_items_are_related_to_those_with_their_features(run):
+    for by in ("item", "embedding") if run.config.model == "rksa" else ("embedding",):
+        found = run.similar(cold_items(), top=5, by=by)
+        same = [row["item"][1] == row["similar"][1] for row in found.iter_rows(named=True)]
+        assert np.mean(same) > 0.9
+
+
+def unfolded(run):
+    """The model as it is trained, with its weights."""
+    _, model, _ = assemble(run.config, run.sequences)
+    Checkpoint.load(RunFolder(run.folder).best).load_into(model)
+    return model.eval()
+
+
+def test_vectors_are_ids_and_a_map_of_features(run):
+    model, state = unfolded(run), unfolded(run).state_dict()
+    own, matrix = state["items.weight"].double(), state["items.map.weight"].double()
+    trained = run.batcher.split.train_counts() > 0
+    for item in range(1, run.sequences.num_items + 1):
+        group = run.sequences.feature_names.index(f"group=group{run.sequences.item_id(item)[1]}")
+        expected = matrix[:, group] + (own[item] if trained[item] else 0)
+        for vectors in (model.item_vectors(), run.model.item_vectors(), run.model.items.weight):
+            torch.testing.assert_close(vectors[item].double(), expected, rtol=0, atol=1e-6)
+    batch = run.batcher.evaluation(slice(0, 20), "test")
+    with torch.no_grad():  # folded or not, states are the same but for rounding
+        torch.testing.assert_close(model.encode(batch), run.model.encode(batch), atol=1e-4, rtol=0)
+
+
+def test_the_loss_compares_with_trained_items_alone(run):
+    """Cross-entropy over those, by hand; items without events get no gradient."""
+    model, batch = unfolded(run), run.batcher.training(np.arange(16), 0)
+    wanted, kept = batch.targets > 0, run.batcher.split.train_counts() > 0
+    states, targets = model.encode(batch)[wanted].double(), batch.targets[wanted]
+    scores = states @ model.item_vectors().double()[torch.from_numpy(kept)].T
+    place = torch.from_numpy(np.cumsum(kept) - 1)[targets]
+    expected = (scores.logsumexp(-1) - scores[torch.arange(len(place)), place]).mean()
+    parts = model.training_loss(batch, "ce")
+    loss = parts.get("recommendation", parts["loss"])
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+    loss.backward()
+    gradient = model.items.weight.grad
+    assert not gradient[torch.from_numpy(~kept)].any() and gradient[1:].any()
+    assert model.items.map.weight.grad.any()
+
+
+def test_a_run_with_features_goes_on_without_their_file(log, features, tmp_path):
+    settings = {**SMALL, "model": "sasrec", "epochs": 3, "patience": 99}
+    file = shutil.copy(features, tmp_path / "items.csv")
+    whole = fit(log, item_features=str(file), out=str(tmp_path / "whole"), **settings)
+    part = fit(
+        log, item_features=str(file), out=str(tmp_path / "part"), **{**settings, "epochs": 2}
+    )
+    file.unlink()
+    assert main(["--resume", str(part.folder), "--epochs", "3"]) == 0
+    logs = [(run.folder / "metrics.jsonl").read_text() for run in (whole, part)]
+    assert logs[0] == logs[1]
+
+
+def test_the_exported_graph_has_features_in_its_table(run):
+    counts = run.batcher.cooccurrence
+    graph = RankingGraph(run.model, counts).eval()
+    assert not any(isinstance(module, ItemTable) for module in graph.modules())
+    history = run.batcher.histories(
+        np.array([-1]), np.array([0, 3]), run.sequences.item_indices(["g1n1", "g2n10", "g3n3"])
+    ).items
+    nothing = torch.zeros(1, 1, dtype=torch.int64)
+    scores, items = graph(history, nothing, torch.tensor(4))
+    table = run.recommend([["g1n1", "g2n10", "g3n3"]], top=4, seen="keep")
+    assert [run.sequences.item_id(int(i)) for i in items[0]] == table["item"].to_list()
+    torch.testing.assert_close(
+        scores[0], torch.tensor(table["score"].to_list()), rtol=1e-4, atol=1e-4
+    )
+    assert pairs(table)
+
+
+def test_shares_add_up_to_the_score_of_a_cold_item(run):
+    found = run.explain([["g1n1", "g2n10", "g3n3"]], top=3, draws=2)
+    for shown in found.recommended:
+        total = sum(shown.parts.items) + sum(shown.parts.places) + shown.parts.constants
+        assert total == pytest.approx(shown.score, abs=1e-4)
+
+
+def test_an_update_carries_the_map_by_the_names_of_features(run, features, tmp_path):
+    more = pl.read_csv(features).with_columns(new=pl.lit("x"))
+    more = pl.concat([more, pl.DataFrame({"item_id": ["a"], "group": ["group2"], "new": ["y"]})])
+    path = tmp_path / "items.csv"
+    more.select("new", "item_id", "group").write_csv(path)
+    new = pl.DataFrame({"user": ["u1", "u1"], "item": ["g2n10", "b"], "timestamp": [90, 91]})
+    later = fit(new, from_run=run, item_features=str(path), out=str(tmp_path / "run"), epochs=1)
+    assert later.sequences.num_items == run.sequences.num_items + 2
+    start = Checkpoint.load(RunFolder(later.folder).start).model["items.map.weight"]
+    had = Checkpoint.load(RunFolder(run.folder).best).model["items.map.weight"]
+    assert later.sequences.feature_names[0] == "new=x" and start.shape[1] == had.shape[1] + 1
+    for feature in run.sequences.feature_names:
+        places = [s.feature_names.index(feature) for s in (later.sequences, run.sequences)]
+        assert torch.equal(start[:, places[0]], had[:, places[1]])
+
+
+def test_models_that_have_no_features_refuse_them(features, tmp_path, capsys):
+    flags = ["--model", "narm", "--item-features", str(features), "--out", str(tmp_path / "run")]
+    assert main(flags) == 2
+    assert "is not used by model 'narm'" in capsys.readouterr().err
