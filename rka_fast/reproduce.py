@@ -171,6 +171,12 @@ def _run_dataset(study: Study, dataset: Dataset, cells: list[Cell], bar: tqdm) -
         _say(f"not run: {dataset.name}: {error}")
         bar.update(len(cells))
         return
+    cells = [cell.sized(sequences.num_items) for cell in cells]
+    if sampled := {c.config.model for c in cells if not c.chosen and c.config.loss == "sampled_ce"}:
+        lines.append(
+            f"loss: sampled_ce for {', '.join(sorted(sampled))}, chosen for "
+            f"{sequences.num_items:,} items; --set loss=ce compares with all of them"
+        )
     _say("\n".join(lines))
     outcome = Outcome(dataset, description, planned=len(cells))
     study.outcomes.append(outcome)

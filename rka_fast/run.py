@@ -80,7 +80,7 @@ def fit(
     else:
         config = updated(from_run.folder if isinstance(from_run, Run) else from_run, named)
     frames = {name: _interactions(log, config) for name, log in logs.items() if is_frame(log)}
-    train(config, interactions=frames)
+    train(config, interactions=frames, chosen=from_run is not None or "loss" in settings)
     return Run.load(config.run_dir)
 
 

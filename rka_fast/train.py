@@ -24,6 +24,7 @@ from rka_fast.training.config import Config
 from rka_fast.training.flags import parse
 from rka_fast.training.report import result_table
 from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.sizing import with_loss_for
 from rka_fast.training.trainer import Trainer
 from rka_fast.training.update import Start
 
@@ -32,11 +33,13 @@ def train(
     config: Config,
     folder: RunFolder | None = None,
     interactions: Mapping[str, Interactions] | None = None,
+    chosen: bool = True,
 ) -> dict[str, Any]:
     """Start the run of the config, or go on with the one in `folder`. Returns its result.
 
     interactions: the logs that are not to be read from the files in the settings, by the name of
         the setting: data, valid, test.
+    chosen: whether the loss is that of the config; else the number of items may choose another.
     """
     main = int(os.environ.get("RANK", 0)) == 0  # of several processes this one writes
     if config.json and main:
@@ -60,6 +63,9 @@ def train(
             if config.from_run is not None:
                 start = Start.of(config)
             sequences, description, lines = load_data(config, interactions)
+            if not chosen:
+                config, more = with_loss_for(config, sequences.num_items)
+                lines += more
             if start is not None:
                 counts = start.counts_on(sequences, config)
         if main:
@@ -103,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = parse(sys.argv[1:] if argv is None else argv, "rka-fast train", __doc__)
         for note in given.notes:
             print(note, file=sys.stderr)
-        train(given.config, given.folder)
+        train(given.config, given.folder, chosen=given.chosen)
         return 0
 
     try:

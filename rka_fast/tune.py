@@ -33,6 +33,7 @@ from rka_fast.training.assemble import load_data
 from rka_fast.training.config import Config
 from rka_fast.training.flags import parse_with
 from rka_fast.training.report import result_table
+from rka_fast.training.sizing import with_loss_for
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -58,12 +59,12 @@ class Flags:
     pruner: Literal["median", "hyperband", "none"] = "median"
 
 
-def tune(config: Config, flags: Flags, command: str) -> Tuning:
+def tune(config: Config, flags: Flags, command: str, chosen: bool = True) -> Tuning:
     """Run trials until `flags.trials` have ended, write what came out, and return the study.
 
     config: what all trials share; its `out` is the folder. command: what the report says it was
-    made with. Raises ConfigError where optuna is missing or the search does not fit, and what
-    `Tuning` raises.
+    made with. chosen: see `train`. Raises ConfigError where optuna is missing or the search does
+    not fit, and what `Tuning` raises.
     """
     if any(importlib.util.find_spec(name) is None for name in NEEDED):
         raise ConfigError(
@@ -83,6 +84,9 @@ def tune(config: Config, flags: Flags, command: str) -> Tuning:
         if path:
             check_writable(path)
     sequences, description, lines = load_data(config)
+    if not chosen and "loss" not in space:
+        config, more = with_loss_for(config, sequences.num_items)
+        lines += more
     print("\n".join(lines), flush=True)
     facts = {"command": f"`{command}`", "machine": machine()}
     with locked(out):
@@ -134,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings, flags = parse_with(Flags, given, "rka-fast tune", __doc__)
         for note in settings.notes:
             print(note, file=sys.stderr)
-        tuning = tune(settings.config, flags, command)
+        tuning = tune(settings.config, flags, command, settings.chosen)
         print("\n" + (tuning.out / "table.md").read_text(encoding="utf-8"), flush=True)
         if tuning.best is None:
             print("no trial was trained to its end", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Which events train, validate and test: a training prefix of every user, and targets after it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ class Split:
     seen: "hide", what a user has had is never shown, so a target that it had before is a miss;
         or "keep", every item is a candidate for everybody. Recommending follows the same rule.
     max_counted: of a user's training events the last this many count in the co-occurrence.
+    sampled_of: by stage how many users have targets, where only a sample of them is asked.
     """
 
     sequences: Sequences
@@ -50,6 +52,7 @@ class Split:
     future_hidden: bool = False
     seen: str = "hide"
     max_counted: int = MAX_COUNTED
+    sampled_of: Mapping[str, int] = field(default_factory=dict)
 
     def targets(self, stage: str) -> Targets:
         """`valid` or `test`."""

@@ -1,5 +1,6 @@
 """The rules that split a log: leave-one-out, two boundaries in time, files, or not at all."""
 
+import dataclasses
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -11,6 +12,8 @@ from rka_fast.data.split import MAX_COUNTED, NOBODY, STAGES, Split, Targets
 from rka_fast.errors import DataError
 
 BOUNDARIES = "0.8,0.9"
+MOST_SCORES = 5 * 10**9
+"""Scores, of a target and an item, up to which a pass of evaluation asks everybody by itself."""
 _ASKED = {
     "first": "the first",
     "last": "the last",
@@ -26,6 +29,8 @@ class SplitOptions(NamedTuple):
     seen: what may be recommended, see `Split`. boundaries: when validation and test begin, two
     quantiles of the event times or two ISO dates (UTC). targets: which of a user's events of a
     period is asked for, or all of them. seed: of the random ones. max_counted: see `Split`.
+    eval_users: how many users a stage asks, or "all"; None is all of them while that takes no more
+    than `MOST_SCORES`, and beyond it a sample that does.
     """
 
     seen: str = "hide"
@@ -33,6 +38,7 @@ class SplitOptions(NamedTuple):
     targets: str = "first"
     seed: int = 0
     max_counted: int = MAX_COUNTED
+    eval_users: int | str | None = None
 
 
 DEFAULT = SplitOptions()
@@ -224,6 +230,32 @@ def _of_period(
     return Targets(users[rows], np.arange(len(rows)) + (end[users] - np.cumsum(counts))[rows])
 
 
+def sampled(split: Split, users: int | str | None) -> Split:
+    """The split with the targets of a sample of users in each stage, by `SplitOptions.eval_users`.
+
+    The sample is the same for every seed of a run and every model, so that they can be compared.
+    """
+    changed: dict[str, Any] = {}
+    sampled_of = {}
+    for number, stage in enumerate(STAGES):
+        targets = split.targets(stage)
+        asked = np.unique(targets.users)
+        most = _most_users(len(asked), len(targets.users) * split.sequences.num_items, users)
+        if most < len(asked):
+            rng = np.random.Generator(np.random.Philox(key=[0, number]))
+            kept = np.isin(targets.users, rng.choice(asked, most, replace=False))
+            changed[stage] = Targets(targets.users[kept], targets.at[kept])
+            sampled_of[stage] = len(asked)
+    return dataclasses.replace(split, **changed, sampled_of=sampled_of) if changed else split
+
+
+def _most_users(asked: int, scores: int, wanted: int | str | None) -> int:
+    """How many of the users that are asked, which takes `scores`, are to be."""
+    if wanted == "all" or (wanted is None and scores <= MOST_SCORES):
+        return asked
+    return int(wanted) if wanted is not None else max(1, asked * MOST_SCORES // scores)
+
+
 class SplitRule(NamedTuple):
     """A way to split: which events of any log train, validate and test.
 
@@ -239,7 +271,7 @@ class SplitRule(NamedTuple):
 
     def __call__(self, sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
         """The split of a log. Raises DataError where the rule cannot be followed."""
-        return self.make(sequences, options)
+        return sampled(self.make(sequences, options), options.eval_users)
 
     def describe(
         self, sequences: Sequences, options: SplitOptions

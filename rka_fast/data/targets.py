@@ -18,6 +18,13 @@ def describe_targets(split: Split) -> tuple[dict[str, Any], list[str]]:
     had = {stage: float(split.had(stage).mean()) if rows[stage] else 0.0 for stage in STAGES}
     facts: dict[str, Any] = {"targets": rows, "target_users": users, "targets_had": had}
     lines = [_line(rows, users)] if any(rows.values()) else []
+    if split.sampled_of:
+        facts["sampled_of"] = dict(split.sampled_of)
+        of = ", ".join(f"{number:,} in {stage}" for stage, number in split.sampled_of.items())
+        lines.append(
+            f"evaluated: a sample of the users ({of}), the same for every seed and model; the "
+            "intervals are of the sample; --eval-users N or all takes another number"
+        )
     return {"evaluation": facts}, [*lines, *_doubts(split, facts)]
 
 

@@ -16,6 +16,7 @@ from rka_fast.models import MODELS
 from rka_fast.reproduction.datasets import Dataset
 from rka_fast.training.config import Config
 from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.sizing import with_loss_for
 from rka_fast.training.trainer import Trainer, Watch
 
 INCIDENTAL = ("data", "out", "json", "device", "backend", "save_every")
@@ -26,16 +27,26 @@ _BY_FLAG |= {"out": "--out", "json": "--json", "ties": "--ties", "seen": "--seen
 _OF_DATA = (
     *("columns", "form", "time_format", "where", "max_missing", "max_unpacked"),
     *("min_rating", "min_user_events", "min_item_events", "core", "duplicates", "repeats"),
-    *("split_boundaries", "split_targets", "max_counted"),
+    *("split_boundaries", "split_targets", "max_counted", "eval_users"),
 )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A dataset's name and the settings of the run; `config.out` is its folder."""
+    """A dataset's name and the settings of the run; `config.out` is its folder.
+
+    chosen: whether the loss was given; else the number of items may choose another.
+    """
 
     dataset: str
     config: Config
+    chosen: bool = True
+
+    def sized(self, num_items: int) -> Cell:
+        """The cell with the loss for so many items."""
+        if self.chosen:
+            return self
+        return dataclasses.replace(self, config=with_loss_for(self.config, num_items)[0])
 
     @property
     def folder(self) -> RunFolder:
@@ -127,7 +138,7 @@ def plan(
             config = Config.from_json({**values, "out": str(folder)}, f"{dataset.name} {model}")
             if epochs is not None and config.epochs is not None:
                 config = dataclasses.replace(config, epochs=min(epochs, config.epochs))
-            cells.append(Cell(dataset.name, config))
+            cells.append(Cell(dataset.name, config, chosen="loss" in values))
             _refuse_others(cells[-1])
     return cells
 
@@ -140,10 +151,10 @@ def _refuse_others(cell: Cell) -> None:
     if not cell.folder.begun:
         return
     try:
-        saved = cell.folder.read_config()
+        saved, items = cell.folder.read_config(), cell.folder.read_description().get("items", 0)
     except FolderError:
         return
-    for name, (new, old) in cell.config.difference(saved, INCIDENTAL).items():
+    for name, (new, old) in cell.sized(items).config.difference(saved, INCIDENTAL).items():
         raise ConfigError(
             f"{cell.folder.path} holds a run with {name} {old!r}, now it is {new!r}; "
             "give another --out, or delete that folder"

@@ -133,8 +133,9 @@ def pooled(parts: list[Interactions]) -> Interactions:
 def split_options(config: Config) -> SplitOptions:
     """What the config says to the rule that splits."""
     return SplitOptions(
-        config.seen, config.split_boundaries, config.split_targets, config.seed, config.max_counted
-    )
+        config.seen, config.split_boundaries, config.split_targets, config.seed,
+        config.max_counted, config.eval_users,
+    )  # fmt: skip
 
 
 ROLES = ("train on", "validate on", "test on")

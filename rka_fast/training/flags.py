@@ -28,11 +28,15 @@ WHOLE = ("config", "preset", "resume", "refit", "from")
 
 
 class Given(NamedTuple):
-    """The settings, the run folder to resume if any, and notes for a person."""
+    """The settings, the run folder to resume if any, and notes for a person.
+
+    chosen: whether the loss was given, by a flag or with all settings at once.
+    """
 
     config: Config
     folder: RunFolder | None
     notes: list[str]
+    chosen: bool = True
 
 
 def parse(
@@ -105,7 +109,9 @@ def parse_with(
     config = dataclasses.replace(defaults, **settings)
     if folder:
         config.check_resume(defaults)
-    return Given(config, folder, notes), getattr(flags, "more", None)
+    whole = any((given.config, given.preset, given.resume, given.refit, old))
+    chosen = whole or any(word.partition("=")[0] == "--loss" for word in argv)
+    return Given(config, folder, notes, chosen), getattr(flags, "more", None)
 
 
 def _preset(name: str, values: dict[str, Any]) -> Config:

@@ -29,6 +29,8 @@ def result_table(result: dict[str, Any]) -> str:
     lists.append(("popularity", popularity.get("lists")))
     if evaluation := result["data"].get("evaluation"):
         title += f", over {evaluation['target_users']['test']:,} users"
+        if of := evaluation.get("sampled_of", {}).get("test"):
+            title += f" of {of:,} (a sample)"
     if result["data"].get("synthetic"):
         title += " (synthetic data)"
     split = SPLITS[result["data"]["split"]].title

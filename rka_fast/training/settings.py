@@ -16,7 +16,7 @@ from rka_fast.data.filters import CHOICES
 from rka_fast.data.lists import FORMS
 from rka_fast.data.readers import MAX_MISSING, MAX_UNPACKED
 from rka_fast.data.split import MAX_COUNTED, SEEN
-from rka_fast.data.split_rules import BOUNDARIES, SPLITS, TARGETS
+from rka_fast.data.split_rules import BOUNDARIES, MOST_SCORES, SPLITS, TARGETS
 from rka_fast.errors import ConfigError
 from rka_fast.models import MODELS
 from rka_fast.models.losses import LOSSES, SHARING, STATE_LOSSES
@@ -333,6 +333,15 @@ class Settings:
         "candidate for everybody.",
         "hide",
         choices=SEEN,
+    )
+    eval_users: int | str | None = setting(
+        "evaluation",
+        "How many users an evaluation asks, a sample, or all. By default all, and where that takes "
+        f"more than {MOST_SCORES:,} scores a pass a sample that takes as many.",
+        rule=Rule(
+            "must be a number from 1, or all",
+            lambda value: value == "all" or (isinstance(value, int) and value >= 1),
+        ),
     )
     eval_mode: str | None = setting(
         "evaluation",

@@ -78,6 +78,7 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "split_boundaries": "0.5,0.6",
         "split_targets": "last",
         "max_counted": 15,
+        "eval_users": 16,
         "seen": "keep",
     }
     # of another split, of another loss, of another run
@@ -320,7 +321,7 @@ def test_a_run_is_a_template_for_another_model(tmp_path):
     attrec = parse(["--config", str(file), "--model", "attrec"])
     assert (attrec.config.loss, attrec.config.negatives_per_position) == ("hinge", 1)
     assert "loss" in attrec.notes[0] and "negatives" in attrec.notes[0]
-    assert parse(["--config", str(file)]) == (saved, None, [])
+    assert parse(["--config", str(file)]) == (saved, None, [], True)
     file.write_text('{"model": "rksa", "kernel_weight": 2}')
     with pytest.raises(ConfigError, match="config.json: kernel_weight is not used by model 'sasr"):
         parse(["--config", str(file), "--model", "sasrec"])

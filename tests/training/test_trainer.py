@@ -30,7 +30,7 @@ def trainer_for(log, tmp_path):
     def make(name, *flags):
         model = flags[flags.index("--model") + 1] if "--model" in flags else "rksa"
         start = ["--data", str(log), "--out", str(tmp_path / name), *small(model)]
-        config, _, _ = parse([*start, *flags])
+        config = parse([*start, *flags]).config
         folder = RunFolder(config.run_dir)
         if not folder.path.exists():
             folder.path.mkdir()
