@@ -131,7 +131,7 @@ void forward(const Problem& problem, int64_t b, void* scratch) {
       const Tile<T> t = s.tile(first);
       scores_tile(s, t, head);
       for (int64_t draw = 0; draw < problem.draws; ++draw) {
-        const View output = shifted(problem.output, draw * problem.output_stride);
+        const Heads output = shifted(problem.output, draw * problem.output_stride);
         s.fetch_own(output, t, head, width);
         s.begin_draw(draw);
         weights_tile(s, t, head);

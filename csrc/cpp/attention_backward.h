@@ -9,7 +9,7 @@ inline namespace RKA_ISA {
 // From d(query key' / sqrt(width)) of a tile to the query's rows, and into the key's sums.
 template <class T>
 void score_backward(Sequence<T>& s, Score<T>& score, const Tile<T>& t, int64_t head, const T* grad,
-                    const View& d_query, const View& d_key) {
+                    const Heads& d_query, const Heads& d_key) {
   s.fetch_own(d_key, t, head, score.width);
   if (d_query) {
     s.fetch_own(d_query, t, head, score.width);
@@ -66,7 +66,7 @@ void softmax_backward(Sequence<T>& s, const Gradients& g, const Tile<T>& t, int6
 
 // Adds dZ of a tile to the sequence's partial sum of the bias.
 template <class T>
-void bias_backward(Sequence<T>& s, const View& d_bias, const Tile<T>& t, int64_t head) {
+void bias_backward(Sequence<T>& s, const Pairs& d_bias, const Tile<T>& t, int64_t head) {
   for (int r = 0; r < t.rows; ++r) {
     const int64_t* stride = d_bias.stride;
     T* out = reinterpret_cast<T*>(d_bias.data) + s.b * stride[0] + head * stride[1] +
@@ -149,7 +149,8 @@ void spread_backward(Sequence<T>& s, const Gradients& g, const Tile<T>& t, int64
 
 // The sums over rows of one head, and zeros for what is outside the window.
 template <class T>
-void write_keys(Sequence<T>& s, const View& v, const T* sums, int64_t head, int width, int padded) {
+void write_keys(Sequence<T>& s, const Heads& v, const T* sums, int64_t head, int width,
+                int padded) {
   if (!v) return;
   write_zeros(s, v, head, 0, s.col0, width);
   for (int j = 0; j < s.m; ++j)

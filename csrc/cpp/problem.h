@@ -24,15 +24,22 @@ struct View {
   explicit operator bool() const { return data != nullptr; }
 };
 
+// Those of four dimensions, by the names that csrc/cuda and Triton have for them: they keep strides
+// of their own for each, here one struct serves both.
+using Heads = View;  // (B, H, n or m, width)
+using Pairs = View;  // (B, H, n, m), broadcast
+
 // Sizes, inputs and options of one call, under the names of csrc/cuda/problem.h. The meaning of
 // each is in rka_fast/ops/arguments.py.
 struct Problem {
   int64_t batch, heads, rows, keys;
   int64_t ahead;  // the thread that works on sequence b is likely to work on b + ahead next
   int64_t width, scale_width, shape_width, value_width, feature_width;
-  View query, key, value, bias, scale_query, scale_key, scale_bias, shape_query, shape_key;
-  View features, concentration, mixture, gate, time_table, cooccurrence, mask, padding;
-  View correlation, factor, prior;  // ready-made, in the place of what they are made of
+  Heads query, key, value, scale_query, scale_key, shape_query, shape_key;
+  Pairs bias, mask;
+  View scale_bias, features, concentration, mixture, gate, time_table, cooccurrence, padding;
+  View correlation, factor;  // ready-made, in place of what they are made of
+  Pairs prior;               // likewise
   View row_times, key_times;
   bool mask_per_head;
   View seed;  // (1, 1, 1, draws)
@@ -43,7 +50,7 @@ struct Problem {
   double dropout, jitter;
   std::optional<double> scale;  // of the location; 1 / sqrt(width) if absent
   int64_t row_offset;           // row t is position t + row_offset of the keys
-  View output;                  // of the first draw
+  Heads output;                 // of the first draw
   int64_t output_stride;        // elements from draw to draw
 };
 
@@ -51,10 +58,11 @@ struct Problem {
 // absent. Those that several sequences share have one partial sum for each sequence, zero to begin
 // with and in the precision of the computation; the caller adds them in order.
 struct Gradients {
-  View output;  // dL/d output
-  View query, key, value, scale_query, scale_key, shape_query, shape_key, features, gate;
+  Heads output;  // dL/d output
+  Heads query, key, value, scale_query, scale_key, shape_query, shape_key;
+  View features, gate;
   View correlation, factor;  // zero to begin with
-  View bias;                 // partial (B, H or 1, n or 1, m or 1)
+  Pairs bias;                // partial (B, H or 1, n or 1, m or 1)
   View scale_bias;           // partial (B, 1, 1, H)
   View concentration;        // partial (B, 1, 1, 2)
   View mixture;              // partial (B, 1, 1, 3)

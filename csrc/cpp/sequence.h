@@ -40,7 +40,7 @@ struct Arena {
 // A query-key product: location, scale or shape.
 template <class T>
 struct Score {
-  const View *query, *key;
+  const Heads *query, *key;
   int width, padded;
   T factor;            // 1 / sqrt(width)
   T* transposed = {};  // (width, ld) keys
@@ -102,7 +102,7 @@ struct Sequence {
 
   static int padded(int64_t width) { return int((width + LANES<T> - 1) / LANES<T> * LANES<T>); }
 
-  static Score<T> score(const View& query, const View& key, int64_t width) {
+  static Score<T> score(const Heads& query, const Heads& key, int64_t width) {
     return {&query, &key, int(width), padded(width), T(1) / std::sqrt(T(width > 0 ? width : 1))};
   }
 

@@ -1,4 +1,4 @@
-// K of one sequence from features, gate and counts into the packed triangle, and the way back.
+// K of one sequence from features, gate and counts into the packed triangle, and the backward pass.
 #pragma once
 
 #include "../covariance.h"
@@ -41,7 +41,7 @@ RKA_DEVICE void describe_keys(const F& f) {
   });
 }
 
-// K into the packed triangle; the norms of features and gated features stay for the way back.
+// K into the packed triangle; the norms of features and gated features stay for the backward pass.
 template <class F>
 RKA_DEVICE void correlation(const F& f) {
   const Problem& p = f.p;

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 
 from rka_fast.ops.triton import philox
-from rka_fast.ops.triton.covariance import cholesky, correlation, load_ready
-from rka_fast.ops.triton.skew_normal import (
+from rka_fast.ops.triton.covariance import cholesky, correlation, load_ready, shape_prior
+from rka_fast.ops.triton.scratch import (
     ALPHA,
     LARGEST,
     LOGITS,
@@ -20,13 +20,10 @@ from rka_fast.ops.triton.skew_normal import (
     PRODUCT,
     TOTAL,
     load_value,
-    projections,
     rows_at,
-    shape_prior,
     store_value,
-    write_alpha,
-    write_deviates,
 )
+from rka_fast.ops.triton.skew_normal import projections, write_alpha, write_deviates
 from rka_fast.ops.triton.tiles import (
     SIZES,
     Size,

@@ -25,7 +25,7 @@ from rka_fast.ops.triton.attention import (
 )
 from rka_fast.ops.triton.covariance import d_correlation
 from rka_fast.ops.triton.covariance_backward import correlation_backward, store_ready
-from rka_fast.ops.triton.skew_normal import (
+from rka_fast.ops.triton.scratch import (
     D_LOGITS,
     DEVIATES,
     INNER,

@@ -1,4 +1,4 @@
-"""K of one sequence into scratch, its factor, and the way back; the stem of the reference.
+"""K of one sequence into scratch, its factor, the shape's prior; mirrors reference/covariance.py.
 
 Everything is done by the one program that owns the sequence, tile by tile: what one thread wrote
 to scratch another one reads, hence `tl.debug_barrier()` after every phase.
@@ -7,11 +7,15 @@ to scratch another one reads, hence `tl.debug_barrier()` after every phase.
 import triton
 import triton.language as tl
 
+from rka_fast.ops.triton.scratch import PRIOR, PRIOR_SCALE, rows_at, store_value
 from rka_fast.ops.triton.tiles import (
+    allowed,
     exists,
     inverse_norms,
+    last_key,
     load_tile,
     multiply,
+    position,
     rounded,
     store_tile,
     sum_products,
@@ -252,3 +256,57 @@ def cholesky(p, s, b, f):
                 nan = tl.where(i[:, None] >= j[None, :], float("nan"), 0.0)
                 store_tile(f, p.pitch, i, j, nan)
     tl.debug_barrier()
+
+
+@triton.jit(noinline=True)
+def shape_prior(p, s, b, h, first_row, f, r):
+    """alpha-hat of a tile of rows into scratch, and 1 / its largest entry in each row.
+
+    The co-occurrence is symmetric, so the mean count of row t's own item is a sum over its row.
+    """
+    local = tl.arange(0, p.rows_tile)
+    i = first_row + local
+    seen = tl.zeros((p.rows_tile, p.tile), tl.float32)
+    own = tl.zeros((p.rows_tile, p.tile), tl.float32)
+    itself = tl.zeros((p.rows_tile, p.tile), tl.float32)
+    limit = last_key(p, s, first_row)
+    for first in range(0, limit, p.tile):
+        k = first + tl.arange(0, p.tile)
+        m, counts = seen_counts(p, s, b, h, i, k)
+        seen += m
+        own += counts
+        itself += tl.where(position(s, i)[:, None] == k[None, :], m, 0.0)
+    inverse = 1.0 / tl.maximum(tl.sum(seen, axis=1) - 1.0, 1.0)
+    own = (tl.sum(own, axis=1) * inverse * tl.sum(itself, axis=1))[:, None]
+    for first_j in range(0, limit, p.tile):
+        j = first_j + tl.arange(0, p.tile)
+        paths = tl.zeros((p.rows_tile, p.tile), tl.float32)
+        mean = tl.zeros((p.rows_tile, p.tile), tl.float32)
+        for first in range(0, limit, p.tile):
+            k = first + tl.arange(0, p.tile)
+            m, counts = seen_counts(p, s, b, h, i, k)
+            others = (k[:, None] != j[None, :]) & (k < s.keys)[:, None] & (j < s.keys)[None, :]
+            column = load_counts(p, s, b, k, j, others)
+            paths = multiply(counts, column, paths, p.exact)
+            mean = multiply(m, column, mean, p.exact)
+        m, counts = seen_counts(p, s, b, h, i, j)
+        prior = paths + counts * (mean * inverse[:, None] + own)
+        prior += tl.where(position(s, i)[:, None] == j[None, :], own * own, 0.0)
+        prior = prior * m
+        store_tile(rows_at(p, r, PRIOR), p.pitch, local, j, prior)
+    tl.debug_barrier()
+    largest = tl.zeros((p.rows_tile, p.tile), tl.float32)
+    for first in range(0, limit, p.tile):
+        j = first + tl.arange(0, p.tile)
+        largest = tl.maximum(largest, load_tile(rows_at(p, r, PRIOR), p.pitch, local, j))
+    largest = tl.max(largest, axis=1)
+    store_value(p, r, PRIOR_SCALE, 1.0 / tl.where(largest > 0, largest, 1.0))
+    tl.debug_barrier()
+
+
+@triton.jit
+def seen_counts(p, s, b, h, i, k):
+    """M and M o C_0 at rows i and keys k."""
+    m = allowed(p, s, b, h, i, k)
+    item = position(s, i)
+    return m.to(tl.float32), load_counts(p, s, b, item, k, m & (item[:, None] != k[None, :]))

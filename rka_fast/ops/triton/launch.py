@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rka_fast.ops.arguments import DIFFERENTIABLE, TIME_BUCKETS, Arguments, fold, time_edges
-from rka_fast.ops.triton import attention, attention_backward, interpreted, skew_normal, times
+from rka_fast.ops.triton import attention, attention_backward, interpreted, scratch, times
 from rka_fast.ops.triton.attention_backward import Gradients
 from rka_fast.ops.triton.tiles import WARPS, Heads, Pairs, Problem, Size, Times
 
@@ -87,19 +87,19 @@ def forward(a: Arguments) -> Tensor:
     output = a.value.new_empty((batch, heads, rows, a.value.shape[-1]))
     c = config(a, backward=False)
     p, size = problem(a, c)
-    factor, row = factor_size(p), rows_size(c, p, skew_normal.FORWARD_ROWS)
+    factor, row = factor_size(p), rows_size(c, p, scratch.FORWARD_ROWS)
     if in_one_launch(a):
         grid = min(batch, programs(c, output.device))
-        scratch = new_scratch(grid * (factor + row), output.device)
-        arguments = (p, *size, heads_of(output), scratch, factor, row)
+        memory = new_scratch(grid * (factor + row), output.device)
+        arguments = (p, *size, heads_of(output), memory, factor, row)
         run(attention.forward_kernel, grid, arguments, c)
         return output
     tiles = batch * heads * triton.cdiv(rows, c.rows_tile)
     grid = min(tiles, programs(c, output.device))
     factors = new_scratch(batch * factor, output.device)
-    scratch = new_scratch(grid * row, output.device)
+    memory = new_scratch(grid * row, output.device)
     run(attention.factor_kernel, batch, (p, *size, factors, factor), c)
-    arguments = (p, *size, heads_of(output), factors, scratch, factor, row)
+    arguments = (p, *size, heads_of(output), factors, memory, factor, row)
     run(attention.rows_kernel, grid, arguments, c)
     return output
 
@@ -120,20 +120,20 @@ def backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
     p, size = problem(a, c)
     results, g = gradients(grad, {DIFFERENTIABLE[i] for i in needs}, a)
     factor = factor_size(p) + p.pitch * p.pitch
-    row = rows_size(c, p, skew_normal.BACKWARD_ROWS)
+    row = rows_size(c, p, scratch.BACKWARD_ROWS)
     if g.time_table is not None:
-        row = rows_size(c, p, skew_normal.BACKWARD_ROWS + 1) + times.SUMS.value * c.rows_tile
+        row = rows_size(c, p, scratch.BACKWARD_ROWS + 1) + times.SUMS.value * c.rows_tile
     if in_one_launch(a):
         grid = min(batch, programs(c, grad.device))
-        scratch = new_scratch(grid * (factor + row), grad.device)
-        run(attention_backward.backward_kernel, grid, (p, *size, g, scratch, factor, row), c)
+        memory = new_scratch(grid * (factor + row), grad.device)
+        run(attention_backward.backward_kernel, grid, (p, *size, g, memory, factor, row), c)
     else:
         factors = new_scratch(batch * factor, grad.device)
         d_factors = new_scratch(batch * heads * p.pitch**2 * g.covariance.value, grad.device)
         grid = min(batch * heads, programs(c, grad.device))
-        scratch = new_scratch(grid * row, grad.device)
+        memory = new_scratch(grid * row, grad.device)
         run(attention.factor_kernel, batch, (p, *size, factors, factor), c)
-        arguments = (p, *size, g, factors, d_factors, scratch, factor, row)
+        arguments = (p, *size, g, factors, d_factors, memory, factor, row)
         run(attention_backward.heads_backward_kernel, grid, arguments, c)
         if g.covariance.value:
             run(attention_backward.adjoint_kernel, min(batch, grid), arguments, c)
@@ -255,7 +255,7 @@ def factor_size(p: Problem) -> int:
 
 def rows_size(c: TileConfig, p: Problem, count: int) -> int:
     """A tile of rows for each of `count` quantities, and some values of each row: floats."""
-    return (skew_normal.VALUES.value + count * p.pitch) * max(c.rows_tile, c.tile)
+    return (scratch.VALUES.value + count * p.pitch) * max(c.rows_tile, c.tile)
 
 
 def new_scratch(size: int, device: torch.device) -> Tensor:

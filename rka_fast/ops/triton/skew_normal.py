@@ -1,4 +1,4 @@
-"""Rows of skew-normal logits: alpha, the draw S or its mean; the stem of the reference.
+"""Rows of skew-normal logits: alpha, the draw S or its mean; mirrors reference/skew_normal.py.
 
 A tile of rows of one head keeps what it needs of every key in its own rows of scratch. With
 B = A L the draw is S = C L' with C = E + c B, q = |B|^2 and A.X = B.E, so that one product with
@@ -9,7 +9,19 @@ import triton
 import triton.language as tl
 
 from rka_fast.ops.triton import philox
-from rka_fast.ops.triton.covariance import load_counts
+from rka_fast.ops.triton.scratch import (
+    ALPHA,
+    NOISE,
+    PRIOR,
+    PRIOR_SCALE,
+    PRODUCT,
+    PROJECTION,
+    SLOPE,
+    Q,
+    load_value,
+    rows_at,
+    store_value,
+)
 from rka_fast.ops.triton.tiles import (
     activate,
     activation_slope,
@@ -24,99 +36,6 @@ from rka_fast.ops.triton.tiles import (
 )
 
 HALF_NORMAL_MEAN = tl.constexpr(0.7978845608028654)  # sqrt(2 / pi)
-
-# Rows in scratch: what each of them holds. The backward pass uses them all.
-PRIOR = tl.constexpr(0)
-ALPHA = tl.constexpr(1)  # A
-PRODUCT = tl.constexpr(2)  # B, or P for the mean; in the backward pass then C
-NOISE = tl.constexpr(3)  # E
-SLOPE = tl.constexpr(4)  # d alpha / d score
-DEVIATES = tl.constexpr(5)  # S, then d S
-LOCATION = tl.constexpr(6)  # scores, then their gradient
-SCALE = tl.constexpr(7)
-WEIGHTS = tl.constexpr(8)  # d W, then d C and d B
-D_LOGITS = tl.constexpr(9)  # for the table of relative times alone
-LOGITS = ALPHA  # in the forward pass, which has no more use of A by then: first S, then Z
-FORWARD_ROWS = 4
-BACKWARD_ROWS = 9
-
-# One value for each row of the tile, before the rows in scratch.
-PRIOR_SCALE = tl.constexpr(0)  # 1 / the largest entry of the prior
-Q = tl.constexpr(1)
-PROJECTION = tl.constexpr(2)  # A.X + T
-LARGEST = tl.constexpr(3)  # logit
-TOTAL = tl.constexpr(4)  # of exponentials
-INNER = tl.constexpr(5)  # sum_j W d W
-VALUES = tl.constexpr(8)
-
-
-@triton.jit
-def rows_at(p, r, which: tl.constexpr):
-    return r + (VALUES + which * p.pitch) * p.rows_tile
-
-
-@triton.jit
-def load_value(p, r, which: tl.constexpr):
-    return tl.load(r + which * p.rows_tile + tl.arange(0, p.rows_tile))
-
-
-@triton.jit
-def store_value(p, r, which: tl.constexpr, x):
-    tl.store(r + which * p.rows_tile + tl.arange(0, p.rows_tile), x)
-
-
-@triton.jit(noinline=True)
-def shape_prior(p, s, b, h, first_row, f, r):
-    """alpha-hat of a tile of rows into scratch, and 1 / its largest entry in each row.
-
-    The co-occurrence is symmetric, so the mean count of row t's own item is a sum over its row.
-    """
-    local = tl.arange(0, p.rows_tile)
-    i = first_row + local
-    seen = tl.zeros((p.rows_tile, p.tile), tl.float32)
-    own = tl.zeros((p.rows_tile, p.tile), tl.float32)
-    itself = tl.zeros((p.rows_tile, p.tile), tl.float32)
-    limit = last_key(p, s, first_row)
-    for first in range(0, limit, p.tile):
-        k = first + tl.arange(0, p.tile)
-        m, counts = seen_counts(p, s, b, h, i, k)
-        seen += m
-        own += counts
-        itself += tl.where(position(s, i)[:, None] == k[None, :], m, 0.0)
-    inverse = 1.0 / tl.maximum(tl.sum(seen, axis=1) - 1.0, 1.0)
-    own = (tl.sum(own, axis=1) * inverse * tl.sum(itself, axis=1))[:, None]
-    for first_j in range(0, limit, p.tile):
-        j = first_j + tl.arange(0, p.tile)
-        paths = tl.zeros((p.rows_tile, p.tile), tl.float32)
-        mean = tl.zeros((p.rows_tile, p.tile), tl.float32)
-        for first in range(0, limit, p.tile):
-            k = first + tl.arange(0, p.tile)
-            m, counts = seen_counts(p, s, b, h, i, k)
-            others = (k[:, None] != j[None, :]) & (k < s.keys)[:, None] & (j < s.keys)[None, :]
-            column = load_counts(p, s, b, k, j, others)
-            paths = multiply(counts, column, paths, p.exact)
-            mean = multiply(m, column, mean, p.exact)
-        m, counts = seen_counts(p, s, b, h, i, j)
-        prior = paths + counts * (mean * inverse[:, None] + own)
-        prior += tl.where(position(s, i)[:, None] == j[None, :], own * own, 0.0)
-        prior = prior * m
-        store_tile(rows_at(p, r, PRIOR), p.pitch, local, j, prior)
-    tl.debug_barrier()
-    largest = tl.zeros((p.rows_tile, p.tile), tl.float32)
-    for first in range(0, limit, p.tile):
-        j = first + tl.arange(0, p.tile)
-        largest = tl.maximum(largest, load_tile(rows_at(p, r, PRIOR), p.pitch, local, j))
-    largest = tl.max(largest, axis=1)
-    store_value(p, r, PRIOR_SCALE, 1.0 / tl.where(largest > 0, largest, 1.0))
-    tl.debug_barrier()
-
-
-@triton.jit
-def seen_counts(p, s, b, h, i, k):
-    """M and M o C_0 at rows i and keys k."""
-    m = allowed(p, s, b, h, i, k)
-    item = position(s, i)
-    return m.to(tl.float32), load_counts(p, s, b, item, k, m & (item[:, None] != k[None, :]))
 
 
 @triton.jit(noinline=True)

@@ -1,4 +1,4 @@
-"""From d S of a tile of rows to d alpha, d L (or d K for the mean); the way back of skew_normal.py.
+"""From d S of a tile of rows to d alpha, d L (or d K for the mean): the adjoint of skew_normal.py.
 
 With S = C L', C = E + c B, B = A L, h = (B.E + T) / sqrt(1 + q), q = |B|^2, u = 1 / (1 + q) and
 c = -2 u min(B.E + T, 0): d C = d S L, d c = d C.B, and d B = c d C + x E + 2 y B with
@@ -9,7 +9,7 @@ d c = d S.P, y = -u c d c / 2 and d P = c d S + y A.
 import triton
 import triton.language as tl
 
-from rka_fast.ops.triton.skew_normal import (
+from rka_fast.ops.triton.scratch import (
     ALPHA,
     DEVIATES,
     NOISE,
@@ -19,9 +19,9 @@ from rka_fast.ops.triton.skew_normal import (
     WEIGHTS,
     Q,
     load_value,
-    product_weight,
     rows_at,
 )
+from rka_fast.ops.triton.skew_normal import product_weight
 from rka_fast.ops.triton.tiles import (
     inverse_root,
     last_key,

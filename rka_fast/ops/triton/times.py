@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from rka_fast.ops.arguments import TIME_BUCKETS, TIME_STEP
-from rka_fast.ops.triton.skew_normal import D_LOGITS, rows_at
+from rka_fast.ops.triton.scratch import D_LOGITS, rows_at
 from rka_fast.ops.triton.tiles import last_key
 
 BUCKETS = tl.constexpr(TIME_BUCKETS)
