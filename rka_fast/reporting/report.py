@@ -16,7 +16,7 @@ from rka_fast.reproduction.cells import INCIDENTAL
 from rka_fast.reproduction.significance import Comparison, compare
 from rka_fast.training.curves import Curve
 from rka_fast.training.list_quality import QUALITIES
-from rka_fast.training.metrics import LISTED, METRICS, RANKINGS
+from rka_fast.training.metrics import LISTED, RANKINGS, metrics_of
 
 TENTHS = 10
 EXAMPLES = 3
@@ -171,9 +171,11 @@ def _group(runs: list[ReadRun], titles: Mapping[str, str]) -> Group:
         found = np.bincount(tenth[items[items > 0] - 1], minlength=TENTHS)
         return (found / max(found.sum(), 1)).tolist()
 
-    rows = [_row(run.name, run.result or {}, shares(run.lists)) for run in runs]
+    results = [(run.name, run.result or {}, shares(run.lists)) for run in runs]
     if popularity := (first.result or {}).get("popularity"):
-        rows.append(_row("popularity", popularity, None))
+        results.append(("popularity", popularity, None))
+    metrics = metrics_of(result["test"] for _, result, _ in results)
+    rows = [_row(*result, metrics) for result in results]
     split, sequences = first.split, first.sequences
     return Group(
         runs=[run.name for run in runs],
@@ -185,7 +187,9 @@ def _group(runs: list[ReadRun], titles: Mapping[str, str]) -> Group:
     )
 
 
-def _row(name: str, scores: Mapping[str, Any], exposure: list[float] | None) -> Row:
+def _row(
+    name: str, scores: Mapping[str, Any], exposure: list[float] | None, metrics: list[str]
+) -> Row:
     bounds = scores.get("intervals") or {}
 
     def value(ranking: str, metric: str) -> Value:
@@ -195,7 +199,7 @@ def _row(name: str, scores: Mapping[str, Any], exposure: list[float] | None) -> 
     qualities = scores.get("lists")
     return Row(
         name=name,
-        scores={ranking: {m: value(ranking, m) for m in METRICS} for ranking in RANKINGS},
+        scores={ranking: {m: value(ranking, m) for m in metrics} for ranking in RANKINGS},
         qualities=qualities and {q: qualities[q] for q in QUALITIES if q in qualities},
         exposure=exposure,
     )

@@ -14,7 +14,7 @@ from rka_fast.reproduction.datasets import Dataset
 from rka_fast.reproduction.paper import FIGURES
 from rka_fast.reproduction.significance import Comparison, compare
 from rka_fast.training.list_quality import QUALITIES
-from rka_fast.training.metrics import METRICS, RANKINGS
+from rka_fast.training.metrics import RANKINGS, metrics_of
 
 OURS = "rksa"
 
@@ -66,13 +66,14 @@ class Scores:
         return [r["seconds"]["train"] + r["seconds"]["eval"] for r in self.results.values()]
 
     def to_json(self) -> dict[str, Any]:
+        metrics = metrics_of(result["test"] for result in self.results.values())
         return {
             **{
-                ranking: {name: self.values(ranking, name) for name in METRICS}
+                ranking: {name: self.values(ranking, name) for name in metrics}
                 for ranking in RANKINGS
             },
             "valid": {
-                ranking: {name: self.values(ranking, name, "valid") for name in METRICS}
+                ranking: {name: self.values(ranking, name, "valid") for name in metrics}
                 for ranking in RANKINGS
             },
             "lists": {name: self.quality(name) for name in QUALITIES},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -43,6 +43,12 @@ METRICS = {
     )
 }
 """The metrics by name, each a function of the target's rank, 1 for the best."""
+
+
+def metrics_of(scores: Iterable[Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """The metrics that all of these {ranking: metrics} have: a saved run may lack later ones."""
+    scores = list(scores)
+    return [name for name in METRICS if all(name in s[ranking] for s in scores for ranking in s)]
 
 
 def gains(ranks: np.ndarray | Tensor, metric: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from rka_fast.data.split_rules import SPLITS
 from rka_fast.data.targets import warnings_of
 from rka_fast.training.curves import CURVE_METRIC, Curve
 from rka_fast.training.list_quality import QUALITIES
-from rka_fast.training.metrics import METRICS, RANKINGS
+from rka_fast.training.metrics import METRICS, RANKINGS, metrics_of
 
 
 def result_table(result: dict[str, Any]) -> str:
@@ -34,13 +34,14 @@ def result_table(result: dict[str, Any]) -> str:
     if result["data"].get("synthetic"):
         title += " (synthetic data)"
     split = SPLITS[result["data"]["split"]].title
-    lines = [title, f"{split:<26}" + "".join(f"{metric.title:>9}" for metric in METRICS.values())]
+    metrics = metrics_of(scores for _, scores, _ in rows)
+    lines = [title, f"{split:<26}" + "".join(f"{METRICS[m].title:>9}" for m in metrics)]
     for ranking, label in RANKINGS.items():
         for row, (name, scores, bounds) in enumerate(rows):
-            numbers = "".join(f"{scores[ranking][metric]:9.4f}" for metric in METRICS)
+            numbers = "".join(f"{scores[ranking][m]:9.4f}" for m in metrics)
             lines.append(f"{label if row == 0 else '':<14}{name:<12}{numbers}")
             if bounds:  # of the model and of popularity alike
-                half = ((high - low) / 2 for low, high in (bounds[ranking][m] for m in METRICS))
+                half = ((high - low) / 2 for low, high in (bounds[ranking][m] for m in metrics))
                 lines.append(f"{'':<14}{'  95 % +-':<12}" + "".join(f"{x:9.4f}" for x in half))
     return "\n".join(lines + _qualities(lists) + _warnings(result))
 

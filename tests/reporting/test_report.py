@@ -7,9 +7,13 @@ import pytest
 from support.runs import train, write_log
 
 from rka_fast.errors import ConfigError, FolderError
+from rka_fast.pages.report_page import report_page
 from rka_fast.reporting.report import report
 from rka_fast.reporting.runs import read_runs
+from rka_fast.reproduction.results import Scores
 from rka_fast.run import Run
+from rka_fast.training.metrics import METRICS, Metric, rank_metrics
+from rka_fast.training.report import result_table
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,21 @@ def test_scores_are_those_of_the_result_files(folder):
     assert (told.finished, told.best_epoch, told.epochs) == (True, result["best_epoch"], 2)
     assert told.data == json.loads((folder / "rksa" / "data.json").read_text())
     json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_a_metric_that_came_later_is_left_out(folder, monkeypatch):
+    """Of the page, the table and the summary alike; what the runs have stays."""
+    old = set(METRICS)
+    monkeypatch.setitem(METRICS, "rbp@9", Metric("RBP@9", lambda ranks: 0.2 * 0.8 ** (ranks - 1)))
+    found = report(read_runs([folder / "rksa", folder / "sasrec"]))
+    for row in found.groups[0].rows:
+        assert {frozenset(scores) for scores in row.scores.values()} == {frozenset(old)}
+    page = report_page(found)
+    assert "NDCG@10" in page and "RBP@9" not in page
+    result = json.loads((folder / "rksa" / "result.json").read_text())
+    assert "RBP@9" not in result_table(result)
+    assert set(Scores({0: result}).to_json()["full"]) == old
+    assert "rbp@9" in rank_metrics(np.ones(3))
 
 
 def test_settings_that_differ(folder):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rka_fast.errors import ConfigError
+from rka_fast.models.losses import LOSSES
 from rka_fast.training.config import FORMAT, RESUMABLE, Config
 from rka_fast.training.flags import parse
 from rka_fast.training.presets import presets
@@ -130,7 +131,7 @@ def test_words_that_are_not_known_name_what_was_meant(words, message):
         ('{"width": "6"}', "width must be int or null, got '6'"),
         ('{"width": true}', "width must be int or null, got True"),
         ('{"seed": null}', "seed must be int, got None"),
-        ('{"loss": "hing"}', "ce, bce, gbce, sampled_ce, hinge, got 'hing'; did you mean"),
+        ('{"loss": "hing"}', f"{', '.join(LOSSES)}, got 'hing'; did you mean"),
         ('{"negatives": 1.5}', "negatives must be int or null, got 1.5"),
         ('{"leave_self_out": 1}', "leave_self_out must be bool or null, got 1"),
         ("[1]", "expected one JSON object"),
