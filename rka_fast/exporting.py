@@ -110,7 +110,7 @@ def _write_onnx(
     model: nn.Module, path: Path, args: tuple, keywords: dict, dynamic_shapes, names: tuple
 ) -> None:
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
-        raise ImportError(f"ONNX needs {' and '.join(missing)}: pip install onnx onnxscript")
+        raise ImportError(f"ONNX needs {' and '.join(missing)}: pip install 'rka_fast[export]'")
     size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
     torch.onnx.export(
         model, args, path, kwargs=keywords, dynamic_shapes=dynamic_shapes, dynamo=True,

@@ -154,7 +154,7 @@ def ids_of(text: str) -> list[Any]:
     if text.lstrip().startswith("["):
         try:
             found = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"--history: {error}; expected a JSON list of ids") from None
         return found
     return [item.strip() for item in text.split(",") if item.strip()]

@@ -42,14 +42,20 @@ def _worth(rows: list[list[str]], first: list[str]) -> tuple[bool, int, int, int
     return len(first) == len(columns), differ, numbers, len(columns)
 
 
-def _long_quotes(lines: Sequence[str]) -> tuple[str, list[list[str]]] | None:
-    """The separator and the rows where quoted fields go over several lines, else None."""
+def rows_over_lines(
+    lines: Sequence[str], whole: bool = False
+) -> tuple[str, list[list[str]]] | None:
+    """The separator and the rows where quoted fields go over several lines, else None.
+
+    whole: whether the lines are all there are, so that the last row is not cut off.
+    """
     if sum(line.count('"') % 2 for line in lines) < 2:
         return None
     for separator in (s for s in SEPARATORS if len(s) == 1 and s != " "):
         try:
             text = io.StringIO("\n".join(lines), newline="")
-            rows = [row for row in csv.reader(text, delimiter=separator) if row][:-1]
+            rows = [row for row in csv.reader(text, delimiter=separator) if row]
+            rows = rows if whole else rows[:-1]
         except csv.Error:
             continue
         width, count = Counter(map(len, rows)).most_common(1)[0] if rows else (0, 0)
@@ -78,7 +84,7 @@ def read_table(
 ) -> Source:
     """A table in UTF-8 text; `lines` are its first ones, none of them blank."""
     lines, comment = without_comments(lines)
-    separator, rows = _long_quotes(lines) or (None, [])
+    separator, rows = rows_over_lines(lines) or (None, [])
     long_quotes = separator is not None
     if separator is None:
         separator = separator_of(lines) or separator_of(lines, 0.5) or ","

@@ -160,7 +160,7 @@ def _from_json(text: str, path: str) -> tuple[Lists, Lists | None]:
             value = json.loads(text)
         except ValueError:
             value = [json.loads(line) for line in io.StringIO(text) if line.strip()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is neither JSON nor JSON lines: {error}") from None
     records = value if isinstance(value, list) else [value]
     if records and all(map(_is_id, records)):
@@ -192,7 +192,10 @@ def _histories_in(record: Any, number: int, path: str) -> list[tuple[str, Any, A
         )
     known = [key for key in ("items", "history", "item") if isinstance(record.get(key), list)]
     if known:
-        name = _name(record.get("user", str(number)))
+        name = record.get("user", str(number))
+        if not _is_id(name):
+            raise DataError(f"{path}: user {name!r}: expected text or a number")
+        name = _name(name)
         return [(name, record[known[0]], record.get("times", record.get("timestamps")))]
     return [(_name(name), items, None) for name, items in record.items()]
 
@@ -217,7 +220,7 @@ def read_ids(path: str) -> tuple[list[str], list[str] | None]:
     if content.lstrip()[:1] == b"[":
         try:
             return list(json.loads(content)), None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is no JSON: {error}") from None
     frame = table_in(content, path, one_column=True)
     roles = columns.recognise(frame.columns)

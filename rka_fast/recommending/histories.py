@@ -104,7 +104,12 @@ def of_lists(
         lengths.append(len(items))
         flat.extend(items)
         if times is not None:
-            given = times[name]
+            given = times.get(name) if isinstance(times, Mapping) else times
+            if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, (str, bytes)):
+                raise DataError(
+                    f"history {printable(name)}: expected a list of times, one of each item, got "
+                    f"{given!r}"
+                )
             if len(given) != len(items):
                 raise DataError(
                     f"history {printable(name)}: expected a time for each of its {len(items)} "

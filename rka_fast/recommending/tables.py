@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from rka_fast.data import columns, inputs
-from rka_fast.data.tables import separator_of
+from rka_fast.data.tables import rows_over_lines, separator_of
 from rka_fast.errors import DataError
 
 TITLES = ("title", "name", "titles")
@@ -49,6 +49,8 @@ def table_in(content: bytes, path: str, one_column: bool = False) -> pl.DataFram
     if not lines:
         raise DataError(f"{path} is empty")
     separator = separator_of(lines[:500])
+    if separator is None and (found := rows_over_lines(lines[:500], len(lines) <= 500)):
+        separator = found[0]
     if separator is None or (separator == " " and one_column):
         return _with_header([[line] for line in lines])
     if len(separator) > 1:

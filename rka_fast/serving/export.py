@@ -135,7 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         flags = parse(Flags, argv, "rka-fast export", __doc__, "did you mean --out {0}?")
-        folder = export_run(Run.load(flags.run), flags.out, flags.format)
+        try:
+            folder = export_run(Run.load(flags.run), flags.out, flags.format)
+        except ImportError as error:  # of packages that ONNX needs; it names them
+            raise ConfigError(str(error)) from None
         size = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
         print(f"wrote {folder}, {size:.1f} MiB; {folder / 'README.md'} says how to call it")
         return 0

@@ -3,11 +3,14 @@
 import datetime
 import json
 
+import numpy as np
 import polars as pl
 import pytest
 
+from rka_fast.data.sequences import Sequences
 from rka_fast.errors import DataError
 from rka_fast.recommending.asked import from_frame, read_histories, read_ids, read_titles
+from rka_fast.recommending.histories import of_lists
 
 LISTS = {"ann": ["a,b", " c", "7"], "bob": ["7"]}
 
@@ -73,14 +76,25 @@ def test_titles_of_a_file(tmp_path):
         "movies.csv": "movieId,title,genres\n1,Toy Story (1995),A|B\n7,Café (1996),C\n",
         "named.tsv": "name\tid\titem_id\nToy Story (1995)\t9\t1\nCafé (1996)\t9\t7\n",
         "movies.dat": "1::Toy Story (1995)::A|B\n7::Café (1996)::C\n",
+        "long.csv": 'item,title\n1,"Toy Story (1995)"\n7,Café (1996)\n"a\nb",c\n',
         "u.item": "1|Toy Story (1995)|01-Jan-1995||x|0|0\n7|Café (1996)|01-Jan-1996||y|0|1\n",
     }
     for name, text in texts.items():
         latin = name in ("movies.dat", "u.item")
         (tmp_path / name).write_text(text, encoding="latin-1" if latin else "utf-8")
-        assert read_titles(tmp_path / name) == expected, name
+        more = {"a\nb": "c"} if name == "long.csv" else {}
+        assert read_titles(tmp_path / name) == expected | more, name
     pl.DataFrame({"item": [1, 7], "title": list(expected.values())}).write_parquet(tmp_path / "a")
     assert read_titles(tmp_path / "a") == expected
+
+
+@pytest.mark.parametrize("times", [{"a": 5}, {"a": "12"}, {"a": None}, {}, 5])
+def test_times_that_are_no_list_are_told(times):
+    sequences = Sequences(np.array([0, 2]), np.array([1, 2], np.int32), ["u"], ["x", "y"])
+    with pytest.raises(DataError, match="history a: expected a list of times"):
+        of_lists(sequences, {"a": ["x", "y"]}, times)
+    found = of_lists(sequences, {"a": ["y", "x"]}, {"a": ["2020-01-01", 5]})
+    assert found.items.tolist() == [2, 1] and found.times.tolist() == [1577836800.0, 5.0]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +109,8 @@ def test_titles_of_a_file(tmp_path):
         ("user,item,timestamp\na,b,soon\n", "time 'soon': expected seconds"),
         ("", "is empty"),
         ("user,item\n", "file has no history"),
+        ("[" * 20_000, "neither JSON nor JSON lines"),
+        ('[{"user": null, "items": [1]}]', "user None: expected text or a number"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told(text, part, tmp_path):

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from support.runs import train, write_log
 from support.serving import small_run
 
+from rka_fast import exporting
 from rka_fast.commands import main
 from rka_fast.errors import ConfigError, FolderError
 from rka_fast.serving import serve
@@ -280,11 +281,16 @@ def test_small_answers_do_not_wait_for_acknowledgements():
             listen(*listening.getsockname())
 
 
-def test_packages_that_are_missing_are_named(small_runs, exports, monkeypatch, capsys):
+def test_packages_that_are_missing_are_named(small_runs, exports, monkeypatch, capsys, tmp_path):
     exported = exports("sasrec")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main(["serve", str(exported), "--port", "0"]) == 2
     assert "needs ONNX Runtime: pip install onnxruntime" in capsys.readouterr().err
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnx" else name)
+    out = tmp_path / "new"
+    assert main(["export", str(small_runs("sasrec").folder), "--out", str(out)]) == 2
+    told = "error: ONNX needs onnx: pip install 'rka_fast[export]'\n"
+    assert capsys.readouterr().err == told
     monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "uvicorn" else name)
     assert main(["serve", str(small_runs("pop").folder), "--port", "0"]) == 2
     assert "serve needs uvicorn: pip install 'rka_fast[serve]'" in capsys.readouterr().err
