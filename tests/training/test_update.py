@@ -133,6 +133,24 @@ def test_a_run_stopped_at_once_starts_with_the_same_weights(old, new, tmp_path):
     assert (folder / "metrics.jsonl").read_text() == (new.folder / "metrics.jsonl").read_text()
 
 
+def test_a_beginning_that_was_cut_off_is_begun_again(old, tmp_path):
+    """Killed before data.json: the folder is no run yet, by --resume and by the same command."""
+    NEW.write_csv(tmp_path / "new.csv")
+    flags = ["--data", str(tmp_path / "new.csv"), "--from", str(old.folder), "--epochs", "1"]
+    assert main([*flags, "--out", str(tmp_path / "whole")]) == 0
+    for number, names in enumerate((("data.json",), ("data.json", "config.json"))):
+        folder = shutil.copytree(tmp_path / "whole", tmp_path / f"cut{number}")
+        kept = {"start.safetensors", "counts.npz", "sequences", "manifest.json", "config.json"}
+        kept |= {path.name for path in folder.iterdir() if path.name.startswith(".")}
+        for path in folder.iterdir():
+            if path.name not in kept - set(names):
+                path.unlink()
+        again = ["--resume", str(folder)] if number == 0 else [*flags, "--out", str(folder)]
+        assert main(again) == 0
+        texts = [(run / "metrics.jsonl").read_text() for run in (folder, tmp_path / "whole")]
+        assert texts[0] == texts[1]
+
+
 def test_the_command_says_what_is_new(old, tmp_path, capsys):
     NEW.write_csv(tmp_path / "new.csv")
     whole = pl.concat([log(), NEW])
