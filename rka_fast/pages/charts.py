@@ -35,8 +35,8 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, from_zero: bool)
         line.level for line in lines if line.level is not None
     ]
     y_ticks = MaxNLocator(5).tick_values(min(ys + [0.0] * from_zero), max(ys))
-    x_ticks = MaxNLocator(6, integer=True).tick_values(min(xs), max(xs))
     low, high = min(xs), max(max(xs), min(xs) + 1)
+    x_ticks = MaxNLocator(6, integer=True).tick_values(low, high)
     bottom, top = y_ticks[0], y_ticks[-1]
 
     def x_of(x: float) -> float:
@@ -46,9 +46,9 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, from_zero: bool)
         return HEIGHT - BOTTOM - (y - bottom) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
 
     parts = []
-    for y in y_ticks:
+    for y, label in zip(y_ticks, _labels(y_ticks), strict=True):
         parts.append(_path("grid", [(LEFT, y_of(y)), (WIDTH - RIGHT, y_of(y))]))
-        parts.append(_text(LEFT - 5, y_of(y) + 4, f"{y:.4g}", "end"))
+        parts.append(_text(LEFT - 5, y_of(y) + 4, label, "end"))
     for x in x_ticks:
         if low <= x <= high:
             parts.append(_text(x_of(x), HEIGHT - BOTTOM + 15, f"{x:.4g}", "middle"))
@@ -65,6 +65,16 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, from_zero: bool)
             dot = Markup('<circle class="mark {}" cx="{:.1f}" cy="{:.1f}" r="5"/>')
             parts.append(dot.format(colour, *place))
     return _svg(WIDTH, HEIGHT, title, parts, "chart")
+
+
+def _labels(ticks: Sequence[float]) -> list[str]:
+    """With as many digits as put each within a hundredth of their distance of its place."""
+    near, labels = (ticks[1] - ticks[0]) / 100, []
+    for digits in range(4, 18):
+        labels = [f"{y:.{digits}g}" for y in ticks]
+        if all(abs(float(x) - y) < near for x, y in zip(labels, ticks, strict=True)):
+            break
+    return labels
 
 
 def heat_map(title: str, values: list[list[float]], rows: list[str], columns: list[str]) -> Markup:

@@ -90,6 +90,8 @@ def _curves(found: Report) -> list[tuple[str, list[Line], Markup]]:
             if (level := told.curve.popularity.get(ranking)) is not None:
                 several = f" ({told.name})" if levels and level not in levels else ""
                 levels.setdefault(level, Line(f"popularity{several}", 7 - len(levels), level=level))
+        if not any(of.points for of in lines):
+            continue  # nothing was held out
         lines += levels.values()
         title = f"{METRICS[BARS].title} on validation, {label}"
         charts.append((title, lines, _chart(title, lines, True)))

@@ -17,8 +17,9 @@ CURVE_METRIC = "ndcg@10"
 @dataclass(frozen=True)
 class Curve:
     """losses: (epoch, mean training loss). valid: by ranking (epoch, NDCG@10 on validation).
-    best_epoch: the one that was kept, 0 while none is. selected: the ranking that chose it.
-    popularity: NDCG@10 of popularity on validation, by ranking; empty until the run has ended.
+    best_epoch: the best on validation, which was kept; 0 while there is none. selected: the
+    ranking that chose it. popularity: NDCG@10 of popularity on validation, by ranking; empty until
+    the run has ended.
     """
 
     title: str
@@ -35,8 +36,13 @@ def curve_of(
     """Of the lines of metrics.jsonl, and of the result where there is one."""
     evaluations = [line for line in log if "valid" in line]
     losses: dict[int, list[float]] = {}
+    steps = epochs = 0
     if evaluations:
-        per_epoch = evaluations[0]["step"] / evaluations[0]["epoch"]
+        steps, epochs = evaluations[0]["step"], evaluations[0]["epoch"]
+    elif result and log:  # nothing was held out: the last epoch was kept
+        steps, epochs = log[-1]["step"], result["best_epoch"]
+    if epochs:
+        per_epoch = steps / epochs
         for line in log:
             if "loss" in line:
                 epoch = int((line["step"] - 1) // per_epoch) + 1
@@ -52,7 +58,7 @@ def curve_of(
         title=MODELS[config.model].title,
         losses=[(epoch, fmean(values)) for epoch, values in losses.items()],
         valid=valid,
-        best_epoch=result["best_epoch"] if result else best,
+        best_epoch=result["best_epoch"] if result and evaluations else best,
         selected=selected,
         popularity={ranking: scores[CURVE_METRIC] for ranking, scores in of_popularity.items()},
     )

@@ -1,12 +1,15 @@
 """The page of a report: what it says, names that would be markup, and in a browser."""
 
 import json
+import re
+from itertools import pairwise
 
 import pytest
 from support.pages import assert_shown_well, assert_whole_in_itself
 from support.runs import train, write_log
 
 from rka_fast.commands import main
+from rka_fast.pages.charts import Line, line_chart
 from rka_fast.pages.report_page import report_page
 from rka_fast.reporting.report import report
 from rka_fast.reporting.runs import read_runs
@@ -59,6 +62,27 @@ def test_one_run(runs, tmp_path):
     written(runs[2:], tmp_path / "pop.html")
     text = assert_whole_in_itself((tmp_path / "pop.html").read_text(encoding="utf-8")).text
     assert "learned" not in text and "Test scores" in text
+
+
+def test_a_run_that_held_nothing_out(tmp_path):
+    log = write_log(tmp_path / "log.txt")
+    assert train(log, tmp_path / "all", "--split", "none", "--epochs", "2") == 0
+    found = written([tmp_path / "all"], tmp_path / "all.html")
+    (told,) = found.runs
+    assert (told.best_epoch, told.epochs) == (0, 2)
+    html = (tmp_path / "all.html").read_text(encoding="utf-8")
+    assert html.count('<svg class="chart"') == 1 and "users in test" not in html  # the loss
+    assert "best epoch on validation, whose" not in html and "nothing held out" in html
+
+
+def test_ticks_that_lie_near_each_other_have_their_own_labels():
+    losses = [Line("loss", 0, [(1.0, 10.7858), (2.0, 10.7600)])]
+    svg = str(line_chart("Loss", losses, "epoch", False))
+    labels = re.findall(r'text-anchor="end">([^<]*)<', svg)
+    steps = [float(b) - float(a) for a, b in pairwise(labels)]
+    assert len(labels) > 3 and steps == pytest.approx([steps[0]] * len(steps), rel=0.01)
+    one = str(line_chart("Loss", [Line("loss", 0, [(1.0, 3.0)])], "epoch", True))
+    assert re.findall(r'text-anchor="middle">([^<]*)<', one) == ["1", "2", "epoch"]
 
 
 def test_in_a_browser(runs, browser, tmp_path):

@@ -39,6 +39,13 @@ def test_a_run_that_has_not_ended_has_the_best_epoch_so_far():
     assert curve_of([], Config(), None).best_epoch == 0
 
 
+def test_a_run_that_held_nothing_out_has_losses_and_no_best_epoch():
+    log = [line for line in LOG if "loss" in line][:4]
+    found = curve_of(log, Config(split="none", epochs=2), {"best_epoch": 2})
+    assert (found.losses, found.best_epoch) == ([(1, 3.0), (2, 1.5)], 0)
+    assert found.valid == {"sampled": [], "full": []} and curve_png(found) is None
+
+
 def test_the_picture_has_the_words_of_the_tables(monkeypatch):
     drawn = []
     save = matplotlib.figure.Figure.savefig
