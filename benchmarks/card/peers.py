@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rka_fast.ops.arguments import Arguments
+from rka_fast.ops.arguments import Arguments, Relations
 from rka_fast.ops.reference import attention as reference
 from rka_fast.ops.reference import covariance, philox, skew_normal
 
@@ -61,8 +61,7 @@ def flex(a: Arguments) -> Peer:
 def spread_of_logits(a: Arguments) -> Tensor:
     """omega S of every pair (B, H, n, m), one draw, from PyTorch's generator; causal."""
     scale = reference.scores(a.scale_query, a.scale_key) + a.scale_bias[:, None, None]
-    kernels = (a.features, a.concentration, a.mixture, a.gate, a.cooccurrence, None, a.jitter)
-    k = covariance.correlation(*kernels).unsqueeze(1)
+    k = covariance.correlation(Relations.of(a)).unsqueeze(1)
     factor = torch.linalg.cholesky(k)
     allowed = torch.ones(1, 1, *scale.shape[2:], dtype=torch.bool, device=k.device).tril()
     prior = covariance.shape_prior(a.cooccurrence, allowed)
@@ -71,7 +70,7 @@ def spread_of_logits(a: Arguments) -> Tensor:
     draw = skew_normal.sample(
         alpha, skew, factor, torch.randn_like(scale), torch.randn_like(scale[..., :1])
     )
-    return F.softplus(scale) * draw.standard
+    return F.softplus(scale) * draw.deviates
 
 
 def sdpa(a: Arguments) -> Peer:

@@ -109,6 +109,11 @@ class Relations(NamedTuple):
     causal: bool = False
     jitter: float = 1e-4
 
+    @classmethod
+    def of(cls, a: Arguments) -> "Relations":
+        """Those of a call that has its features."""
+        return cls(*(getattr(a, name) for name in cls._fields))
+
     def as_call(self) -> Arguments:
         """A call in which they arise; the features stand in for what it has beside them."""
         heads = 1 if self.mask is None else self.mask.shape[1]

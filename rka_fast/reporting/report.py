@@ -171,11 +171,15 @@ def _group(runs: list[ReadRun], titles: Mapping[str, str]) -> Group:
         found = np.bincount(tenth[items[items > 0] - 1], minlength=TENTHS)
         return (found / max(found.sum(), 1)).tolist()
 
-    results = [(run.name, run.result or {}, shares(run.lists)) for run in runs]
-    if popularity := (first.result or {}).get("popularity"):
-        results.append(("popularity", popularity, None))
-    metrics = metrics_of(result["test"] for _, result, _ in results)
-    rows = [_row(*result, metrics) for result in results]
+    results = [run.result or {} for run in runs]
+    popularity = results[0].get("popularity")
+    metrics = metrics_of(scores["test"] for scores in (*results, popularity) if scores)
+    rows = [
+        _row(run.name, scores, shares(run.lists), metrics)
+        for run, scores in zip(runs, results, strict=True)
+    ]
+    if popularity:
+        rows.append(_row("popularity", popularity, None, metrics))
     split, sequences = first.split, first.sequences
     return Group(
         runs=[run.name for run in runs],

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rka_fast.ops.api import kernelized_attention
+from rka_fast.ops.arguments import Relations
 from rka_fast.ops.reference import attention, covariance, philox
 
 CHAIN = 4  # roundings between an input and what it enters, as they add up: about 16 of them
@@ -199,12 +200,12 @@ class Roundings:
         noise = noise - norms[..., :, None] * norms[..., None, :]
         return products + noise, inverse
 
-    def correlation(self, *arguments: Any) -> Tensor:
-        k = _correlation(*arguments)
+    def correlation(self, a: Relations) -> Tensor:
+        k = _correlation(a)
         return self.symmetric(k, k.shape[-1])  # as its factor's sums round it
 
-    def correlation_backward(self, grad: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
-        found = _correlation_backward(self.once(grad, grad.shape[-1]), *arguments)
+    def correlation_backward(self, grad: Tensor, a: Relations) -> tuple[Tensor | None, ...]:
+        found = _correlation_backward(self.once(grad, grad.shape[-1]), a)
         return tuple(None if x is None else self.once(x) for x in found)
 
     def softmax(self, *arguments: Any) -> Tensor:

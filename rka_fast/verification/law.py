@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rka_fast.ops.api import kernelized_attention
+from rka_fast.ops.arguments import Relations
 from rka_fast.ops.groups import Covariance, Kernels, Location, Shape
 from rka_fast.ops.reference import covariance
 
@@ -75,7 +76,7 @@ def theory(x: dict, jitter: float = 1e-4) -> Law:
 
     kernels = Kernels(*(t[:1].double().cpu() for t in x["covariance"].kernels))
     kernels = kernels._replace(concentration=x["covariance"].kernels.concentration.double().cpu())
-    k = covariance.correlation(*kernels[:5], None, jitter)[0]
+    k = covariance.correlation(Relations(*kernels[:5], jitter=jitter))[0]
     everything = torch.ones(1, 1, KEYS, KEYS, dtype=torch.bool)
     prior = covariance.shape_prior(kernels.cooccurrence, everything)[0, 0, -1]
     alpha = torch.nn.functional.leaky_relu(score(*x["shape"])) * prior

@@ -5,6 +5,7 @@ import pytest
 import torch
 from support import literal
 
+from rka_fast.ops.arguments import Relations
 from rka_fast.ops.reference import covariance
 
 
@@ -37,10 +38,8 @@ def test_correlation_is_positive_definite_with_unit_diagonal(rounding, kind):
     x = ROUNDING[rounding](x)
     incidence = torch.randint(0, 2, (8, 60, 20), generator=rng).float()
     mixture = torch.rand(8, 3, generator=rng).softmax(-1)
-    k = covariance.correlation(
-        x, torch.tensor([2.0, 0.5]), mixture, 1.0 + 0.3 * x[:, 0].sign(),
-        incidence @ incidence.mT, None, 1e-4,
-    )  # fmt: skip
+    gate, counts = 1.0 + 0.3 * x[:, 0].sign(), incidence @ incidence.mT
+    k = covariance.correlation(Relations(x, torch.tensor([2.0, 0.5]), mixture, gate, counts))
     assert torch.equal(k.diagonal(dim1=-2, dim2=-1), torch.ones(8, 60))
     assert (k - k.mT).abs().max() <= 4 * torch.finfo(torch.float32).eps
     assert torch.linalg.eigvalsh(k.double()).min() > 0

@@ -8,6 +8,7 @@ from support.agreement import agrees, close, kept
 from support.emulation import EMULATIONS
 
 from rka_fast import Covariance, Kernels, Location, Shape, kernelized_attention
+from rka_fast.ops.arguments import Relations
 from rka_fast.ops.reference import covariance
 from rka_fast.ops.triton import interpreted
 from rka_fast.verification import bounds
@@ -60,7 +61,7 @@ def fails(inputs, jitter):
     """The first pivot that is not positive in float32, counted from 1; 0 for none."""
     features, mixture = inputs["covariance"].kernels.features, torch.tensor([[0.0, 1.0, 0.0]])
     gammas = torch.tensor([2.0, 2.0])
-    k = covariance.correlation(features, gammas, mixture, None, None, None, jitter)
+    k = covariance.correlation(Relations(features, gammas, mixture, jitter=jitter))
     return torch.linalg.cholesky_ex(k)[1].item()
 
 
@@ -127,13 +128,12 @@ def test_the_future_does_not_move_the_past(name):
     features = kernels.features.clone()
     features[:, 1400:] = features[:, 1400:1401] + 1e-4 * features[:, 1400:]
     failing = cases.replace(fine, {"covariance.kernels.features": features})
+    item = torch.tensor([[0.0, 1.0, 0.0]])
+    relations = Relations(features, kernels.concentration, item, jitter=jitter)
     k = [
-        covariance.correlation(
-            x["covariance"].kernels.features, kernels.concentration,
-            torch.tensor([[0.0, 1.0, 0.0]]), None, None, None, jitter,
-        )
+        covariance.correlation(relations._replace(features=x["covariance"].kernels.features))
         for x in (fine, failing)
-    ]  # fmt: skip
+    ]
     assert [torch.linalg.cholesky_ex(x)[1].item() > 1400 for x in k] == [False, True]
     first, second = (
         kernelized_attention(**x, is_causal=True, jitter=jitter, seed=1, backend=name)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
+from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments, Relations
 from rka_fast.ops.reference import covariance, philox, skew_normal, times
 
 _ACTIVATIONS = {
@@ -176,9 +176,7 @@ def correlation_of(a: Arguments) -> Tensor:
     """K of the keys, made or given: (batch, keys, keys)."""
     if a.correlation is not None:
         return a.correlation
-    return covariance.correlation(
-        a.features, a.concentration, a.mixture, a.gate, a.cooccurrence, a.padding, a.jitter
-    )
+    return covariance.correlation(Relations.of(a))
 
 
 def _spread(a: Arguments, allowed: Tensor, activation: Callable[[Tensor], Tensor]) -> Spread:
@@ -255,15 +253,8 @@ def _spread_backward(
     if a.correlation is not None:
         return
     names = ("features", "concentration", "mixture", "gate")
-    grads.update(
-        zip(
-            names,
-            covariance.correlation_backward(
-                d_correlation, *(getattr(a, n) for n in names), a.cooccurrence, a.padding, a.jitter
-            ),
-            strict=True,
-        )
-    )
+    found = covariance.correlation_backward(d_correlation, Relations.of(a))
+    grads.update(zip(names, found, strict=True))
 
 
 def _scores_backward(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rka_fast.ops.arguments import Relations
 from rka_fast.ops.tracing import is_traced
 
 
@@ -48,63 +49,47 @@ def cosine_kernel(x: Tensor, concentration: Tensor) -> Tensor:
     return torch.exp(2.0 * concentration * (cosine_matrix(x) - 1.0))
 
 
-def correlation(
-    features: Tensor,
-    concentration: Tensor,
-    mixture: Tensor,
-    gate: Tensor | None,
-    cooccurrence: Tensor | None,
-    padding: Tensor | None,
-    jitter: float,
-) -> Tensor:
+def correlation(a: Relations) -> Tensor:
     """K of shape (batch, keys, keys): positive definite with unit diagonal.
 
-    features (batch, keys, width), concentration (2,) = (gamma_i, gamma_u), mixture (batch or 1, 3)
-    = weights of (k_c, k_i, k_u) with zero for the missing ones, gate (batch, width), cooccurrence
-    (batch, keys, keys), padding (batch, keys) True where a key does not exist. Such a key is made
-    independent of all others, so that nothing of it enters the factor of K.
+    mixture holds the weights of (k_c, k_i, k_u), zero for the missing ones, concentration
+    (gamma_i, gamma_u). A key that does not exist is made independent of all others, so that
+    nothing of it enters the factor of K.
     """
-    r = mixture[:, :, None, None]
-    k = r[:, 1] * cosine_kernel(features, concentration[0])
-    if cooccurrence is not None:
-        k = k + r[:, 0] * counting_kernel(cooccurrence)
-    if gate is not None:
-        k = k + r[:, 2] * cosine_kernel(features * gate[:, None, :], concentration[1])
-    if padding is not None:
-        k = k.masked_fill(padding[:, :, None] | padding[:, None, :], 0.0)
-    return with_unit_diagonal(k / (1.0 + jitter))
+    r = a.mixture[:, :, None, None]
+    k = r[:, 1] * cosine_kernel(a.features, a.concentration[0])
+    if a.cooccurrence is not None:
+        k = k + r[:, 0] * counting_kernel(a.cooccurrence)
+    if a.gate is not None:
+        k = k + r[:, 2] * cosine_kernel(a.features * a.gate[:, None, :], a.concentration[1])
+    if a.padding is not None:
+        k = k.masked_fill(a.padding[:, :, None] | a.padding[:, None, :], 0.0)
+    return with_unit_diagonal(k / (1.0 + a.jitter))
 
 
 def correlation_backward(
-    grad: Tensor,
-    features: Tensor,
-    concentration: Tensor,
-    mixture: Tensor,
-    gate: Tensor | None,
-    cooccurrence: Tensor | None,
-    padding: Tensor | None,
-    jitter: float,
+    grad: Tensor, a: Relations
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of (features, concentration, mixture, gate) from that of K (batch, keys, keys)."""
-    grad = without_diagonal(grad) / (1.0 + jitter)
-    if padding is not None:
-        grad = grad.masked_fill(padding[:, :, None] | padding[:, None, :], 0.0)
-    r = mixture[:, :, None, None]
+    grad = without_diagonal(grad) / (1.0 + a.jitter)
+    if a.padding is not None:
+        grad = grad.masked_fill(a.padding[:, :, None] | a.padding[:, None, :], 0.0)
+    r = a.mixture[:, :, None, None]
     d_mixture = [grad.new_zeros(grad.shape[0])] * 3
-    if cooccurrence is not None:
-        d_mixture[0] = (grad * counting_kernel(cooccurrence)).sum((-2, -1))
+    if a.cooccurrence is not None:
+        d_mixture[0] = (grad * counting_kernel(a.cooccurrence)).sum((-2, -1))
     d_features, d_gamma_i, d_mixture[1] = _cosine_kernel_backward(
-        grad, r[:, 1], features, concentration[0]
+        grad, r[:, 1], a.features, a.concentration[0]
     )
     d_gamma_u, d_gate = torch.zeros_like(d_gamma_i), None
-    if gate is not None:
+    if a.gate is not None:
         d_gated, d_gamma_u, d_mixture[2] = _cosine_kernel_backward(
-            grad, r[:, 2], features * gate[:, None, :], concentration[1]
+            grad, r[:, 2], a.features * a.gate[:, None, :], a.concentration[1]
         )
-        d_features = d_features + d_gated * gate[:, None, :]
-        d_gate = (d_gated * features).sum(-2)
+        d_features = d_features + d_gated * a.gate[:, None, :]
+        d_gate = (d_gated * a.features).sum(-2)
     d_mixture = torch.stack(d_mixture, dim=-1)
-    if mixture.shape[0] == 1:
+    if a.mixture.shape[0] == 1:
         d_mixture = d_mixture.sum(0, keepdim=True)
     return d_features, torch.stack((d_gamma_i, d_gamma_u)), d_mixture, d_gate
 

@@ -31,17 +31,14 @@ def relations_backward(
 ) -> list[Tensor]:
     """Gradients of the fields at the positions `needs`, in their dtypes."""
     a = prepare(r.as_call())
-    of_correlation = (
-        a.features, a.concentration, a.mixture, a.gate, a.cooccurrence, a.padding, a.jitter
-    )  # fmt: skip
     total = torch.zeros(())
     if d_correlation is not None:
         total = d_correlation.to(a.features.dtype)
     if d_factor is not None:
-        factor = covariance.cholesky(covariance.correlation(*of_correlation), a.jitter)
+        factor = covariance.cholesky(correlation_of(a), a.jitter)
         total = total + covariance.cholesky_backward(d_factor.to(factor.dtype), factor)
     given: Any = r
     if d_correlation is None and d_factor is None:
         return [like(None, given[i]) for i in needs]
-    grads = covariance.correlation_backward(total, *of_correlation)
+    grads = covariance.correlation_backward(total, Relations.of(a))
     return [like(grads[i], given[i]) for i in needs]
