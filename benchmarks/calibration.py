@@ -10,6 +10,7 @@ RUN: run folders of RKSA. On the test items, ranked among all unseen ones:
 """
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -104,16 +105,17 @@ def summary(path: str) -> dict[str, float]:
     }
 
 
-def main() -> int:
-    """Print the means over the runs, and each run's value. Returns 0, or 2 for a mistake."""
+def print_means(summary: Callable[[str], dict[str, float]], width: int) -> int:
+    """The means over the runs on the command line, and each run's value."""
     found = [summary(path) for path in sys.argv[1:]]
     if not found:
-        sys.exit(__doc__)
+        sys.exit(sys.modules["__main__"].__doc__)
     for name in found[0]:
         values = [x[name] for x in found]
-        print(f"{name:<24}{np.mean(values):>8.4f}  ({', '.join(f'{v:.4f}' for v in values)})")
+        told = ", ".join(f"{v:.4f}" for v in values)
+        print(f"{name:<{width}}{np.mean(values):>8.4f}  ({told})")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(exit_status(lambda: print_means(summary, 24)))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from calibration import Chunk
+from calibration import Chunk, print_means
 
 from rka_fast.commands import exit_status
 from rka_fast.errors import ConfigError
@@ -150,16 +150,5 @@ def summary(path: str) -> dict[str, float]:
     return lines
 
 
-def main() -> int:
-    """Print the means over the runs, and each run's value. Returns 0, or 2 for a mistake."""
-    found = [summary(path) for path in sys.argv[1:]]
-    if not found:
-        sys.exit(__doc__)
-    for name in found[0]:
-        values = [x[name] for x in found]
-        print(f"{name:<60}{np.mean(values):>10.4f}  ({', '.join(f'{v:.4f}' for v in values)})")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(exit_status(lambda: print_means(summary, 62)))
