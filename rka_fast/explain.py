@@ -17,31 +17,18 @@ from rka_fast.errors import ConfigError, printable
 from rka_fast.explaining.explanation import DRAWS
 from rka_fast.files import check_writable, to_json, write_output
 from rka_fast.pages.explain_page import explain_page
-from rka_fast.recommend import ids_of
+from rka_fast.recommend import Asked, ids_of
 from rka_fast.run import Run
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(Asked):
     """The command line."""
 
-    # Run folder of rka-fast train.
-    run: tyro.conf.Positional[str]
-    # Id of a user of the data.
-    user: str | None = None
-    # Item ids, oldest first, separated by commas, or as a JSON list: the history of anyone.
-    history: str | None = None
-    # When the events of the history happened, separated by commas, where the model reads times:
-    # ISO dates or seconds since 1970.
-    times: str | None = None
-    # When it is asked, where the model reads times: ISO date or seconds since 1970; default now.
-    at: str | None = None
     # Write the page to this file.
     out: str | None = None
     # How many recommended items to explain.
     top: int = 10
-    # Titles of items: a table with columns item,title, or MovieLens' movies.dat or u.item.
-    titles: str | None = None
     # How often to draw RKSA's attention.
     draws: int = DRAWS
     # Print the numbers as JSON.

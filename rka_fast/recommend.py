@@ -28,8 +28,8 @@ from rka_fast.run import Run
 
 
 @dataclass(frozen=True)
-class Flags:
-    """The command line."""
+class Asked:
+    """What is asked of a run about somebody, on any command line."""
 
     # Run folder of rka-fast train.
     run: tyro.conf.Positional[str]
@@ -40,18 +40,24 @@ class Flags:
     # When the events of the history happened, separated by commas, where the model reads times:
     # ISO dates or seconds since 1970.
     times: str | None = None
+    # When it is asked, where the model reads times: ISO date or seconds since 1970; default now.
+    at: str | None = None
+    # Titles of items: a table with columns item,title, or MovieLens' movies.dat or u.item.
+    titles: str | None = None
+
+
+@dataclass(frozen=True)
+class Flags(Asked):
+    """The command line."""
+
     # Histories: CSV, TSV or Parquet with columns user,item[,timestamp], or JSON, or JSON lines.
     history_file: str | None = None
     # Everybody in the data.
     all: tyro.conf.FlagCreatePairsOff[bool] = False
     # Write to this file, whose ending says the form: .parquet .csv .tsv .jsonl .md .html.
     out: str | None = None
-    # When it is asked, where the model reads times: ISO date or seconds since 1970; default now.
-    at: str | None = None
     # How many items to recommend to each.
     top: int = 10
-    # Titles of items: a table with columns item,title, or MovieLens' movies.dat or u.item.
-    titles: str | None = None
     # Hide what somebody has had, or keep it; by default as the run was trained.
     seen: Literal["hide", "keep"] | None = None
     # Only the items of this file may be shown: ids, one a line or in a column item.
