@@ -75,7 +75,8 @@ class CoOccurrence:
         user = np.array([new.indices("user").get(name, -1) for name in old.user_ids], np.int64)
         item = np.array([0, *(new.indices("item").get(name, 0) for name in old.item_ids)])
         had, have = _moved(incidence(before), user, item, shape), incidence(after)
-        changed = np.flatnonzero((had != have).getnnz(axis=1))
+        differs: Any = had != have  # a sparse matrix, whatever scipy's types say
+        changed = np.flatnonzero(differs.getnnz(axis=1))
         had, have = had[changed], have[changed]
         counts = _moved(self.matrix, item, item, (shape[1], shape[1]))
         counts = (counts - had.T @ had + have.T @ have).tocsr()

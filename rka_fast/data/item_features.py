@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,7 +129,7 @@ def _is_text_of_numbers(text: pl.Series, numbers: pl.Series) -> bool:
     return bool(given.any()) and bool(numbers.filter(given).is_finite().fill_null(False).all())
 
 
-def _categories(name: str, values: list[list[str]]) -> Columns:
+def _categories(name: str, values: Sequence[Sequence[str]]) -> Columns:
     table = pl.DataFrame(
         {"row": range(len(values)), "value": pl.Series(values, dtype=pl.List(pl.String))}
     )
