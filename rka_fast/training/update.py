@@ -175,6 +175,8 @@ class Start(NamedTuple):
 class Affinity(NamedTuple):
     """How the items, or the users, of joined data relate to the old ones, counted from 0.
 
+    Old ones are those whose vectors are carried over.
+
     old: int64 (new count,), the old index of each, or -1. fresh: those without one. shares:
     (fresh, old count), how many users (or items) each has in common with each old one.
     """
@@ -210,6 +212,10 @@ def _affinity(before: Split, after: Split, kind: str) -> Affinity:
     first = 1 if kind == "item" else 0
     indices = before.sequences.indices(kind)
     old = np.array([indices.get(name, first - 1) - first for name in names], np.int64)
+    if kind == "item" and before.sequences.features is not None:
+        # Of an item that only its features described, the row of its id was never used.
+        begins = (before.train_counts()[1:][old] == 0) & (after.train_counts()[1:] > 0)
+        old = np.where(begins, -1, old)
     fresh, known = np.flatnonzero(old < 0), np.flatnonzero(old >= 0)
     had = had.tocsr()
     shares = (had[fresh] @ had[known].T).tocoo()

@@ -145,6 +145,26 @@ def test_the_exported_graph_has_features_in_its_table(run):
     assert pairs(table)
 
 
+@pytest.mark.slow
+def test_an_exported_file_recommends_and_relates_items_without_events(run, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    folder = run.export(tmp_path / "onnx")
+    ids, cold = json.loads((folder / "items.json").read_text()), cold_items()
+    history = ["g1n1", "g2n10", "g3n3"]
+    given = {
+        "history": np.array([[ids.index(item) + 1 for item in history]]),
+        "hidden": np.array([[ids.index(i) + 1 for i in ids if i not in cold or i in history]]),
+        "top": np.array(9),
+    }
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    scores, items = session.run(None, given)
+    expected = run.recommend([history], top=9, items=cold)
+    np.testing.assert_allclose(scores[0], expected["score"].to_numpy(), rtol=0, atol=1e-4)
+    assert {ids[i - 1] for i in items[0]} < set(cold)
+    vectors = np.load(folder / "vectors.npy")
+    assert (vectors == run.model.item_vectors()[1:].detach().numpy()).all()
+
+
 def test_shares_add_up_to_the_score_of_a_cold_item(run):
     found = run.explain([["g1n1", "g2n10", "g3n3"]], top=3, draws=2)
     for shown in found.recommended:
@@ -157,15 +177,21 @@ def test_an_update_carries_the_map_by_the_names_of_features(run, features, tmp_p
     more = pl.concat([more, pl.DataFrame({"item_id": ["a"], "group": ["group2"], "new": ["y"]})])
     path = tmp_path / "items.csv"
     more.select("new", "item_id", "group").write_csv(path)
-    new = pl.DataFrame({"user": ["u1", "u1"], "item": ["g2n10", "b"], "timestamp": [90, 91]})
+    items = ["g2n10", "g1n1", "g3n3", "b", "g4n11"]  # the last two are held out
+    new = pl.DataFrame({"user": ["v"] * 5, "item": items, "timestamp": range(90, 95)})
     later = fit(new, from_run=run, item_features=str(path), out=str(tmp_path / "run"), epochs=1)
     assert later.sequences.num_items == run.sequences.num_items + 2
-    start = Checkpoint.load(RunFolder(later.folder).start).model["items.map.weight"]
-    had = Checkpoint.load(RunFolder(run.folder).best).model["items.map.weight"]
+    begun = Checkpoint.load(RunFolder(later.folder).start).model
+    best = Checkpoint.load(RunFolder(run.folder).best).model
+    start, had = begun["items.map.weight"], best["items.map.weight"]
     assert later.sequences.feature_names[0] == "new=x" and start.shape[1] == had.shape[1] + 1
     for feature in run.sequences.feature_names:
         places = [s.feature_names.index(feature) for s in (later.sequences, run.sequences)]
         assert torch.equal(start[:, places[0]], had[:, places[1]])
+    # An item that had features alone begins to be trained: from its neighbours, as new ones do.
+    own = begun["items.weight"][later.sequences.item_indices(["g2n10"])[0]]
+    near = best["items.weight"][run.sequences.item_indices(["g1n1", "g3n3"])]
+    torch.testing.assert_close(own, near.mean(0), rtol=0, atol=1e-6)
 
 
 def test_models_that_have_no_features_refuse_them(features, tmp_path, capsys):
