@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 
+from rka_fast.commands import ALIASES
 from rka_fast.data.readers import Interactions
 from rka_fast.data.split import STAGES
-from rka_fast.errors import ConfigError, DataError
+from rka_fast.errors import ConfigError, DataError, hint
 from rka_fast.explaining.asking import History
 from rka_fast.explaining.explanation import DRAWS, Explanation, explain
 from rka_fast.models.transformer import TransformerRecommender
@@ -72,6 +73,13 @@ def fit(
 
     Raises ConfigError, DataError, FolderError or TrainingError like the command.
     """
+    known = [field.name for field in dataclasses.fields(Config)]
+    for name in settings:
+        if name not in known:
+            flag = ALIASES.get(f"--{name.replace('_', '-')}", "").partition(" ")[0]
+            meant = flag[2:].replace("-", "_")
+            told = f"did you mean {meant!r}?" if meant in known else hint(name, known)
+            raise ConfigError(f"unknown setting {name!r}; {told}")
     logs = {name: settings.get(name) for name in ("valid", "test")}
     logs = {name: log for name, log in {"data": data, **logs}.items() if log is not None}
     named = {**settings, **{name: _source(log) for name, log in logs.items()}}
@@ -317,12 +325,16 @@ class Run:
             split, left_out = later_split(split, *events)
             batcher, stage = later_batcher(batcher, split), "test"
             if left_out:
+                count = "1 event" if left_out == 1 else f"{left_out:,} events"
                 warnings.warn(
-                    f"left out {left_out:,} events with unknown items or without a history",
-                    stacklevel=2,
+                    f"left out {count} with unknown items or without a history", stacklevel=2
                 )
         elif on not in STAGES:
             raise ConfigError(f"on must be a data frame, or one of {', '.join(STAGES)}; got {on!r}")
+        elif not len(split.targets(on).at):
+            raise ConfigError(
+                f"this run held nothing out for {on!r}; give a data frame of later events"
+            )
         config = dataclasses.replace(self.config, device=str(self.device))
         evaluator = Evaluator(config, split, batcher, make_accelerator(config))
         return both_metrics(evaluator.ranked(self.model, stage).ranks)

@@ -60,9 +60,19 @@ def test_a_data_frame_is_a_log(kind, log, tmp_path, run):
 def test_wrong_settings_are_told(log, tmp_path):
     with pytest.raises(ConfigError, match="width is not used by model 'pop'"):
         fit(log, model="pop", width=3)
+    for given, meant in (("lr", "learning_rate"), ("gpu", "device"), ("epoch", "epochs")):
+        with pytest.raises(ConfigError, match=f"unknown setting '{given}'; did you mean '{meant}'"):
+            fit(log, **{given: 1})
     with pytest.raises(DataError):
         fit(tmp_path / "none.txt", model="pop", out=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_held_nothing_out_has_nothing_to_evaluate_on(log, tmp_path):
+    run = fit(log, model="pop", split="none", out=str(tmp_path / "run"))
+    for stage in ("valid", "test"):
+        with pytest.raises(ConfigError, match=f"held nothing out for '{stage}'; give a data frame"):
+            run.evaluate(stage)
 
 
 def test_several_files_are_one_log(log, tmp_path):

@@ -23,7 +23,7 @@ Lists = dict[str, list[Any]]
 
 def is_frame(value: object) -> TypeGuard[Any]:
     """Whether it is a data frame, of polars or pandas."""
-    return hasattr(value, "columns")
+    return isinstance(value, pl.LazyFrame) or hasattr(value, "columns")
 
 
 def histories_of(

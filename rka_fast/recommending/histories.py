@@ -96,6 +96,8 @@ def of_lists(
     """
     names, lengths, flat, when = [], [], [], []
     for name, items in histories.items():
+        if hasattr(items, "to_list"):  # a column of polars or pandas
+            items = items.to_list()
         if isinstance(items, (str, bytes)) or not isinstance(items, (Sequence, np.ndarray)):
             raise DataError(
                 f"a history is a list of item ids, got {items!r}; write [{items!r}] for one item"

@@ -85,10 +85,19 @@ def shown_to(
         if users is None:
             never = found[found >= 0]
         else:
-            row_of = {name: row for row, name in enumerate(histories.names)}
-            rows = np.array([row_of.get(str(user), -1) for user in users], np.int64)
-            both = (rows >= 0) & (found >= 0)
-            excluded = UserItems(rows[both], found[both], len(histories), sequences.num_items)
+            rows_of: dict[str, list[int]] = {}  # a user may be asked for more than once
+            for row, name in enumerate(histories.names):
+                rows_of.setdefault(name, []).append(row)
+            pairs = [
+                (row, item)
+                for user, item in zip(users, found.tolist(), strict=True)
+                if item > 0
+                for row in rows_of.get(str(user), ())
+            ]
+            if not any(str(user) in rows_of for user in users):
+                notes.append("exclude: none of its users is asked for")
+            rows, hidden = np.array(pairs, np.int64).reshape(-1, 2).T
+            excluded = UserItems(rows, hidden, len(histories), sequences.num_items)
     only = only if only is None else only[only >= 0]
     return Shown.of(sequences, seen, only, never, excluded), notes
 

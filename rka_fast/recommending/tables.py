@@ -16,12 +16,25 @@ TITLES = ("title", "name", "titles")
 
 
 def polars_frame(frame: Any) -> pl.DataFrame:
-    """A polars frame of one of polars or pandas; ids that pandas holds as objects are text."""
+    """A polars frame of one of polars or pandas, whose columns of several types become text."""
     if isinstance(frame, pl.DataFrame):
         return frame
     if isinstance(frame, pl.LazyFrame):
         return frame.collect()
-    return pl.DataFrame({str(name): frame[name].to_list() for name in frame.columns})
+    return pl.DataFrame({str(name): _series(frame[name]) for name in frame.columns})
+
+
+def _series(column: Any) -> pl.Series:
+    """A column of pandas."""
+    if getattr(column.dtype, "kind", "") == "M":
+        return pl.Series(column.to_numpy("datetime64[us]"))  # NaT is null
+    values = column.to_list()
+    try:
+        return pl.Series(values)
+    except TypeError:  # of several types, as text beside NaN is
+        empty = column.isna().to_list()
+        texts = [None if no else str(x) for x, no in zip(values, empty, strict=True)]
+        return pl.Series(texts, dtype=pl.String)
 
 
 def like(table: pl.DataFrame, given: object) -> Any:

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import warnings
 
 import numpy as np
 import polars as pl
@@ -9,10 +10,22 @@ import pytest
 
 from rka_fast.data.sequences import Sequences
 from rka_fast.errors import DataError
-from rka_fast.recommending.asked import from_frame, read_histories, read_ids, read_titles
+from rka_fast.recommending.asked import (
+    from_frame,
+    histories_of,
+    read_histories,
+    read_ids,
+    read_titles,
+)
 from rka_fast.recommending.histories import of_lists
+from rka_fast.recommending.tables import polars_frame
 
 LISTS = {"ann": ["a,b", " c", "7"], "bob": ["7"]}
+
+
+@pytest.fixture
+def sequences():
+    return Sequences(np.array([0, 2]), np.array([1, 2], np.int32), ["u"], ["x", "y"])
 
 
 def test_histories_in_every_form(tmp_path):
@@ -88,9 +101,31 @@ def test_titles_of_a_file(tmp_path):
     assert read_titles(tmp_path / "a") == expected
 
 
+def test_columns_of_pandas(sequences):
+    pd = pytest.importorskip("pandas")
+    times = [pd.Timestamp("2020-01-01"), pd.NaT]
+    for zone in (None, "UTC"):
+        stamps = pd.Series(times).dt.tz_localize(zone)
+        mixed = pd.DataFrame({"user": ["u", 7], "item": ["x", None], "timestamp": stamps})
+        found = polars_frame(mixed)
+        assert found.drop("timestamp").rows() == [("u", "x"), ("7", None)]
+        assert found["timestamp"].to_list() == [datetime.datetime(2020, 1, 1), None]
+        with pytest.raises(DataError, match="a row lacks its user, item or time"):
+            from_frame(found)
+        assert from_frame(found[:1]) == ({"u": ["x"]}, {"u": [1577836800.0]})
+    for column in (pd.Series(["y", "x"]), pl.Series(["y", "x"])):
+        assert of_lists(sequences, {"a": column}).items.tolist() == [2, 1]
+
+
+def test_a_lazy_frame_is_read_without_a_warning(sequences):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = histories_of(pl.DataFrame({"user": ["u"]}).lazy(), sequences)
+    assert found.items.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("times", [{"a": 5}, {"a": "12"}, {"a": None}, {}, 5])
-def test_times_that_are_no_list_are_told(times):
-    sequences = Sequences(np.array([0, 2]), np.array([1, 2], np.int32), ["u"], ["x", "y"])
+def test_times_that_are_no_list_are_told(times, sequences):
     with pytest.raises(DataError, match="history a: expected a list of times"):
         of_lists(sequences, {"a": ["x", "y"]}, times)
     found = of_lists(sequences, {"a": ["y", "x"]}, {"a": ["2020-01-01", 5]})

@@ -110,6 +110,10 @@ def test_what_may_be_shown(runs):
     is_best(rows(run, both)["u7"], scores, without, 9)
     pairs = pl.DataFrame({"user_id": ["u7", "u7"], "item_id": best[:2]})
     assert run.recommend(["u3", "u7"], 9, exclude=pairs).equals(both)
+    twice = run.recommend(["u7", "u3", "u7"], 9, exclude=pairs)
+    assert twice[:9].equals(twice[18:]) and twice[:9].equals(both.filter(user="u7"))
+    with pytest.warns(UserWarning, match="exclude: none of its users is asked for"):
+        run.recommend("u3", 9, exclude=pairs)
     assert both.filter(user="u3").equals(run.recommend(["u3", "u7"], 9).filter(user="u3"))
 
 
