@@ -158,10 +158,7 @@ class KernelizedAttention(nn.MultiheadAttention):
         for name, x in (("query", query), ("key", key), ("value", value)):
             expect(name, x, Tensor, "a tensor")
         if query.is_nested or key.is_nested or value.is_nested:
-            if times is not None:
-                raise ValueError("times: expected None with nested tensors, got RelativeTimes")
-            if row_offset:
-                raise ValueError(f"row_offset: expected 0 with nested tensors, got {row_offset}")
+            _refuse_with_nested(times, row_offset)
             return nested.attend(
                 self, query, key, value, attn_mask, key_padding_mask,
                 need_weights=need_weights, average_attn_weights=average_attn_weights,
@@ -172,17 +169,12 @@ class KernelizedAttention(nn.MultiheadAttention):
         mode = mode or outside.mode or ("sample" if self.training else "mean")
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
-        if cooccurrence is not None and (query is not key or kernels is not None):
-            raise ValueError(
-                "cooccurrence: expected self-attention (query and key the same tensor), got "
-                "different queries and keys. Leave it out for cross-attention; where the "
-                "queries are the keys under another normalisation, pass "
-                "kernels=module.kernels(key, user, cooccurrence) with batch-first key"
-            )
-        if kernels is None and cooccurrence is None and outside.cooccurrence is not None:
-            cooccurrence = outside.counts(query is key)
-        user = outside.user if user is None else user
         same = (query is key, key is value)
+        if cooccurrence is not None:
+            _refuse_counts(same[0], kernels)
+        elif kernels is None and outside.cooccurrence is not None:
+            cooccurrence = outside.counts(same[0])
+        user = outside.user if user is None else user
         batched = query.dim() == 3
         query, key, value = self._batch_first(query, key, value)
         if not batched and key_padding_mask is not None and key_padding_mask.dim() == 1:
@@ -192,10 +184,7 @@ class KernelizedAttention(nn.MultiheadAttention):
         covariance = shape = None
         if mode != "location":
             kernels = self._kernels(key, kernels, user, cooccurrence)
-            scale_query, shape_query = self._heads(self.spread_query(query), 2)
-            scale_key, shape_key = self._heads(self.spread_key(key), 2)
-            covariance = Covariance(scale_query, scale_key, kernels, self.scale_bias)
-            shape = Shape(shape_query, shape_key)
+            covariance, shape = self._spread(query, key, kernels)
         width = v.shape[-1]
         if need_weights:  # softmax(Z) [V, I] holds the weights beside the output
             identity = torch.eye(v.shape[-2], dtype=v.dtype, device=v.device)
@@ -256,6 +245,14 @@ class KernelizedAttention(nn.MultiheadAttention):
         offsets = (None, None, None) if bias is None else bias.split(d)
         products = map(F.linear, (query, key, value), weights, offsets)
         return tuple(self._heads(x, 1)[0] for x in products)
+
+    def _spread(
+        self, query: Tensor, key: Tensor, kernels: Kernels | RelationFactor
+    ) -> tuple[Covariance, Shape]:
+        scale_query, shape_query = self._heads(self.spread_query(query), 2)
+        scale_key, shape_key = self._heads(self.spread_key(key), 2)
+        covariance = Covariance(scale_query, scale_key, kernels, self.scale_bias)
+        return covariance, Shape(shape_query, shape_key)
 
     def _kernels(
         self,
@@ -320,6 +317,24 @@ def check_settings(activation: str, initial_scale: float, backend: str) -> None:
     if backend not in ("auto", *BACKENDS):
         names = ", ".join(("auto", *BACKENDS))
         raise ValueError(f"backend: expected one of {names}, got {backend!r}")
+
+
+def _refuse_counts(same: bool, kernels: Kernels | RelationFactor | None) -> None:
+    """Raise ValueError where counts have no meaning: they are of the keys, beside no kernels."""
+    if not same or kernels is not None:
+        raise ValueError(
+            "cooccurrence: expected self-attention (query and key the same tensor), got "
+            "different queries and keys. Leave it out for cross-attention; where the "
+            "queries are the keys under another normalisation, pass "
+            "kernels=module.kernels(key, user, cooccurrence) with batch-first key"
+        )
+
+
+def _refuse_with_nested(times: RelativeTimes | None, row_offset: int) -> None:
+    if times is not None:
+        raise ValueError("times: expected None with nested tensors, got RelativeTimes")
+    if row_offset:
+        raise ValueError(f"row_offset: expected 0 with nested tensors, got {row_offset}")
 
 
 def _as_bias(name: str, mask: Tensor) -> Tensor | None:
