@@ -155,7 +155,7 @@ class Start(NamedTuple):
                         weight[:, place] = old[:, had.index(feature)]
             else:
                 weight.copy_(old)
-        lines = [f"weights of {self.run}, and of new " + _told(affinities)]
+        lines = [f"weights of {self.run}; " + _told(affinities)]
         if seen := self._trained_less(split):
             lines.append(
                 f"warning: {seen:,} users train on less than in {self.run}, whose weights have "
@@ -225,8 +225,9 @@ def _affinity(before: Split, after: Split, kind: str) -> Affinity:
 
 
 def _told(affinities: Mapping[str, Affinity]) -> str:
-    return ", ".join(
-        f"{kind}s {len(of.fresh) - int(of.alone.sum()):,} from their neighbours and "
-        f"{int(of.alone.sum()):,} from the mean"
-        for kind, of in sorted(affinities.items())
-    )
+    told = []
+    for kind, of in sorted(affinities.items()):
+        alone = int(of.alone.sum())
+        near = len(of.fresh) - alone
+        told.append(f"new {kind}s: {near:,} from their neighbours, {alone:,} from the mean")
+    return "; ".join(told)

@@ -160,7 +160,7 @@ def test_the_command_says_what_is_new(old, tmp_path, capsys):
         assert main([*flags, "--from", str(old.folder), "--epochs", "1"]) == 0
         text = capsys.readouterr().out
         assert f"19 events, 3 users, 2 items ({there} events were there already)" in text
-        assert "items 1 from their neighbours and 1 from the mean" in text
+        assert "new items: 1 from their neighbours, 1 from the mean" in text
     assert "train on less" not in text
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("new", "whole")]
     assert logs[0] == logs[1]
