@@ -214,6 +214,22 @@ def test_dynamic_quantisation_takes_the_projections(attention):
     assert 0 < difference < 4 / 127 * expected.abs().max()
 
 
+@pytest.mark.filterwarnings("ignore:Calling register_constant")
+def test_torchao_quantises_the_projections(attention):
+    """The outputs are those of the module with the weights that the quantised ones stand for."""
+    quantization = pytest.importorskip("torchao.quantization")
+    quantised = copy.deepcopy(attention)
+    quantization.quantize_(quantised, quantization.Int8WeightOnlyConfig())
+    with torch.no_grad():
+        for name in ("spread_query", "spread_key"):  # out_proj it passes by, as in any attention
+            weight = attention.get_submodule(name).weight
+            stands_for = quantised.get_submodule(name).weight.dequantize()
+            assert 0 < (stands_for - weight).abs().max() < weight.abs().max() / 100  # 127 steps
+            weight.copy_(stands_for)
+    x = torch.randn(B, N, D)
+    close(quantised(x, x, x)[0], attention(x, x, x)[0])
+
+
 def test_pruned_projections_are_pruned(attention):
     x = torch.randn(B, N, D)
     prune.l1_unstructured(attention.spread_query, "weight", amount=0.5)
