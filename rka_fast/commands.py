@@ -192,5 +192,6 @@ def machine() -> str:
         lines = info.read_text().splitlines()
         name = next((x.partition(":")[2].strip() for x in lines if "model name" in x), name)
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    threads = f"{torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    threads = "1 thread" if count == 1 else f"{count} threads"
     return f"{name or platform.machine()}, {threads}{gpu}, torch {torch.__version__}"

@@ -202,13 +202,17 @@ def test_resuming_a_finished_run_shows_the_table_again(run, capsys):
     assert (folder / "metrics.jsonl").read_text() == before
 
 
-def test_a_finished_run_takes_more_epochs(log, tmp_path):
+def test_a_finished_run_takes_more_epochs_and_not_fewer(log, tmp_path, capsys):
     flags = ("--model", "sasrec")
     assert train(log, tmp_path / "long", *flags, "--epochs", "3") == 0
     assert train(log, tmp_path / "short", *flags, "--epochs", "1") == 0
     assert main(["--resume", str(tmp_path / "short"), "--epochs", "3"]) == 0
     texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("long", "short")]
     assert texts[0] == texts[1]
+    before = (tmp_path / "short" / "config.json").read_text()
+    assert main(["--resume", str(tmp_path / "short"), "--epochs", "2"]) == 2
+    assert "epochs 2: the run in" in capsys.readouterr().err
+    assert (tmp_path / "short" / "config.json").read_text() == before
 
 
 def complaint(capsys, *flags):

@@ -109,6 +109,13 @@ def parse_with(
     config = dataclasses.replace(defaults, **settings)
     if folder:
         config.check_resume(defaults)
+        if config.epochs and config.epochs < defaults.epochs:
+            done = max((line["epoch"] for line in folder.read_log() if "epoch" in line), default=0)
+            if config.epochs < done:
+                raise ConfigError(
+                    f"epochs {config.epochs}: the run in {folder.path} has {done} already; give as "
+                    "many or more, or train another one"
+                )
     whole = any((given.config, given.preset, given.resume, given.refit, old))
     chosen = whole or any(word.partition("=")[0] == "--loss" for word in argv)
     return Given(config, folder, notes, chosen), getattr(flags, "more", None)
