@@ -236,6 +236,31 @@ Now = Annotated[Server, Depends(_server)]
 """What is served when a request comes."""
 
 
+def _problems(statuses: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {code: {"model": Problem, "description": text} for code, text in statuses.items()}
+
+
+_OF_RECOMMEND = {
+    **_problems(
+        {
+            400: "The body cannot be read.",
+            404: "The user is not known.",
+            409: "The run reads times and the history has none.",
+        }
+    ),
+    413: {
+        "description": "The body is too large.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    },
+}
+
+
+async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    # Without the input, which JSON may not be able to say again.
+    told = [{key: of[key] for key in ("loc", "msg", "type")} for of in error.errors()]
+    return JSONResponse({"detail": told}, 422)
+
+
 def make_app(
     load: Callable[[], Engine],
     limits: Limits,
@@ -264,40 +289,16 @@ def make_app(
         max_body_size=limits.body,
     )  # fmt: skip
     app.add_middleware(Counted, metrics=metrics, paths=PATHS)
+    app.exception_handler(RequestValidationError)(_invalid)
 
     ByHistory, ByUser = requests_within(limits)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        # Without the input, which JSON may not be able to say again.
-        told = [{key: of[key] for key in ("loc", "msg", "type")} for of in error.errors()]
-        return JSONResponse({"detail": told}, 422)
-
-    def problems(**statuses: str) -> dict[int | str, dict[str, Any]]:
-        return {
-            int(code[1:]): {"model": Problem, "description": text}
-            for code, text in statuses.items()
-        }
-
-    @app.post(
-        "/recommend",
-        responses={
-            **problems(
-                _400="The body cannot be read.",
-                _404="The user is not known.",
-                _409="The run reads times and the history has none.",
-            ),
-            413: {
-                "description": "The body is too large.",
-                "content": {"text/plain": {"schema": {"type": "string"}}},
-            },
-        },
-    )
+    @app.post("/recommend", responses=_OF_RECOMMEND)
     async def recommend(body: ByHistory | ByUser, now: Now) -> Recommended:  # pyright: ignore
         """The next items for a history, or for a user of the run's data."""
         return await now.recommend(body)
 
-    @app.get("/similar", responses=problems(_404="The item is not known, or has no vector."))
+    @app.get("/similar", responses=_problems({404: "The item is not known, or has no vector."}))
     async def similar(
         now: Now, item: str, top: Annotated[int, Query(ge=1, le=limits.top)] = 10
     ) -> Similar:
@@ -316,18 +317,20 @@ def make_app(
         return PlainTextResponse(text, media_type=CONTENT_TYPE_LATEST)
 
     if token is not None:
-        _add_reload(app, token, problems)
+        _add_reload(app, token)
     return app
 
 
-def _add_reload(app: FastAPI, token: str, problems: Callable[..., Any]) -> None:
+def _add_reload(app: FastAPI, token: str) -> None:
     bearer = HTTPBearer(auto_error=False)
 
     @app.post(
         "/reload",
-        responses=problems(
-            _401="The token is another one, or missing.",
-            _409="It cannot be loaded; what was served is served on.",
+        responses=_problems(
+            {
+                401: "The token is another one, or missing.",
+                409: "It cannot be loaded; what was served is served on.",
+            }
         ),
     )
     async def reload(
