@@ -38,6 +38,7 @@ class Nearest:
         form = f"IVF{lists},SQfp16"
         self.index: Any = faiss.index_factory(width, form, faiss.METRIC_INNER_PRODUCT)
         self.index.nprobe = max(min(lists, 16), lists // 16)
+        self.index.cp.min_points_per_centroid = 1  # few vectors are no reason for a warning
         found = vectors.detach().numpy()
         self.index.train(found[:: max(1, count // (SAMPLED * lists))])
         self.index.add(found)

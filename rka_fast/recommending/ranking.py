@@ -105,7 +105,8 @@ class Ranker:
         pairs = zip(self(histories).items, exact(histories).items, strict=True)
         both = [(set(found) - {0}, set(wanted) - {0}) for found, wanted in pairs]
         found = sum(len(found & wanted) for found, wanted in both)
-        return found / max(1, sum(len(wanted) for _, wanted in both))
+        total = sum(len(wanted) for _, wanted in both)
+        return found / total if total else 1.0  # nothing may be shown, and nothing is missed
 
     def recall_note(self, histories: Histories) -> str:
         """What a person should know of approximate search: its recall over some histories."""

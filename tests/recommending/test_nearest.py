@@ -98,6 +98,14 @@ def test_a_small_catalogue_is_searched_whole(run):
         np.testing.assert_allclose(found["score"], expected["score"], atol=1e-6)
 
 
+def test_where_nothing_may_be_shown_nothing_is_missed(run, capfd):
+    had = run.sequences.sequence(run.sequences.user_index("u3"))
+    only = [run.sequences.item_id(item) for item in had]
+    with pytest.warns(UserWarning, match=r"finds 100\.0% of the exact top 10 \(measured over 1 h"):
+        assert len(run.recommend("u3", ann=True, items=only)) == 0
+    assert "WARNING" not in "".join(capfd.readouterr())  # of few vectors, by faiss
+
+
 def test_a_row_that_search_leaves_short_is_ranked_exactly(run, monkeypatch):
     ranker = run.ranker(rka_fast.recommending.options.Options(top=20, ann=True))
     exact = run.ranker(rka_fast.recommending.options.Options(top=20))
