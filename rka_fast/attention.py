@@ -1,4 +1,4 @@
-"""`KernelizedAttention`: the operator with its projections, in the place of MultiheadAttention."""
+"""`KernelizedAttention`: the operator with its projections, in place of MultiheadAttention."""
 
 import math
 from numbers import Real

@@ -25,7 +25,7 @@ class Told(NamedTuple):
     user: Tensor | None = None
     mode: str | None = None
     aligned: bool = False
-    attend: Callable[..., Tensor] | None = None  # in the place of `kernelized_attention`
+    attend: Callable[..., Tensor] | None = None  # in place of `kernelized_attention`
 
     def operator(self) -> Callable[..., Tensor]:
         """What takes the attention's call; a compiled graph has no other than the operator."""
@@ -139,6 +139,6 @@ def _attentions(model: nn.Module) -> list[Any]:
     if not found:
         raise ValueError(
             f"model: expected a module with KernelizedAttention in it, got {type(model).__name__} "
-            "without; rka_fast.swap_attention(model) puts it in the place of MultiheadAttention"
+            "without; rka_fast.swap_attention(model) puts it in place of MultiheadAttention"
         )
     return found

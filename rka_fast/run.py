@@ -160,7 +160,7 @@ class Run:
         plan = self.plan(of, top, **options)
         for note in plan.notes:
             warnings.warn(note, stacklevel=2)
-        quiet = len(plan) < MANY if progress is None else not progress
+        quiet = len(plan) < MANY_LISTS if progress is None else not progress
         parts = []
         with progress_bar(len(plan), "user", quiet=quiet) as bar:
             for count, table in plan.tables():
@@ -346,7 +346,7 @@ class Run:
         return export_run(self, folder, format)
 
 
-MANY = 2000
+MANY_LISTS = 2000
 """Histories from which on a bar is shown."""
 
 

@@ -1,4 +1,4 @@
-"""`swap_attention`: KernelizedAttention in the place of every nn.MultiheadAttention of a model."""
+"""`swap_attention`: KernelizedAttention in place of every nn.MultiheadAttention of a model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ def swap_attention(
             identity, so that the mean of the logits (evaluation) is what they were, while training
             draws around it with standard deviation `initial_scale`. "rksa" starts as the
             constructor does, for training from scratch.
-        activation, initial_scale: in the place of the start's own.
+        activation, initial_scale: in place of the start's own.
         user_dim, backend: as in `KernelizedAttention`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""KernelizedAttention in the place of nn.MultiheadAttention."""
+"""KernelizedAttention in place of nn.MultiheadAttention."""
 
 import copy
 import io

@@ -91,7 +91,7 @@ struct Problem {
   int64_t time_table_head = 0;        // stride
   const int64_t *row_times = nullptr, *key_times = nullptr;  // (B, n), (B, m)
   uint64_t time_edges[TIME_BUCKETS];                         // with a table only
-  // Ready-made, in the place of features and counts.
+  // Ready-made, in place of features and counts.
   const float *correlation = nullptr, *factor = nullptr;  // (B, m, m)
   Pairs<float> prior;
 

@@ -149,7 +149,7 @@ def relation_factor(
 ) -> RelationFactor:
     """K, its factor and the prior once, for all calls that share relations and masks.
 
-    `Covariance(query, key, relation_factor(kernels, ...))` in the place of `Covariance(query, key,
+    `Covariance(query, key, relation_factor(kernels, ...))` in place of `Covariance(query, key,
     kernels)` gives the same results, where mask, key_padding_mask, is_causal and jitter are those
     of the call: blocks and heads that relate the same items then factor K once, and the gradients
     of their calls are summed before they go back through the factor. Keys that a call hides by its

@@ -38,7 +38,7 @@ class Arguments(NamedTuple):
     mixture: Tensor | None = None  # (B or 1, 3) weights of the counting, item and user kernel
     gate: Tensor | None = None  # (B, df) for the user kernel
     time_table: Tensor | None = None  # (H or 1, TIME_BUCKETS), added to the location by the bucket
-    # Ready-made, in the place of features, concentration, mixture, gate and cooccurrence:
+    # Ready-made, in place of features, concentration, mixture, gate and cooccurrence:
     correlation: Tensor | None = None  # (B, m, m) K
     factor: Tensor | None = None  # (B, m, m) L of K = L L'; what is above its diagonal is not read
     # No gradient from here on.

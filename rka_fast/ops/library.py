@@ -60,7 +60,7 @@ in_plain: ContextVar[bool] = ContextVar("rka_fast_plain", default=False)
 
 @contextmanager
 def plain_operators() -> Iterator[None]:
-    """Programs that are exported in this block hold PyTorch's operators in the place of ours."""
+    """Programs that are exported in this block hold PyTorch's operators in place of ours."""
     token = in_plain.set(True)
     try:
         yield

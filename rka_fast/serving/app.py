@@ -337,7 +337,7 @@ def _add_reload(app: FastAPI, token: str) -> None:
         now: Now,
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> Health:
-        """Load what lies at the served path now, and serve it in the place of what was there."""
+        """Load what lies at the served path now, and serve it in place of what was there."""
         if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
             raise HTTPException(401, "wrong token", {"WWW-Authenticate": "Bearer"})
         try:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-MANY = 100_000  # with as many users a mean is normal, and resampling takes long
+MANY_USERS = 100_000  # with as many users a mean is normal, and resampling takes long
 AT_ONCE = 2**22  # resampled users held at a time (32 MiB)
 
 QUALITIES = {
@@ -96,14 +96,14 @@ def mean_by(groups: np.ndarray, values: np.ndarray) -> float:
 def intervals(ranks: np.ndarray, users: np.ndarray) -> dict[str, dict[str, list[float]]]:
     """The 95 % interval of every mean metric of ranks (2, targets): [low, high] by ranking.
 
-    The percentile bootstrap over users, who bring all their targets; beyond MANY users the normal
-    interval of the same mean.
+    The percentile bootstrap over users, who bring all their targets; beyond MANY_USERS of them the
+    normal interval of the same mean.
     """
     _, owner = np.unique(users, return_inverse=True)
     values = np.stack([gains(row, name) for row in ranks for name in METRICS])
     targets = np.bincount(owner).astype(np.float64)
     sums = np.stack([np.bincount(owner, row) for row in values], axis=1)  # (users, metrics)
-    bounds = _normal(sums, targets) if len(targets) > MANY else _bootstrap(sums, targets)
+    bounds = _normal(sums, targets) if len(targets) > MANY_USERS else _bootstrap(sums, targets)
     pairs = iter(np.stack(bounds, axis=1).tolist())
     return {ranking: {name: next(pairs) for name in METRICS} for ranking in RANKINGS}
 

@@ -51,7 +51,7 @@ CHANGES = ({}, {"gate": False}, {"cooccurrence": False}, {"shape": False, "coocc
 
 
 def shared(inputs, name, options):
-    """The inputs with the ready-made relations in the place of the kernels."""
+    """The inputs with the ready-made relations in place of the kernels."""
     kernels = inputs["covariance"].kernels
     ready = relation_factor(kernels, backend=name, **options)
     return inputs | {"covariance": inputs["covariance"]._replace(kernels=ready)}

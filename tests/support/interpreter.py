@@ -1,4 +1,4 @@
-"""Triton's interpreter, which runs kernels on the CPU in the place of a GPU, made faster for tests.
+"""Triton's interpreter, which runs kernels on the CPU in place of a GPU, made faster for tests.
 
 Triton reads TRITON_INTERPRET when it is imported, and other tests compile kernels, hence a process
 of their own for those that interpret: TRITON_INTERPRET=1 pytest tests/ops tests/interpreted

@@ -89,7 +89,7 @@ def test_intervals_agree_with_scipy():
 @pytest.mark.parametrize("many", [10**9, 0])  # resampled, and by the normal law
 def test_users_bring_all_their_targets(monkeypatch, many):
     """A user's targets are all alike here: the interval is that of users, not of targets."""
-    monkeypatch.setattr(quality, "MANY", many)
+    monkeypatch.setattr(quality, "MANY_USERS", many)
     rng = np.random.default_rng(2)
     of_user = np.where(rng.random(200) < 0.4, 1, 99)
     counts = rng.integers(1, 30, 200)

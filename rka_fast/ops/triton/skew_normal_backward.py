@@ -34,7 +34,7 @@ from rka_fast.ops.triton.tiles import (
 
 @triton.jit
 def deviates_backward(p, s, g, b, h, first_row, f, r, d_factor):
-    """Adds to `d_factor`; leaves the gradient of the shape's scores in the place of SLOPE."""
+    """Adds to `d_factor`; leaves the gradient of the shape's scores in place of SLOPE."""
     limit = last_key(p, s, first_row)
     if p.mode == "mean":
         mean_backward(p, f, r, limit)
