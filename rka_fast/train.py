@@ -22,6 +22,7 @@ from rka_fast.training.assemble import load_data
 from rka_fast.training.closing import closing_lines
 from rka_fast.training.config import Config
 from rka_fast.training.flags import parse
+from rka_fast.training.memory import check_fits
 from rka_fast.training.report import result_table
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.sizing import with_loss_for
@@ -69,6 +70,9 @@ def train(
             if start is not None:
                 counts = start.counts_on(sequences, config)
         if main:
+            print("\n".join(lines), flush=True)
+        lines = check_fits(config, sequences)
+        if main and lines:
             print("\n".join(lines), flush=True)
         trainer = Trainer(config, sequences, folder, description, counts=counts)
         if start is not None:

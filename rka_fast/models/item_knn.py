@@ -64,10 +64,10 @@ class ItemKNN(Recommender):
 
 
 def _cooccurrence(split: Split) -> scipy.sparse.csr_matrix:
-    """cooc, CSR (num_items + 1, num_items + 1), of the training events, without its diagonal."""
+    """cooc, CSR (num_items + 1, num_items + 1), of the events that count, without its diagonal."""
     import scipy.sparse  # here, since importing rka_fast for its operator should not load it
 
-    sequences, which = split.sequences, split.training_events
+    sequences, which = split.sequences, split.counted_events
     where = sequences.event_users[which], sequences.items[which]
     events = scipy.sparse.csr_matrix(
         (np.ones(len(where[0])), where), shape=(sequences.num_users, sequences.num_items + 1)

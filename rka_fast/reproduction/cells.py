@@ -15,11 +15,12 @@ from rka_fast.errors import ConfigError, FolderError
 from rka_fast.models import MODELS
 from rka_fast.reproduction.datasets import Dataset
 from rka_fast.training.config import Config
+from rka_fast.training.memory import check_fits
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.sizing import with_loss_for
 from rka_fast.training.trainer import Trainer, Watch
 
-INCIDENTAL = ("data", "out", "json", "device", "backend", "save_every")
+INCIDENTAL = ("data", "out", "json", "device", "backend", "save_every", "force")
 """Settings that do not shape a cell's result; the content of the data is compared by itself."""
 
 _BY_FLAG = {"data": "--data", "model": "--models", "seed": "--seeds", "split": "--split"}
@@ -191,6 +192,7 @@ def run_cell(
     if not (folder.begun or folder.has_config):
         folder.refuse_existing()
     with folder.held():
+        check_fits(cell.config, sequences)
         trainer = Trainer(
             cell.config, sequences, folder, description, quiet=True, watch=watch,
             popularity=known.get(seed),

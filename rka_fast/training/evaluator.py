@@ -36,9 +36,8 @@ class Evaluator:
 
     def ranked(self, model: Recommender, stage: str, batcher: Batcher | None = None) -> Ranked:
         """Ranks and lists of a model as it is now. batcher: makes its inputs, if not the run's."""
-        evaluation = Evaluation(self.split, batcher or self.batcher, stage, self.negatives[stage])
         with self.accelerator.autocast():
-            return evaluation(
+            return self._evaluation(stage, batcher)(
                 model,
                 self.accelerator.device,
                 rank=self.accelerator.process_index,
@@ -46,6 +45,14 @@ class Evaluator:
                 reduce=self._over_processes,
                 seed=lambda chunk: seed_torch(self.config.seed, stage, chunk),
             )
+
+    def seconds(self, model: Recommender, stage: str) -> float:
+        """What ranking the targets of a stage will take about, in one process."""
+        with self.accelerator.autocast():
+            return self._evaluation(stage).seconds(model, self.accelerator.device)
+
+    def _evaluation(self, stage: str, batcher: Batcher | None = None) -> Evaluation:
+        return Evaluation(self.split, batcher or self.batcher, stage, self.negatives[stage])
 
     def _over_processes(self, ranks: Tensor) -> Tensor:
         total: Any = self.accelerator.reduce(ranks, "sum")

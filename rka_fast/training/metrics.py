@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -138,6 +139,15 @@ class Evaluation:
             found[:, rows] = self._chunk(model, rows, device)
         found = reduce(found).cpu()
         return Ranked(found[:2], found[2:].T)
+
+    @torch.no_grad()
+    def seconds(self, model: Recommender, device: torch.device | str = "cpu") -> float:
+        """What ranking all targets will take here, from their first chunk."""
+        model.eval()
+        begin = time.perf_counter()
+        self._chunk(model, slice(0, self.chunk), device)
+        chunks = len(self.targets) / min(self.chunk, len(self.targets))
+        return (time.perf_counter() - begin) * chunks
 
     def _chunk(self, model: Recommender, rows: slice, device: torch.device | str) -> Tensor:
         batch = self.batcher.evaluation(rows, self.stage).to(device)

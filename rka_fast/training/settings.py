@@ -371,6 +371,7 @@ class Settings:
     )
     json: str | None = setting("run", "Write the result to this JSON file too.")
     device: str = setting("run", "auto, cpu, cuda, cuda:N or mps.", "auto", rule=DEVICE)
+    force: bool = setting("run", "Train also where the memory is foreseen not to suffice.", False)
     save_every: int | None = setting(
         "run", "Steps between checkpoints, besides the one after each epoch.", rule=COUNT
     )

@@ -49,6 +49,7 @@ from rka_fast.training.report import curve_png
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.tracking import Tracking
 
+TIMED = 5  # steps after which a person is told what they take
 SELECTION = "ndcg@10"  # on validation, by the ranking `select`: decides which epoch is the best
 
 
@@ -218,6 +219,7 @@ class Trainer:
     def _train(self) -> None:
         progress, total = self.progress, self.config.epochs * self.steps_per_epoch
         losses: list[float] = []
+        timed: list[float] = []  # seconds of the first steps
         bar = progress_bar(total, "step", initial=progress.step, quiet=self.quiet)
         with (
             bar,
@@ -228,10 +230,15 @@ class Trainer:
                 begin = time.perf_counter()
                 parts, stopped = self._step(stop)
                 progress.step += 1
-                progress.train_seconds += time.perf_counter() - begin
+                seconds = time.perf_counter() - begin
+                progress.train_seconds += seconds
                 losses.append(parts["loss"])
                 write_line(log, {"step": progress.step, **parts})
                 self.tracking.log({"train": parts}, progress.step)
+                if not self.quiet and len(timed) < TIMED:
+                    timed.append(seconds)
+                    if len(timed) == TIMED:
+                        self._tell_speed(float(np.median(timed)))
                 bar.update()
                 bar.set_postfix(epoch=self.epoch, loss=f"{parts['loss']:.4f}", refresh=False)
                 if progress.step % self.steps_per_epoch == 0 and (
@@ -251,6 +258,17 @@ class Trainer:
                         f"{progress.step / self.steps_per_epoch:.2f}), saved; go on "
                         f"with: python -m rka_fast.train --resume {self.folder.path}"
                     )
+
+    def _tell_speed(self, step: float) -> None:
+        """What a step, an epoch and an evaluation take, before an epoch has been waited for."""
+        epoch = f"{step * self.steps_per_epoch:,.1f} s an epoch of {self.steps_per_epoch:,} steps"
+        line = f"speed: {step:.2g} s a step, {epoch}"
+        if len(self.split.valid.users):
+            line += (
+                f", about {self.evaluator.seconds(self.evaluated, 'valid'):,.1f} s an evaluation"
+            )
+        with tqdm.external_write_mode():
+            print(line, flush=True)
 
     def _step(self, stop: list[int]) -> tuple[dict[str, float], bool]:
         """One optimiser step. Returns the parts of the loss, and whether to stop after it.
