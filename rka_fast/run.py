@@ -22,6 +22,8 @@ from rka_fast.errors import ConfigError, DataError, hint
 from rka_fast.explaining.asking import History
 from rka_fast.explaining.explanation import DRAWS, Explanation, explain
 from rka_fast.models.transformer import TransformerRecommender
+from rka_fast.pages.rendering import Page
+from rka_fast.pages.report_page import report_page
 from rka_fast.progress import progress as progress_bar
 from rka_fast.recommending.asked import (
     columns_of,
@@ -40,6 +42,8 @@ from rka_fast.recommending.plan import Plan, notes_of, shown_to
 from rka_fast.recommending.ranking import Ranker
 from rka_fast.recommending.similar import similar_items, table_of
 from rka_fast.recommending.tables import like, polars_frame
+from rka_fast.reporting.report import report
+from rka_fast.reporting.runs import read_runs
 from rka_fast.train import train
 from rka_fast.training.assemble import assemble, read_log
 from rka_fast.training.checkpoint import Checkpoint
@@ -338,6 +342,15 @@ class Run:
         config = dataclasses.replace(self.config, device=str(self.device))
         evaluator = Evaluator(config, split, batcher, make_accelerator(config))
         return both_metrics(evaluator.ranked(self.model, stage).ranks)
+
+    def report(self, *others: Run | str | os.PathLike, titles: Any = None) -> Page:
+        """The page of this run, or of it and others side by side: HTML, which a notebook shows.
+
+        others: runs, or their folders. titles: as in `recommend`. Raises FolderError, DataError or
+        ConfigError where a run cannot be read.
+        """
+        folders = [of.folder if isinstance(of, Run) else of for of in (self, *others)]
+        return report_page(report(read_runs(folders), _titles(titles)))
 
     def export(self, folder: str | os.PathLike, format: str = "onnx") -> Path:
         """The model in a new folder that answers without rka_fast; see `export_run`."""

@@ -10,7 +10,7 @@ from rka_fast.explaining.explanation import Change, Explanation, Recommended
 from rka_fast.models import MODELS
 from rka_fast.models.rksa import KERNELS
 from rka_fast.pages.charts import heat_map
-from rka_fast.pages.rendering import later, name, page
+from rka_fast.pages.rendering import Page, later, name, page
 
 KERNEL_TITLES = {
     "cooccurrence": "counting kernel",
@@ -20,7 +20,7 @@ KERNEL_TITLES = {
 }
 
 
-def explain_page(found: Explanation) -> str:
+def explain_page(found: Explanation) -> Page:
     """One HTML file that loads nothing."""
     return page(
         "explain.html",

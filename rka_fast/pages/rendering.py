@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import html
 from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,9 +16,19 @@ LONGEST = 120  # characters of an id or a title
 _DATES = (1e8, 4e9)  # seconds since 1970 that are taken for a time: 1973 to 2096
 
 
-def page(template: str, **values: Any) -> str:
+class Page(str):
+    """HTML of a whole page, which a notebook shows in a frame of its own."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        frame = '<iframe srcdoc="{}" style="width: 100%; height: 40rem; border: 0"></iframe>'
+        return frame.format(html.escape(self))
+
+
+def page(template: str, **values: Any) -> Page:
     """The page of a template of the package."""
-    return _environment().get_template(template).render(version=__version__, **values)
+    return Page(_environment().get_template(template).render(version=__version__, **values))
 
 
 @functools.lru_cache(1)

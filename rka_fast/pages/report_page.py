@@ -9,7 +9,7 @@ from markupsafe import Markup
 from rka_fast.data.split_rules import SPLITS
 from rka_fast.data.targets import warnings_of
 from rka_fast.pages.charts import Line, line_chart
-from rka_fast.pages.rendering import page
+from rka_fast.pages.rendering import Page, page
 from rka_fast.reporting.report import TENTHS, Group, Report
 from rka_fast.training.list_quality import QUALITIES
 from rka_fast.training.metrics import METRICS, RANKINGS
@@ -27,7 +27,7 @@ MEANINGS = {
 }
 
 
-def report_page(found: Report) -> str:
+def report_page(found: Report) -> Page:
     """One HTML file that loads nothing."""
     return page(
         "report.html",

@@ -84,7 +84,7 @@ def of_users(sequences: Sequences, users: Iterable[Any], at: float | None = None
 
 def of_lists(
     sequences: Sequences,
-    histories: Mapping[str, Sequence[Any]],
+    histories: Mapping[str, Any],
     times: Mapping[str, Sequence[Any]] | None = None,
     at: float | None = None,
     skip_unknown: bool = False,

@@ -109,7 +109,7 @@ def parse_with(
     config = dataclasses.replace(defaults, **settings)
     if folder:
         config.check_resume(defaults)
-        if config.epochs and config.epochs < defaults.epochs:
+        if config.epochs and defaults.epochs and config.epochs < defaults.epochs:
             done = max((line["epoch"] for line in folder.read_log() if "epoch" in line), default=0)
             if config.epochs < done:
                 raise ConfigError(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from itertools import pairwise
 
 import pytest
@@ -9,10 +10,12 @@ from support.pages import assert_shown_well, assert_whole_in_itself
 from support.runs import train, write_log
 
 from rka_fast.commands import main
+from rka_fast.errors import ConfigError
 from rka_fast.pages.charts import Line, line_chart
 from rka_fast.pages.report_page import report_page
 from rka_fast.reporting.report import report
 from rka_fast.reporting.runs import read_runs
+from rka_fast.run import Run
 
 NAME = "<b>run&amp;{{1}}"
 
@@ -62,6 +65,16 @@ def test_one_run(runs, tmp_path):
     written(runs[2:], tmp_path / "pop.html")
     text = assert_whole_in_itself((tmp_path / "pop.html").read_text(encoding="utf-8")).text
     assert "learned" not in text and "Test scores" in text
+
+
+def test_a_notebook_shows_the_page_of_runs(runs):
+    first, second, _ = runs
+    found = Run.load(first).report(second, titles={"i3": "Three"})
+    assert found == report_page(report(read_runs([first, second]), {"i3": "Three"}))
+    frame = re.fullmatch(r'<iframe srcdoc="([^"]*)" style="[^"]*"></iframe>', found._repr_html_())
+    assert frame and unescape(frame[1]) == found
+    with pytest.raises(ConfigError, match="is given twice"):
+        Run.load(first).report(first)
 
 
 def test_a_run_that_held_nothing_out(tmp_path):
