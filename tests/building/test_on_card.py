@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from card import report
-from card.workload import CASES
+import torch
+from card import peers, report, workload
+from card.workload import CASES, Shape
 
 from rka_fast import native
+from rka_fast.ops.reference import attention, philox
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +34,25 @@ def test_dry_run(tmp_path):
     trained = [row["model"] for row in data["rows"] if row["step"] == "train"]
     assert trained == ["sasrec", "rksa"]
     assert "Nothing is wrong" in (tmp_path / "report.md").read_text()
+
+
+def test_the_peer_on_flex_attention_draws_the_operators_logits(monkeypatch):
+    """With its noise in place of PyTorch's; FlexAttention itself has no gradients on the CPU."""
+    monkeypatch.setattr(workload, "DEVICE", "cpu")
+    a = workload.plain(Shape(batch=3, heads=2, length=9, width=8))
+    a = a._replace(value=torch.eye(9).expand(3, 2, -1, -1))
+    noise = iter(
+        (
+            philox.normals(a.seed, 3, 2, range(9), 9, torch.float32),
+            philox.skew_noise(a.seed, 3, 2, range(9), torch.float32),
+        )
+    )
+    monkeypatch.setattr(torch, "randn_like", lambda like: next(noise))
+    location = torch.nn.functional.leaky_relu(a.query @ a.key.mT / 8**0.5)
+    logits = location + peers.spread_of_logits(a)
+    future = torch.ones(9, 9, dtype=torch.bool).triu(1)
+    weights = logits.masked_fill(future, -torch.inf).softmax(-1)
+    torch.testing.assert_close(weights, attention.attention(a), rtol=1e-5, atol=1e-6)
 
 
 def rows_in(folder: Path, *rows: dict) -> Path:
