@@ -151,10 +151,31 @@ class CoOccurrence:
 
 def most_pairs(split: Split) -> int:
     """A bound on the pairs of items that `CoOccurrence.from_split` stores."""
+    return int(_most_of_items(split).sum())
+
+
+def _most_of_items(split: Split) -> np.ndarray:
+    """A bound on the pairs of every item, float64 (num_items + 1,)."""
     having, num_items = split.counted_items, split.sequences.num_items
     users, items = having.pairs(0, split.sequences.num_users)
     of_item = np.bincount(items, having.distinct[users], minlength=num_items + 1)
-    return int(np.minimum(of_item, num_items).sum())
+    return np.minimum(of_item, num_items)
+
+
+def likely_pairs(split: Split, sample: int = 500) -> int:
+    """About how many pairs `CoOccurrence.from_split` stores, from the rows of some items.
+
+    Items are drawn in proportion to their bound, so that the mean share of the bound that they
+    store is, on average, that of all (Hansen and Hurwitz, 1943).
+    """
+    most = _most_of_items(split)
+    total = most.sum()
+    if not total:
+        return 0
+    chosen = np.random.default_rng(0).choice(len(most), sample, p=most / total)
+    had = incidence(split)
+    stored = (had.T.tocsr()[chosen] @ had).getnnz(axis=1)
+    return int(total * (stored / most[chosen]).mean())
 
 
 def describe_counts(split: Split) -> tuple[dict[str, Any], list[str]]:

@@ -16,7 +16,7 @@ import torch
 
 from rka_fast import native
 from rka_fast.data.batches import NEGATIVES
-from rka_fast.data.cooccurrence import PAIR_BYTES, most_pairs
+from rka_fast.data.cooccurrence import PAIR_BYTES, likely_pairs
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import STAGES, Split
 from rka_fast.data.split_rules import SPLITS
@@ -114,7 +114,7 @@ def foreseen(config: Config, split: Split) -> Memory:
 
 
 def _counts(split: Split) -> int:
-    return PAIR_BYTES * most_pairs(split)
+    return PAIR_BYTES * likely_pairs(split)
 
 
 def _step(config: Config, split: Split, model: Recommender) -> int:

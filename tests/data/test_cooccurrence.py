@@ -10,7 +10,7 @@ from support.sequences import sequences_of
 
 from rka_fast import native
 from rka_fast.data.batches import Batcher
-from rka_fast.data.cooccurrence import CoOccurrence, describe_counts, most_pairs
+from rka_fast.data.cooccurrence import CoOccurrence, describe_counts, likely_pairs, most_pairs
 from rka_fast.data.split import MAX_COUNTED
 from rka_fast.data.split_rules import leave_one_out
 
@@ -221,6 +221,22 @@ def test_a_bot_takes_no_gibibytes_and_is_told():
     whole = dataclasses.replace(split, max_counted=items)
     facts, lines = describe_counts(whole)  # nothing is counted yet
     assert facts == {} and "26.82 GiB" in lines[0]
+
+
+@pytest.mark.parametrize(("users", "length"), [(300, 8), (300, 60)])
+def test_about_how_many_pairs(users, length):
+    """Sparse counts and dense ones, where the bound is far off; 500 of 1,000 items are looked at.
+
+    A share of 0 to 1 has a deviation of 1/2 at most: the mean of 500 is within 4 / sqrt(2000) but
+    once in 16,000.
+    """
+    rng = np.random.default_rng(length)
+    lists = [(rng.random(length) ** 2 * 1000).astype(int) + 1 for _ in range(users)]
+    split = leave_one_out(sequences_of(lists, 1000))
+    pairs, most = CoOccurrence.from_split(split).matrix.nnz, most_pairs(split)
+    assert most > (1.05 if length == 8 else 1.4) * pairs
+    assert abs(likely_pairs(split) - pairs) < 4 / 2000**0.5 * most
+    assert likely_pairs(split) == likely_pairs(split)
 
 
 def test_nothing_is_told_of_small_logs(split):
