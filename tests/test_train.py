@@ -154,7 +154,7 @@ def test_ctrl_c_says_how_to_resume(log, tmp_path):
     process.send_signal(signal.SIGINT)
     errors = process.communicate()[1]
     assert process.returncode == 130
-    assert f"python -m rka_fast.train --resume {tmp_path / 'run'}" in errors
+    assert f"rka-fast train --resume {tmp_path / 'run'}" in errors
     assert "Traceback" not in errors and (tmp_path / "run/last.safetensors").exists()
 
 

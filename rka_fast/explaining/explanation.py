@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rka_fast.data.sequences import Sequences
-from rka_fast.errors import ConfigError
+from rka_fast.errors import ConfigError, DataError
 from rka_fast.explaining.asking import Asking, History, Trained, best, ranks
 from rka_fast.explaining.attending import attentions, draws_logits, watched
 from rka_fast.explaining.relations import (
@@ -187,7 +187,7 @@ def explain(
 
     description: of the data, as the run folder has it. draws: of the attention logits, for RKSA.
     titles: names by item id. Raises ConfigError for a number that cannot be, DataError for a
-    history that the model cannot read.
+    history that the model cannot read, or after which nothing may be shown.
     """
     for name, value, least in (("top", top, 1), ("draws", draws, 2)):
         if value < least:
@@ -203,6 +203,11 @@ def explain(
     )
     (scores,) = (x[0] for x in asking.scores([history]))
     listed = best(scores, top)
+    if not listed:
+        raise DataError(
+            "nothing to explain: no item is left that may be shown after this history, which has "
+            "them all"
+        )
     attention, sureness = _attention(asking, seen, draws, listed, top)
     around = Neighbourhood(run)
     of = _Catalogue(run.sequences, around, titles or {})

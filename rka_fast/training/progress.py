@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -137,5 +138,5 @@ class Checkpoints:
 
     def go_on(self) -> str:
         """The same, and what to do where the reason can be mended."""
-        command = f"python -m rka_fast.train --resume {self.folder.path}"
+        command = f"rka-fast train --resume {shlex.quote(str(self.folder.path))}"
         return f"{self.kept()}; mend this and go on with: {command}"

@@ -13,6 +13,7 @@ import functools
 import json
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -256,7 +257,7 @@ class Trainer:
                     raise Interrupted(
                         f"stopped after step {progress.step} (epoch "
                         f"{progress.step / self.steps_per_epoch:.2f}), saved; go on "
-                        f"with: python -m rka_fast.train --resume {self.folder.path}"
+                        f"with: rka-fast train --resume {shlex.quote(str(self.folder.path))}"
                     )
 
     def _tell_speed(self, step: float) -> None:

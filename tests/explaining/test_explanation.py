@@ -220,5 +220,7 @@ def test_wrong_requests_are_messages(run):
         run.explain([HISTORY], top=0)
     with pytest.raises(DataError, match="unknown item id 'nothing'"):
         run.explain([["nothing"]])
+    with pytest.raises(DataError, match="no item is left that may be shown after this history"):
+        run.explain([run.sequences.item_ids])
     with pytest.raises(DataError, match="expected one history to explain, got 2"):
         run.explain([["i3"], ["i4"]])
