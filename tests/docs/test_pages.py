@@ -59,6 +59,14 @@ def test_files_that_a_page_names_exist(page):
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_the_readme_names_every_extra():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    table = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    extras = re.findall(r"^(\w+) = \[", table, re.MULTILINE)
+    assert {"serve", "ann", "export", "test"} < set(extras)
+    assert [extra for extra in extras if f"`{extra}`" not in README] == []
+
+
 def test_flags_of_the_page_on_data_exist():
     page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", page)}
