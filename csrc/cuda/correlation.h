@@ -1,4 +1,5 @@
-// K of one sequence from features, gate and counts into the packed triangle, and the backward pass.
+// K of one sequence from features, gate and counts into the packed triangle, the backward pass, and
+// the prior of the shape.
 #pragma once
 
 #include "../covariance.h"
@@ -244,6 +245,75 @@ RKA_DEVICE void cosine_kernel_backward(const F& f, const float* gate) {
       p.d_gate[int64_t(f.b) * width + c] = sum;
     });
   }
+}
+
+// out = alpha-hat / max alpha-hat where allowed. Uses all of tiles 0, 1 and 2; out is tile 2.
+template <class F>
+RKA_DEVICE void shape_prior(const F& f, const Tile& t) {
+  float *seen_counts = f.tile[0], *seen = f.tile[1], *prior = f.tile[2];
+  const float* counts = counts_of(f);
+  const int keys = f.p.keys, shift = f.p.layout.tile_shift - 2, columns = t.cols4 / 4;
+  if (!counts) {
+    f.elements(t.cols4, [&](int j, int r) {
+      const float given = f.allowed(t, j, r) ? 1.0f : 0.0f;
+      const bool ready = f.p.prior.data && given != 0.0f;
+      prior[f.at(j, r)] = ready ? f.p.prior.at(f.b, t.head, t.t0 + r, j) : given;
+    });
+    return;
+  }
+  f.elements_by_row(t.cols4, [&](int k, int r) {
+    const bool allowed = f.allowed(t, k, r), self = k == t.position + r;
+    seen[f.at(k, r)] = allowed ? 1.0f : 0.0f;
+    seen_counts[f.at(k, r)] = allowed && !self ? counts[int64_t(t.position + r) * keys + k] : 0.0f;
+  });
+  f.template row_sums<1>(
+      t.cols4, [&](int k, int r, float (&sums)[1]) { sums[0] += seen[f.at(k, r)]; },
+      [&](int r, const float (&totals)[1]) {
+        f.row_value(TOTAL, r) = 1.0f / (totals[0] > 2.0f ? totals[0] - 1.0f : 1.0f);
+        f.row_value(OWN, r) = 0.0f;
+      });
+  f.block.for_each(columns << shift, [&](int i) {
+    const int g = i & ((1 << shift) - 1), j = i >> shift;
+    Four products[4] = {}, means[4] = {};
+    for (int k = 0; k < t.cols4 && k < keys; ++k) {
+      const bool exists = f.exists(k);
+      const Four a = load4(seen_counts + f.at(k, 4 * g)), m = load4(seen + f.at(k, 4 * g));
+      for (int c = 0; c < 4; ++c) {
+        const int column = j + c * columns;
+        const bool used = exists && column < keys && column != k;
+        const float count = used ? counts[int64_t(k) * keys + column] : 0.0f;
+        for (int r = 0; r < 4; ++r) {
+          products[c][r] = fmaf(a[r], count, products[c][r]);
+          means[c][r] = fmaf(m[r], count, means[c][r]);
+        }
+      }
+    }
+    for (int c = 0; c < 4; ++c) {
+      const int column = j + c * columns;
+      for (int r = 0; r < 4; ++r) {
+        const float mean = means[c][r] * f.row_value(TOTAL, 4 * g + r);
+        const float own_count = seen_counts[f.at(column, 4 * g + r)];
+        // D_tt is needed by the whole row: kept aside, added below.
+        if (column == t.position + 4 * g + r && seen[f.at(column, 4 * g + r)] != 0.0f) {
+          f.row_value(OWN, 4 * g + r) = mean;
+        }
+        products[c][r] = prior_entry(products[c][r], own_count, mean, 0.0f);
+      }
+      store4(prior + f.at(column, 4 * g), products[c]);
+    }
+  });
+  f.row_largest(t.cols4, 0.0f, [&](int j, int r) {
+    const float own = f.row_value(OWN, r);
+    float x = prior[f.at(j, r)] + own * seen_counts[f.at(j, r)];
+    if (j == t.position + r) x += own * own;
+    x = seen[f.at(j, r)] != 0.0f ? x : 0.0f;
+    prior[f.at(j, r)] = x;
+    return x;
+  });
+  f.elements(t.cols4, [&](int j, int r) {
+    const float largest = f.row_value(LARGEST, r);
+    prior[f.at(j, r)] *= largest > 0.0f ? 1.0f / largest : 1.0f;
+  });
 }
 
 }  // namespace rka::cuda

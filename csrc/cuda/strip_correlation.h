@@ -1,4 +1,5 @@
-// K of one sequence in shared memory, from features, gate and counts: the strip's rows of it.
+// K of one sequence in shared memory, from features, gate and counts: the strip's rows of it, and
+// of the prior of the shape.
 #pragma once
 
 #include "../covariance.h"
@@ -158,6 +159,104 @@ RKA_DEVICE void correlation(const Sequence<S>& s) {
   const int row = l.first_row + l.lane;
   if (l.lane < STRIP && row < S::SIZE) s.square[row * (S::PITCH + 1)] = 1.0f;
   if (p.mode == Mode::mean) mirror(s);
+}
+
+// products = (M o C) C and means = M C of the warp's rows, M what they see, C without its
+// diagonal. EXACT: all counts are whole numbers below 2,048, which TF32 holds.
+template <bool EXACT, class S>
+RKA_DEVICE void multiply_counts(const Sequence<S>& s, const Rows& rows, Strip<S::TILES>& products,
+                                Strip<S::TILES>& means) {
+  const Lane& l = s.lane;
+  const float *counts = s.buffer(1), *right = counts + kept(l.g * S::PITCH + 2 * l.t),
+              *top = counts + s.row_in_square(0) * S::PITCH + 2 * l.t,
+              *bottom = counts + s.row_in_square(1) * S::PITCH + 2 * l.t;
+  products.clear(), means.clear();
+  const int depth = 2 * rows.pairs < S::TILES ? 2 * rows.pairs : S::TILES;
+#pragma unroll 1
+  for (int k = 0; k < depth; ++k) {
+    const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k);
+    const uint32_t first = uint32_t(rows.seen[0] >> 8 * k),
+                   second = uint32_t(rows.seen[1] >> 8 * k);
+    const float seen[4] = {first & 1 ? 1.0f : 0.0f, second & 1 ? 1.0f : 0.0f,
+                           first & 2 ? 1.0f : 0.0f, second & 2 ? 1.0f : 0.0f};
+    const float counted[4] = {first & 1 ? u.x : 0.0f, second & 1 ? v.x : 0.0f,
+                              first & 2 ? u.y : 0.0f, second & 2 ? v.y : 0.0f};
+    Left a;
+    if constexpr (!EXACT) a = left_operand(counted[0], counted[1], counted[2], counted[3]);
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      if (j / 2 >= rows.pairs) continue;
+      const Pair b = load_pair(right + 8 * j * S::PITCH + 8 * k);
+      if constexpr (EXACT) {
+        multiply_tile(products[j], counted, b.x, b.y);
+      } else {
+        multiply_add(products[j], a, b);
+        multiply_tile(means[j], seen, low_part(b.x), low_part(b.y));
+      }
+      multiply_tile(means[j], seen, b.x, b.y);
+    }
+  }
+}
+
+// alpha-hat / max alpha-hat where allowed. Reads the counts in the second buffer.
+template <class S>
+RKA_DEVICE void shape_prior(const Sequence<S>& s, const Rows& rows, Strip<S::TILES>& prior) {
+  const Lane& l = s.lane;
+  if (!s.p.cooccurrence) {
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      for (int c = 0; c < 4; ++c) prior[j][c] = rows.allowed(j, c) ? 1.0f : 0.0f;
+    }
+    return;
+  }
+  Strip<S::TILES> means;
+  bool exact = true;
+  for (int w = 0; w < WARPS; ++w) exact = exact && s.rounded[w] == 0.0f;
+  if (exact) {
+    multiply_counts<true>(s, rows, prior, means);
+  } else {
+    multiply_counts<false>(s, rows, prior, means);
+  }
+  float inverse[2], own[2];  // D_tt, where the row sees itself
+  for (int half = 0; half < 2; ++half) {
+    inverse[half] = reciprocal(rows.count[half] > 2 ? float(rows.count[half] - 1) : 1.0f);
+    const bool itself = l.has_diagonal() && rows.sees_itself(l, half);
+    const float mean = diagonal<S>(l, means, half) * inverse[half];
+    own[half] = sum_of_row(itself ? mean : 0.0f);
+  }
+  float largest[2] = {};
+  const float* counts[2];
+  int beyond[2];  // columns from the lane's first to the diagonal
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    counts[half] = s.buffer(1) + kept(s.row_in_square(half) * S::PITCH + l.column(0));
+    beyond[half] = kept(l.row(half) - l.column(0));
+  }
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    if (j / 2 >= rows.pairs) continue;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Pair count = load_pair(counts[half] + 8 * j);
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int e = 2 * half + c;
+        float x =
+            prior_entry(prior[j][e], c ? count.y : count.x, means[j][e] * inverse[half], own[half]);
+        if (beyond[half] == 8 * j + c) x = fmaf(own[half], own[half], x);
+        prior[j][e] = rows.allowed(j, e) ? x : 0.0f;
+        largest[half] = fmaxf(largest[half], prior[j][e]);
+      }
+    }
+  }
+  for (float& x : largest) {
+    x = largest_of_row(x);
+    x = x > 0.0f ? reciprocal(x) : 1.0f;
+  }
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    for (int c = 0; c < 4; ++c) prior[j][c] *= largest[c / 2];
+  }
 }
 
 }  // namespace rka::cuda
