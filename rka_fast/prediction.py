@@ -165,7 +165,7 @@ class _Call:
         return all(map(_same, self.inputs, leaves))
 
 
-def _same(x, y) -> bool:
+def _same(x: object, y: object) -> bool:
     if isinstance(x, Tensor) and isinstance(y, Tensor):
         return x.dtype == y.dtype and torch.equal(x, y)
     return type(x) is type(y) and x == y

@@ -44,7 +44,7 @@ class Filters:
     core: Literal["single", "iterated"] = "single"
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise DataError(f"{name}={getattr(self, name)!r}: expected {' or '.join(allowed)}")

@@ -274,7 +274,7 @@ def push(function: Callable, primals: tuple, tangents: tuple):
 def _one_by_one(op: Callable, info, in_dims: tuple, arguments: tuple):
     """vmap as the loop it stands for: each slice is an operator call of its own, same noise."""
 
-    def slice_of(x, dim, i: int):
+    def slice_of(x: Any, dim: int | None, i: int) -> Any:
         return x.select(dim, i) if isinstance(dim, int) else x
 
     calls = [

@@ -6,7 +6,7 @@ transforms of `torch.func`, and derivatives above the first, go through the refe
 
 from collections.abc import Callable, Sequence
 from itertools import compress
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -92,7 +92,9 @@ def _fake_forward(*arguments) -> tuple[Tensor, Tensor, Tensor]:
     return correlation, factor, prior
 
 
-def _fake_backward(d_correlation, d_factor, needs: list[int], *arguments) -> list[Tensor]:
+def _fake_backward(
+    d_correlation: Tensor | None, d_factor: Tensor | None, needs: list[int], *arguments: Any
+) -> list[Tensor]:
     return [arguments[i].new_empty(arguments[i].shape) for i in needs]
 
 

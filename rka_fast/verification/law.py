@@ -96,7 +96,11 @@ def contrasts(law: Law) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def check(
-    backend: str, seed: int, draws: int = DRAWS, device: str = "cpu", dtype=torch.float32
+    backend: str,
+    seed: int,
+    draws: int = DRAWS,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> list[Finding]:
     """Marginals, means and covariances of the logits' contrasts over so many draws."""
     import scipy.stats  # a second to import

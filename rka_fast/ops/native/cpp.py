@@ -1,5 +1,7 @@
 """The C++ backend: one fused pass per sequence on the CPU."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ class Cpp:
         )
 
 
-def _operators():
+def _operators() -> Any:
     """The library's operators, once it is there.
 
     A compiled or saved graph may come from another process, so loading is not left to `why_not`.

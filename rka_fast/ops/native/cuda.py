@@ -1,5 +1,7 @@
 """The CUDA C++ backend: one launch forward and one backward, one block per sequence."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,12 +48,12 @@ def refusals(a: Arguments, device: str = "cuda", place: str = "on CUDA devices")
     return limits.refusals(a, device, place)
 
 
-def forward(operators, a: Arguments) -> Tensor:
+def forward(operators: Any, a: Arguments) -> Tensor:
     """The output by the operators of a library: the GPU's, or the emulation of the tests."""
     return operators.attention_cuda(*_prepare(a))
 
 
-def backward(operators, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
+def backward(operators: Any, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
     """Gradients of the arguments at the positions `needs`, in their dtypes."""
     grad = _unit_stride(grad.to(a.query.dtype))
     grads = operators.attention_cuda_backward(grad, needs, *_prepare(a))
@@ -59,7 +61,7 @@ def backward(operators, grad: Tensor, needs: list[int], a: Arguments) -> list[Te
     return [fold(n, g, getattr(a, n)) for n, g in zip(names, grads, strict=True)]
 
 
-def _operators():
+def _operators() -> Any:
     """A compiled graph may come from another process, so loading is not left to `why_not`."""
     if reasons := native.why_not("_cuda"):
         raise RuntimeError(f"backend 'cuda': {'; '.join(reasons)}")
