@@ -56,7 +56,7 @@ class KernelizedAttention(nn.MultiheadAttention):
         initial_scale: float = 0.5,
         backend: str = "auto",
         own_kernels: bool = True,
-    ):
+    ) -> None:
         for name, given in (("add_bias_kv", add_bias_kv), ("add_zero_attn", add_zero_attn)):
             if given:
                 raise ValueError(f"{name}: expected False, got True: its key has no features")

@@ -87,7 +87,7 @@ class ModuleDecoder:
         seed: Tensor | int,
         mode: str | None = None,
         user: Tensor | None = None,
-    ):
+    ) -> None:
         expect("module", module, KernelizedAttention, "a KernelizedAttention")
         if module.kernels is None:
             raise ValueError(

@@ -1,11 +1,11 @@
 """`export`: a model with our attention as a file that runs without this package."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ def export(
     keywords: Mapping | None = None,
     *,
     mode: str = "mean",
-    dynamic_shapes=None,
+    dynamic_shapes: Any = None,
     names: tuple[Sequence[str], Sequence[str]] | None = None,
     format: str = "onnx",
 ) -> Path:
@@ -107,7 +107,7 @@ def export(
 
 
 def _write_onnx(
-    model: nn.Module, path: Path, args: tuple, keywords: dict, dynamic_shapes, names: tuple
+    model: nn.Module, path: Path, args: tuple, keywords: dict, dynamic_shapes: Any, names: tuple
 ) -> None:
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise ImportError(f"ONNX needs {' and '.join(missing)}: pip install 'rka_fast[export]'")
@@ -120,14 +120,14 @@ def _write_onnx(
 
 
 def _write_package(
-    model: nn.Module, path: Path, args: tuple, keywords: dict, dynamic_shapes, names: tuple
+    model: nn.Module, path: Path, args: tuple, keywords: dict, dynamic_shapes: Any, names: tuple
 ) -> None:
     program = torch.export.export(model, args, keywords, dynamic_shapes=dynamic_shapes)
     torch._inductor.aoti_compile_and_package(program, package_path=str(path))
 
 
 class _SelfAttention(nn.Module):
-    def __init__(self, attention: KernelizedAttention):
+    def __init__(self, attention: KernelizedAttention) -> None:
         super().__init__()
         self.attention = attention
 
@@ -148,7 +148,7 @@ def _alone(model: nn.Module) -> tuple[nn.Module, tuple[Tensor]]:
     return _SelfAttention(model).eval(), (x,)
 
 
-def _every_dimension(x):
+def _every_dimension(x: Any) -> dict[int, Any] | None:
     """What may change of one example input."""
     return dict.fromkeys(range(x.dim()), Dim.AUTO) if isinstance(x, Tensor) else None
 
@@ -160,7 +160,7 @@ def _by_name(model: nn.Module, given: tuple, named: dict) -> dict:
 
 
 @contextmanager
-def _without_nested_tensors():
+def _without_nested_tensors() -> Iterator[None]:
     """Encoders turn padding into nested tensors in evaluation; a file has none."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -22,7 +22,9 @@ class RelationKernels(nn.Module):
     Without `user_dim` there is no user kernel and r is one learned mixture.
     """
 
-    def __init__(self, width: int, user_dim: int | None = None, device=None, dtype=None):
+    def __init__(
+        self, width: int, user_dim: int | None = None, device: Any = None, dtype: Any = None
+    ) -> None:
         super().__init__()
         new: dict[str, Any] = {"device": device, "dtype": dtype}
         self.log_concentration = nn.Parameter(torch.empty(2, **new))

@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 import torch
@@ -73,7 +74,7 @@ def load(name: str) -> tuple[str, ...]:
 
 
 @cache
-def info_module():
+def info_module() -> ModuleType:
     """The Python module `_info`: build_info() and philox_words(...). ImportError if not built."""
     path = find("_info")
     if path is None:

@@ -1,5 +1,7 @@
 """Nested tensors: sequences of different length without padding, as encoders pass them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,13 +9,13 @@ from rka_fast.context import told
 
 
 def attend(
-    attention,
+    attention: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attn_mask: Tensor | None,
     key_padding_mask: Tensor | None,
-    **options,
+    **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """`attention` on nested tensors (B, *, width): padded for the call, the output nested as query.
 

@@ -1,9 +1,9 @@
 """`predict`: what a model answers over several draws of its attention logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,12 @@ class Prediction(NamedTuple):
 @torch.no_grad()
 def predict(
     model: nn.Module,
-    *inputs,
+    *inputs: Any,
     draws: int = 16,
     generator: torch.Generator | None = None,
     output: Callable[..., Tensor] | None = None,
     return_draws: bool = False,
-    **keywords,
+    **keywords: Any,
 ) -> Prediction:
     """The model's output over `draws` draws of the logits of every `KernelizedAttention` in it.
 
@@ -102,7 +102,9 @@ def predict(
 
 
 @contextmanager
-def _drawing_from(generator: torch.Generator | None, model: nn.Module):
+def _drawing_from(
+    generator: torch.Generator | None, model: nn.Module
+) -> Iterator[Callable[[], None]]:
     """A function that seeds the next draw from the generator, if there is one."""
     devices = {x.device for x in model.parameters() if x.device.type == "cuda"}
     with nullcontext() if generator is None else torch.random.fork_rng(devices):
@@ -118,14 +120,14 @@ def _drawing_from(generator: torch.Generator | None, model: nn.Module):
 class _Passes:
     """The operator's calls, known by their order in a pass of the model."""
 
-    def __init__(self, draws: int):
+    def __init__(self, draws: int) -> None:
         self.draws, self.draw, self.at = draws, 0, 0
         self.calls: list[_Call] = []
 
     def begin(self, draw: int) -> None:
         self.draw, self.at = draw, 0
 
-    def attend(self, *groups, seed: Tensor | int | None = None, **options) -> Tensor:
+    def attend(self, *groups: Any, seed: Tensor | int | None = None, **options: Any) -> Tensor:
         """`kernelized_attention` in the pass that has begun."""
         if seed is not None or options["mode"] != "sample":
             return kernelized_attention(*groups, seed=seed, **options)
@@ -139,7 +141,7 @@ class _Passes:
 class _Call:
     """One of them, from pass to pass. Draw s has the seed of `draws=` in the operator."""
 
-    def __init__(self, draws: int, groups: tuple, options: dict):
+    def __init__(self, draws: int, groups: tuple, options: dict) -> None:
         device = groups[0].query.device
         self.seeds = as_seed(as_seed(None, device), device, draws)
         leaves = tree_flatten((groups, options))[0]

@@ -20,7 +20,7 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
-from rka_fast.commands import choose, exit_status, machine
+from rka_fast.commands import choose, exit_status, machine, parse
 from rka_fast.data.split_rules import SPLITS, SplitName
 from rka_fast.errors import (
     CheckpointError,
@@ -233,9 +233,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if argv is None else argv)
     command = shlex.join(["python", "-m", "rka_fast.reproduce", *given])
-    flags = tyro.cli(Flags, args=given, prog="rka-fast reproduce", description=__doc__)
 
     def run() -> int:
+        flags = parse(Flags, given, "rka-fast reproduce", __doc__, "did you mean --data {0}?")
         study = reproduce(flags, command)
         print((study.out / "table.md").read_text(encoding="utf-8"), flush=True)
         if not study.outcomes:

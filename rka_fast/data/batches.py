@@ -76,7 +76,7 @@ class Batcher:
         kernel_items: int = 512,
         shared_negatives: str = "none",
         times: bool = False,
-    ):
+    ) -> None:
         if kernel_loss and cooccurrence is None:
             raise ValueError("kernel_loss=True needs cooccurrence, got None")
         num_items = split.sequences.num_items

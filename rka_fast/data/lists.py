@@ -4,6 +4,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
@@ -151,7 +152,7 @@ def _separator(line: str) -> str:
     return r"\s+"
 
 
-def _refuse(wrong: pl.DataFrame, complaint, path: str) -> None:
+def _refuse(wrong: pl.DataFrame, complaint: Any, path: str) -> None:
     if len(wrong):
         line, row = wrong.select("line", "words").row(len(wrong) - 1)
         raise DataError(f"{path}, line {line}: {complaint(row)}")

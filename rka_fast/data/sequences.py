@@ -197,7 +197,9 @@ class Sequences:
 class UserItems:
     """Answers, for arrays of pairs, whether a user has an item: binary search on sorted keys."""
 
-    def __init__(self, users: np.ndarray, items: np.ndarray, num_users: int, num_items: int):
+    def __init__(
+        self, users: np.ndarray, items: np.ndarray, num_users: int, num_items: int
+    ) -> None:
         self._stride = num_items + 1
         self._keys = np.unique(self._key(users, items))
         # How many distinct items each user has, int64 (num_users,).

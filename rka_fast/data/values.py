@@ -6,6 +6,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
@@ -245,7 +246,7 @@ def _exploded(
     return {role: frame[role] for role in columns if role in frame.columns}, frame["row"]
 
 
-def _ratings(values: pl.Series, place, tally: Tally) -> pl.Series:
+def _ratings(values: pl.Series, place: Any, tally: Tally) -> pl.Series:
     values = trimmed(values)
     missing = is_missing(values)
     tally.unrated += int(missing.sum())
@@ -260,7 +261,7 @@ def _ratings(values: pl.Series, place, tally: Tally) -> pl.Series:
     return numbers.set(missing, None).fill_null(float("nan"))
 
 
-def _times(columns: dict[str, pl.Series], kind: TimeKind, place) -> pl.Series:
+def _times(columns: dict[str, pl.Series], kind: TimeKind, place: Any) -> pl.Series:
     values = columns["timestamp"]
     if len(values) == 0:
         return pl.Series(values=[], dtype=pl.Int64)

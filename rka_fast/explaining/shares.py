@@ -15,6 +15,7 @@ would then be others: see `rka_fast.explaining.without`.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -53,7 +54,7 @@ def shares(
     small, batch, wanted = _small_copy(model, batch, wanted)
     leaves: dict[str, Tensor] = {}
 
-    def leaf(name: str):
+    def leaf(name: str) -> Callable[..., Tensor]:
         def replace(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
             leaves[name] = output.detach().requires_grad_()
             return leaves[name]

@@ -45,8 +45,9 @@ class HeadSpread(nn.Module):
 
     def __init__(
         self, heads: int, key_heads: int, width: int, *, start: str, activation: str,
-        initial_scale: float, user_dim: int | None, backend: str, device=None, dtype=None,
-    ):  # fmt: skip
+        initial_scale: float, user_dim: int | None, backend: str, device: Any = None,
+        dtype: Any = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_settings(activation, initial_scale, backend)
         new = {"device": device, "dtype": dtype}
@@ -123,7 +124,7 @@ def add_attention(
     return model
 
 
-def from_pretrained(auto_class: Any, path: str, **options) -> PreTrainedModel:
+def from_pretrained(auto_class: Any, path: str, **options: Any) -> PreTrainedModel:
     """What `save_pretrained` wrote of a model with our attention, parameters and settings.
 
     Args:
@@ -145,7 +146,7 @@ def from_pretrained(auto_class: Any, path: str, **options) -> PreTrainedModel:
     mapping = getattr(auto_class, "_model_mapping", None)
     base = auto_class if mapping is None else mapping[type(config)]
 
-    def build(self: PreTrainedModel, config, *args, **kwargs) -> None:
+    def build(self: PreTrainedModel, config: Any, *args: Any, **kwargs: Any) -> None:
         base.__init__(self, config, *args, **kwargs)
         add_attention(self, **settings)
 
@@ -165,7 +166,7 @@ def attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
-    **more,
+    **more: Any,
 ) -> tuple[Tensor, None]:
     """The function that Transformers calls: heads in, (B, n, H, width) out, no weights."""
     spread = getattr(module, NAME, None)
@@ -215,7 +216,7 @@ def attention_forward(
     return output.transpose(1, 2).contiguous(), None
 
 
-def attention_mask(*args, **options) -> Tensor | None:
+def attention_mask(*args: Any, **options: Any) -> Tensor | None:
     """As for "sdpa", boolean, and written out where it is causal: rows may lie in a cache."""
     return sdpa_mask(*args, **{**options, "allow_is_causal_skip": False})
 

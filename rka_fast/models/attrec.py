@@ -48,7 +48,7 @@ class AttRec(Recommender):
         alpha: float = 0.2,
         margin: float = 0.5,
         dropout: float = 0.0,
-    ):
+    ) -> None:
         super().__init__()
         self.targets, self.alpha, self.margin = targets, alpha, margin
         self.users = nn.Embedding(num_users, width)  # U

@@ -45,7 +45,7 @@ class BPRMF(Recommender):
         learning_rate: float = 0.01,
         batch_size: int = 128,
         seed: int = 0,
-    ):
+    ) -> None:
         super().__init__()
         self.epochs, self.learning_rate, self.batch_size = epochs, learning_rate, batch_size
         self.generator = torch.Generator().manual_seed(seed)

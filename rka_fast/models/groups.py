@@ -34,7 +34,7 @@ class LengthGroups:
     histories on one tensor (b, l, width) for each of `groups`.
     """
 
-    def __init__(self, items: Tensor):
+    def __init__(self, items: Tensor) -> None:
         self.present = items > 0
         self.position = self.present.nonzero()[:, 1]
         places = torch.where(self.present, self.present.flatten().cumsum(0).view_as(items), 0)
@@ -86,7 +86,7 @@ class LengthGroups:
 class OneGroup(LengthGroups):
     """Every position in its place, padding too: for graphs, whose shapes no value may decide."""
 
-    def __init__(self, items: Tensor):
+    def __init__(self, items: Tensor) -> None:
         batch, length = items.shape
         self.position = torch.arange(length, device=items.device).repeat(batch)
         place = torch.arange(1, batch * length + 1, device=items.device).view(batch, length)

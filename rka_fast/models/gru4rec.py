@@ -29,7 +29,7 @@ class GRU4Rec(Recommender):
     title = "GRU4Rec"
     defaults: ClassVar = {"batch_size": 32}
 
-    def __init__(self, num_items: int, *, width: int = 100, dropout: float = 0.5):
+    def __init__(self, num_items: int, *, width: int = 100, dropout: float = 0.5) -> None:
         super().__init__()
         self.items = nn.Embedding(num_items + 1, width, padding_idx=0)
         self.gru = nn.GRU(width, width)

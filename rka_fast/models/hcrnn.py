@@ -37,7 +37,7 @@ class ContextCell(nn.Module):
     with its own W and b in every line, and c = h = 0 before the first step.
     """
 
-    def __init__(self, width: int, topics: int):
+    def __init__(self, width: int, topics: int) -> None:
         super().__init__()
         self.topics = nn.Parameter(torch.empty(topics, width))  # V
         self.attend_topics = nn.Linear(width, width, bias=False)  # W1
@@ -102,7 +102,7 @@ class HCRNN(Recommender):
         topics: int = 50,
         dropout: float = 0.5,
         kl_weight: float = 0.001,
-    ):
+    ) -> None:
         super().__init__()
         self.kl_weight = kl_weight
         self.items = nn.Embedding(num_items + 1, width, padding_idx=0)

@@ -34,7 +34,9 @@ class ItemKNN(Recommender):
     neighbours: Tensor  # (num_items + 1, kept) int64
     similarities: Tensor  # (num_items + 1, kept)
 
-    def __init__(self, num_items: int, *, neighbours: int = 100, regularisation: float = 20.0):
+    def __init__(
+        self, num_items: int, *, neighbours: int = 100, regularisation: float = 20.0
+    ) -> None:
         super().__init__()
         self.regularisation = regularisation
         kept = min(neighbours, num_items)

@@ -18,7 +18,7 @@ class ItemTable(nn.Embedding):
     features: Tensor  # (num_items + 1, F)
     trained: Tensor  # (num_items + 1, 1), 1 where an item has training events
 
-    def __init__(self, features: np.ndarray, width: int):
+    def __init__(self, features: np.ndarray, width: int) -> None:
         super().__init__(len(features) + 1, width, padding_idx=0)
         self.map = nn.Linear(features.shape[1], width, bias=False)
         nn.init.normal_(self.map.weight, std=0.02)

@@ -33,7 +33,7 @@ class NARM(Recommender):
     title = "NARM"
     defaults: ClassVar = {"batch_size": 32}
 
-    def __init__(self, num_items: int, *, width: int = 100, dropout: float = 0.5):
+    def __init__(self, num_items: int, *, width: int = 100, dropout: float = 0.5) -> None:
         super().__init__()
         self.items = nn.Embedding(num_items + 1, width, padding_idx=0)
         self.gru = nn.GRU(width, width)

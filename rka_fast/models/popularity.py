@@ -23,7 +23,7 @@ class Popularity(Recommender):
     losses = ()
     counts: Tensor  # (num_items + 1,)
 
-    def __init__(self, num_items: int):
+    def __init__(self, num_items: int) -> None:
         super().__init__()
         self.register_buffer("counts", torch.zeros(num_items + 1))
 

@@ -17,7 +17,7 @@ class RelativeBias(nn.Module):
         is when the event to be predicted happens. position: one for each distance in positions.
     """
 
-    def __init__(self, max_length: int, time: bool, position: bool):
+    def __init__(self, max_length: int, time: bool, position: bool) -> None:
         super().__init__()
         self.time = nn.Parameter(torch.empty(1, TIME_BUCKETS)) if time else None
         self.position = nn.Parameter(torch.empty(max_length)) if position else None

@@ -56,7 +56,7 @@ class RelationAttention(nn.Module):
         eval_mode: str,
         initial_scale: float,
         relative: RelativeBias | None = None,
-    ):
+    ) -> None:
         super().__init__()
         self.relative = relative
         self.train_mode, self.eval_mode = train_mode, eval_mode
@@ -132,7 +132,7 @@ class RKSA(TransformerRecommender):
         kernels: str = ",".join(KERNELS),
         initial_scale: float = 0.5,
         backend: str = "auto",
-    ):
+    ) -> None:
         attentions = [
             RelationAttention(
                 width,

@@ -24,7 +24,7 @@ class CausalAttention(nn.Module):
 
     def __init__(
         self, width: int, heads: int, dropout: float, relative: RelativeBias | None = None
-    ):
+    ) -> None:
         super().__init__()
         self.relative = relative
         self.heads, self.dropout = heads, dropout
@@ -79,7 +79,7 @@ class SASRec(TransformerRecommender):
         tied: bool = True,
         time_bias: bool = False,
         position_bias: bool = False,
-    ):
+    ) -> None:
         attentions = [
             CausalAttention(
                 width, heads, dropout, relative_bias(max_length, time_bias, position_bias)

@@ -17,7 +17,7 @@ class StepPacking:
     items: int64 (B, n), left padded with 0. Below, P is the number of real positions.
     """
 
-    def __init__(self, items: Tensor):
+    def __init__(self, items: Tensor) -> None:
         lengths = (items > 0).sum(1)
         self.shape = items.shape
         order = lengths.argsort(descending=True, stable=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class FeedForward(nn.Module):
     """Position-wise ReLU network with its residual."""
 
-    def __init__(self, width: int, dropout: float, expansion: int):
+    def __init__(self, width: int, dropout: float, expansion: int) -> None:
         super().__init__()
         self.inner = nn.Linear(width, expansion * width)
         self.outer = nn.Linear(expansion * width, width)
@@ -39,7 +39,9 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """query = LN(x), key = value = x; the residual adds LN(x) (SASRec's and the paper's order)."""
 
-    def __init__(self, attention: nn.Module, width: int, dropout: float, expansion: int | None):
+    def __init__(
+        self, attention: nn.Module, width: int, dropout: float, expansion: int | None
+    ) -> None:
         super().__init__()
         self.attention = attention
         self.attention_norm = nn.LayerNorm(width, eps=1e-8)
@@ -62,7 +64,7 @@ class Block(nn.Module):
 class SwiGLU(nn.Module):
     """W_c drop(SiLU(W_a x) * W_b x), without biases (Shazeer, arXiv 2002.05202)."""
 
-    def __init__(self, width: int, dropout: float, expansion: int):
+    def __init__(self, width: int, dropout: float, expansion: int) -> None:
         super().__init__()
         hidden = expansion * width
         self.gate, self.inner = (nn.Linear(width, hidden, bias=False) for _ in range(2))
@@ -79,7 +81,9 @@ class GatedBlock(nn.Module):
     The gates read x as it is. LiGR (Borisyuk et al., arXiv 2502.03417), as eSASRec has it.
     """
 
-    def __init__(self, attention: nn.Module, width: int, dropout: float, expansion: int | None):
+    def __init__(
+        self, attention: nn.Module, width: int, dropout: float, expansion: int | None
+    ) -> None:
         super().__init__()
         self.attention = attention
         self.attention_norm = nn.LayerNorm(width, eps=1e-8)
@@ -146,7 +150,7 @@ class TransformerRecommender(Recommender):
         tied: bool,
         uses_times: bool,
         features: np.ndarray | None = None,
-    ):
+    ) -> None:
         super().__init__()
         self.uses_times = uses_times
         gated = block == "ligr"

@@ -60,12 +60,14 @@ def _kernels(a: Shapes, keys: int) -> int:
     return 2 * keys * keys * products
 
 
-def of_forward(*arguments, out_shape: Sequence[int] | None = None, **_) -> int:
+def of_forward(*arguments: Any, out_shape: Sequence[int] | None = None, **_: Any) -> int:
     """`forward` as the counter calls it."""
     return forward(Arguments(*arguments[:-1]))
 
 
-def of_backward(grad, needs, *arguments, out_shape: Sequence | None = None, **_) -> int:
+def of_backward(
+    grad: Any, needs: Any, *arguments: Any, out_shape: Sequence | None = None, **_: Any
+) -> int:
     """`backward` as the counter calls it."""
     return backward(Arguments(*arguments[:-1]))
 
@@ -76,11 +78,11 @@ def relations(r: Shapes) -> int:
     return batch * (_kernels(r, keys) + keys**3 // 3)
 
 
-def of_relations(*arguments, out_shape: Sequence | None = None, **_) -> int:
+def of_relations(*arguments: Any, out_shape: Sequence | None = None, **_: Any) -> int:
     """Of the registered operator that makes the relations."""
     return relations(Relations(*arguments[:-1]))
 
 
-def of_relations_backward(*arguments, out_shape: Sequence | None = None, **_) -> int:
+def of_relations_backward(*arguments: Any, out_shape: Sequence | None = None, **_: Any) -> int:
     """All of the forward pass again, and each product has two factors to pull back to."""
     return 3 * relations(Relations(*arguments[3:-1]))

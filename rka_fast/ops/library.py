@@ -44,7 +44,7 @@ forward_op = torch.ops.rka_fast.kernelized_attention.default
 backward_op = torch.ops.rka_fast.kernelized_attention_backward.default
 
 
-def call(*arguments) -> Tensor:
+def call(*arguments: Any) -> Tensor:
     """The output for `Arguments` and the name of a backend, differentiable in every way."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore
         if torch.onnx.is_in_onnx_export() or in_plain.get():
@@ -79,7 +79,7 @@ def _in_plain_operators(a: Arguments) -> Tensor:
         return attention(a)
 
 
-def _forward(*arguments) -> Tensor:
+def _forward(*arguments: Any) -> Tensor:
     a, backend = _checked(arguments)
     if _is_empty(a):
         return a.value.new_zeros(output_shape(a))
@@ -89,7 +89,7 @@ def _forward(*arguments) -> Tensor:
         return over_draws(backend.forward, a)
 
 
-def _backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
+def _backward(grad: Tensor, needs: list[int], *arguments: Any) -> list[Tensor]:
     a, backend = _checked(arguments)
     if a.draws is not None or not backend.checks_calls:
         check.gradient(grad, needs, a)
@@ -128,21 +128,21 @@ def own_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def _fake_forward(*arguments) -> Tensor:
+def _fake_forward(*arguments: Any) -> Tensor:
     a = Arguments(*arguments[:-1])
     return a.value.new_empty(output_shape(a))
 
 
-def _fake_backward(grad: Tensor, needs: list[int], *arguments) -> list[Tensor]:
+def _fake_backward(grad: Tensor, needs: list[int], *arguments: Any) -> list[Tensor]:
     return [arguments[i].new_empty(arguments[i].shape) for i in needs]
 
 
-def _save(ctx, inputs: tuple, output: Tensor | None = None) -> None:
+def _save(ctx: Any, inputs: tuple, output: Tensor | None = None) -> None:
     ctx.save_for_backward(*inputs[: len(TENSORS)])
     ctx.options = inputs[len(TENSORS) :]
 
 
-def _differentiate(ctx, grad: Tensor, backward: Callable = backward_op) -> tuple:
+def _differentiate(ctx: Any, grad: Tensor, backward: Callable = backward_op) -> tuple:
     needs = list(compress(range(len(DIFFERENTIABLE)), ctx.needs_input_grad))
     inputs = (*ctx.saved_tensors, *ctx.options)  # checkpointing lets them be unpacked once
     return placed(needs, backward(grad, needs, *inputs), len(inputs))
@@ -160,18 +160,18 @@ class Eager(torch.autograd.Function):
     """The operator for eager autograd, in reverse and in forward mode."""
 
     @staticmethod
-    def forward(ctx, *inputs) -> Tensor:
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
         _save(ctx, inputs)
         ctx.save_for_forward(*inputs[: len(TENSORS)])
         with torch._C._AutoDispatchBelowAutograd():  # its own rules would cost a call of Python
             return forward_op(*inputs)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple:
+    def backward(ctx: Any, grad: Tensor) -> tuple:
         return _differentiate(ctx, grad, _backward_with_gradient)
 
     @staticmethod
-    def jvp(ctx, *tangents) -> Tensor:
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
         moved = [i for i in range(len(DIFFERENTIABLE)) if tangents[i] is not None]
         function, primals = _reference((*ctx.saved_tensors, *ctx.options), moved)
         return push(function, primals, tuple(tangents[i] for i in moved))
@@ -181,16 +181,16 @@ class Functional(Eager):
     """The operator for `torch.func`, which asks for these forms and pays for them in each call."""
 
     @staticmethod
-    def forward(*inputs) -> Tensor:
+    def forward(*inputs: Any) -> Tensor:
         return forward_op(*inputs)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         _save(ctx, inputs)
         ctx.save_for_forward(*inputs[: len(TENSORS)])
 
     @staticmethod
-    def vmap(info, in_dims: tuple, *arguments):
+    def vmap(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Any, Any]:
         return _one_by_one(Functional.apply, info, in_dims, arguments)
 
 
@@ -198,36 +198,36 @@ class FunctionalBackward(torch.autograd.Function):
     """The gradients of the operator, with a gradient of their own through the reference."""
 
     @staticmethod
-    def forward(grad: Tensor, needs: list[int], *arguments) -> tuple[Tensor, ...]:
+    def forward(grad: Tensor, needs: list[int], *arguments: Any) -> tuple[Tensor, ...]:
         return tuple(backward_op(grad, needs, *arguments))
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: tuple) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         grad, ctx.needs, *arguments = inputs
         ctx.save_for_backward(grad, *arguments[: len(TENSORS)])
         ctx.save_for_forward(grad, *arguments[: len(TENSORS)])
         ctx.options = arguments[len(TENSORS) :]
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple:
+    def backward(ctx: Any, *grads: Tensor) -> tuple:
         moved = [i for i in range(len(DIFFERENTIABLE)) if ctx.needs_input_grad[i + 2]]
         function, primals = _reference_gradients(ctx, moved)
         grad, *others = torch.func.vjp(function, *primals)[1](grads)
         return grad, None, *placed(moved, others, len(ctx.needs_input_grad) - 2)
 
     @staticmethod
-    def jvp(ctx, grad: Tensor | None, _, *tangents) -> tuple[Tensor, ...]:
+    def jvp(ctx: Any, grad: Tensor | None, _: Any, *tangents: Any) -> tuple[Tensor, ...]:
         moved = [i for i in range(len(DIFFERENTIABLE)) if tangents[i] is not None]
         function, primals = _reference_gradients(ctx, moved)
         grad = torch.zeros_like(primals[0]) if grad is None else grad
         return push(function, primals, (grad, *(tangents[i] for i in moved)))
 
     @staticmethod
-    def vmap(info, in_dims: tuple, *arguments):
+    def vmap(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Any, Any]:
         return _one_by_one(FunctionalBackward.apply, info, in_dims, arguments)
 
 
-def _backward_with_gradient(*arguments) -> Sequence[Tensor]:
+def _backward_with_gradient(*arguments: Any) -> Sequence[Tensor]:
     """The gradients, differentiable themselves where somebody builds a graph of them."""
     if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
         return FunctionalBackward.apply(*arguments)
@@ -249,7 +249,7 @@ def _reference(inputs: Sequence, moved: list[int]) -> tuple[Callable, tuple[Tens
     return function, tuple(inputs[i] for i in moved)
 
 
-def _reference_gradients(ctx, moved: list[int]) -> tuple[Callable, tuple[Tensor, ...]]:
+def _reference_gradients(ctx: Any, moved: list[int]) -> tuple[Callable, tuple[Tensor, ...]]:
     """The gradients `ctx.needs` as a function of grad and the inputs `moved`; and those."""
     grad, *tensors = ctx.saved_tensors
     inputs = (*tensors, *ctx.options)
@@ -264,14 +264,14 @@ def _reference_gradients(ctx, moved: list[int]) -> tuple[Callable, tuple[Tensor,
     return gradients, (grad, *(inputs[i] for i in moved))
 
 
-def push(function: Callable, primals: tuple, tangents: tuple):
+def push(function: Callable, primals: tuple, tangents: tuple) -> Any:
     """The product of the Jacobian and the tangents, by reverse mode twice: levels nest freely."""
     output, pull, *_ = torch.func.vjp(function, *primals)
     zeros = tree_map(torch.zeros_like, output)
     return torch.func.vjp(pull, zeros)[1](tangents)[0]
 
 
-def _one_by_one(op: Callable, info, in_dims: tuple, arguments: tuple):
+def _one_by_one(op: Callable, info: Any, in_dims: tuple, arguments: tuple) -> tuple[Any, Any]:
     """vmap as the loop it stands for: each slice is an operator call of its own, same noise."""
 
     def slice_of(x: Any, dim: int | None, i: int) -> Any:
@@ -288,7 +288,7 @@ def _one_by_one(op: Callable, info, in_dims: tuple, arguments: tuple):
         tuple(stacked), (0,) * len(stacked))  # fmt: skip
 
 
-def refuse(ctx, *grads) -> tuple:
+def refuse(ctx: Any, *grads: Any) -> tuple:
     """In the place of the derivative that a registered backward operator does not have."""
     raise RuntimeError(
         "rka_fast: a second derivative of a compiled, exported or traced call is not "
@@ -297,7 +297,9 @@ def refuse(ctx, *grads) -> tuple:
     )
 
 
-def register(op, implementation, fake, differentiate, setup_context) -> None:
+def register(
+    op: Any, implementation: Any, fake: Any, differentiate: Any, setup_context: Any
+) -> None:
     """The operator's implementation, its rules for tracing and autograd, and vmap as a loop."""
     name = op._schema.name
     fragment.impl(op.name().split("::")[1], implementation, "CompositeExplicitAutograd")

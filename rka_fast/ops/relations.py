@@ -31,7 +31,7 @@ forward_op = torch.ops.rka_fast.relations.default
 backward_op = torch.ops.rka_fast.relations_backward.default
 
 
-def call(*arguments) -> tuple[Tensor, Tensor, Tensor]:
+def call(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Correlation, factor and prior, or (0,) without counts, of `Relations` and a backend's name.
 
     Differentiable in every way but for the prior.
@@ -60,7 +60,7 @@ def _checked(arguments: Sequence) -> tuple[Relations, RelationBackend]:
     return r, RELATION_BACKENDS[name]
 
 
-def _forward(*arguments) -> tuple[Tensor, ...]:
+def _forward(*arguments: Any) -> tuple[Tensor, ...]:
     r, backend = _checked(arguments)
     if r.features.shape[0] == 0 or r.features.shape[1] == 0:
         return tuple(torch.zeros_like(x) for x in _fake_forward(*arguments))
@@ -69,7 +69,7 @@ def _forward(*arguments) -> tuple[Tensor, ...]:
 
 
 def _backward(
-    d_correlation: Tensor | None, d_factor: Tensor | None, needs: list[int], *arguments
+    d_correlation: Tensor | None, d_factor: Tensor | None, needs: list[int], *arguments: Any
 ) -> list[Tensor]:
     r, backend = _checked(arguments)
     check.relation_gradients(d_correlation, d_factor, needs, r)
@@ -79,7 +79,7 @@ def _backward(
         return backend.relations_backward(d_correlation, d_factor, needs, r)
 
 
-def _fake_forward(*arguments) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     r = Relations(*arguments[:-1])
     batch, keys = r.features.shape[:2]
     dtype = torch.promote_types(r.features.dtype, torch.float32)
@@ -98,14 +98,18 @@ def _fake_backward(
     return [arguments[i].new_empty(arguments[i].shape) for i in needs]
 
 
-def _save(ctx, inputs: tuple, output: tuple | None = None) -> None:
+def _save(ctx: Any, inputs: tuple, output: tuple | None = None) -> None:
     ctx.set_materialize_grads(False)  # in mode mean nobody reads the factor
     ctx.save_for_backward(*inputs[:_TENSORS])
     ctx.options = inputs[_TENSORS:]
 
 
 def _differentiate(
-    ctx, d_correlation: Tensor | None, d_factor: Tensor | None, _, backward: Callable = backward_op
+    ctx: Any,
+    d_correlation: Tensor | None,
+    d_factor: Tensor | None,
+    _: Any,
+    backward: Callable = backward_op,
 ) -> tuple:
     inputs = (*ctx.saved_tensors, *ctx.options)
     if d_correlation is None and d_factor is None:
@@ -118,7 +122,7 @@ class Eager(torch.autograd.Function):
     """The operator for eager autograd, in reverse and in forward mode."""
 
     @staticmethod
-    def forward(ctx, *inputs) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
         _save(ctx, inputs)
         ctx.save_for_forward(*inputs[:_TENSORS])
         with torch._C._AutoDispatchBelowAutograd():
@@ -127,18 +131,18 @@ class Eager(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx, *grads: Tensor | None) -> tuple:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         return _differentiate(ctx, *grads, backward=_backward_with_gradient)
 
     @staticmethod
-    def jvp(ctx, *tangents) -> tuple:
+    def jvp(ctx: Any, *tangents: Any) -> tuple:
         moved = [i for i in range(len(DIFFERENTIABLE)) if tangents[i] is not None]
         function, primals = _reference((*ctx.saved_tensors, *ctx.options), moved)
         return *push(function, primals, tuple(tangents[i] for i in moved)), None
 
 
 def _backward_with_gradient(
-    d_correlation: Tensor | None, d_factor: Tensor | None, needs: list[int], *inputs
+    d_correlation: Tensor | None, d_factor: Tensor | None, needs: list[int], *inputs: Any
 ) -> Sequence[Tensor]:
     """The gradients, differentiable themselves where somebody builds a graph of them."""
     if not torch.is_grad_enabled():

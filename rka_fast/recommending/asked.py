@@ -155,11 +155,22 @@ def _column(
 
 
 def _from_json(text: str, path: str) -> tuple[Lists, Lists | None]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise DataError(f"{path}: {printable(name)} stands twice in one object")
+            found[name] = value
+        return found
+
     try:
         try:
-            value = json.loads(text)
-        except ValueError:
-            value = [json.loads(line) for line in io.StringIO(text) if line.strip()]
+            value = json.loads(text, object_pairs_hook=once)
+        except json.JSONDecodeError:
+            lines = (line for line in io.StringIO(text) if line.strip())
+            value = [json.loads(line, object_pairs_hook=once) for line in lines]
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is neither JSON nor JSON lines: {error}") from None
     records = value if isinstance(value, list) else [value]

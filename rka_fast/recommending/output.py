@@ -45,6 +45,10 @@ def write_lists(
     join = FORMS[form_of(path)]
     check_writable(path)
     folder = path.with_name(f"{path.name}.parts")
+    if folder.exists() and not folder.is_dir():
+        raise FolderError(
+            f"{folder}, where the parts go, is no folder; move it away or give another --out"
+        )
     folder.mkdir(exist_ok=True)
     with locked(folder):
         _begin(plan, folder, f"{model} {form_of(path)}", at_given)

@@ -50,7 +50,9 @@ class Engine:
 
     reads_times = False
 
-    def __init__(self, model: str, ids: list[str], hides_seen: bool, popularity: np.ndarray):
+    def __init__(
+        self, model: str, ids: list[str], hides_seen: bool, popularity: np.ndarray
+    ) -> None:
         self.model, self.ids, self.hides_seen = model, ids, hides_seen
         self.notes: list[str] = []
         self._popularity = popularity.astype(np.float32)

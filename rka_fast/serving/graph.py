@@ -32,7 +32,7 @@ class MatrixCounts(Counts):
 
     table: Tensor  # float32 (items, items), flat
 
-    def __init__(self, counts: CoOccurrence):
+    def __init__(self, counts: CoOccurrence) -> None:
         super().__init__()
         self.width = counts.matrix.shape[1]
         table = counts.matrix.toarray().astype(np.float32).ravel()
@@ -52,7 +52,7 @@ class BucketCounts(Counts):
     keys: Tensor  # int64 (pairs + some to fill), rising in each bucket
     values: Tensor  # float32, like keys
 
-    def __init__(self, counts: CoOccurrence):
+    def __init__(self, counts: CoOccurrence) -> None:
         super().__init__()
         pairs = scipy.sparse.triu(counts.matrix, format="coo")
         self.width = counts.matrix.shape[1]
@@ -89,7 +89,7 @@ class RankingGraph(nn.Module):
     counts: those of the training events, where the model reads them.
     """
 
-    def __init__(self, model: TransformerRecommender, counts: CoOccurrence | None):
+    def __init__(self, model: TransformerRecommender, counts: CoOccurrence | None) -> None:
         super().__init__()
         self.model = model
         self.counts = None if counts is None else Counts.of(counts)

@@ -69,7 +69,7 @@ def replaced(inputs: dict[str, Any], new: dict[str, Tensor]) -> dict[str, Any]:
     return {name: visit(name, x) for name, x in inputs.items()}
 
 
-def evaluate(inputs: dict[str, Any], backend: str, **options) -> dict[str, Tensor]:
+def evaluate(inputs: dict[str, Any], backend: str, **options: Any) -> dict[str, Tensor]:
     """The output and all gradients by name, for a fixed gradient of the output, on the CPU.
 
     The reference is many small operations, which threads only slow down, most of all on a machine
@@ -102,7 +102,7 @@ def in_double(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare(
-    inputs: dict[str, Any], backend: str, exact_inputs: dict[str, Any] | None = None, **options
+    inputs: dict[str, Any], backend: str, exact_inputs: dict[str, Any] | None = None, **options: Any
 ) -> dict[str, Comparison]:
     """Output and gradients of a backend against the reference in float64 on the same inputs.
 
@@ -114,7 +114,9 @@ def compare(
     return against(evaluate(inputs, backend, **options), told, **other)
 
 
-def against(actual: dict[str, Tensor], inputs: dict[str, Any], **options) -> dict[str, Comparison]:
+def against(
+    actual: dict[str, Tensor], inputs: dict[str, Any], **options: Any
+) -> dict[str, Comparison]:
     """Results named as by `evaluate` against the reference in float64 on these inputs."""
     precise = in_double(inputs)
     eps = torch.finfo(torch.promote_types(inputs["value"].dtype, torch.float32)).eps
@@ -137,7 +139,7 @@ def against(actual: dict[str, Tensor], inputs: dict[str, Any], **options) -> dic
 
 
 def movement(
-    inputs: dict[str, Any], exact: dict[str, Tensor], eps: float, **options
+    inputs: dict[str, Any], exact: dict[str, Tensor], eps: float, **options: Any
 ) -> dict[str, float]:
     """By how much roundings by eps, made on purpose, may move the results of these inputs."""
     rounded = [_rounded(inputs, eps, draw, **options) for draw in range(ROUNDED)]
@@ -150,7 +152,7 @@ def largest(x: Tensor) -> float:
     return x.abs().max().item() if x.numel() else 0.0
 
 
-def _lost(inputs: dict[str, Any], exact: dict[str, Tensor], **options) -> dict[str, float]:
+def _lost(inputs: dict[str, Any], exact: dict[str, Tensor], **options: Any) -> dict[str, float]:
     """The largest error of the reference in the precision of the inputs.
 
     In float64, in which it is the measure itself, what it loses in float32 times the ratio of eps.
@@ -163,7 +165,7 @@ def _lost(inputs: dict[str, Any], exact: dict[str, Tensor], **options) -> dict[s
     return {name: x * 2.0**-29 for name, x in lost.items()}
 
 
-def _rounded(inputs: dict[str, Any], eps: float, draw: int, **options) -> dict[str, Tensor]:
+def _rounded(inputs: dict[str, Any], eps: float, draw: int, **options: Any) -> dict[str, Tensor]:
     """The reference with roundings made in the inputs and on the way."""
     r = Roundings(eps, draw)
     moved = {n: r.once(x) for n, x in leaves(inputs).items()}
@@ -174,7 +176,7 @@ def _rounded(inputs: dict[str, Any], eps: float, draw: int, **options) -> dict[s
 class Roundings:
     """Makes them in the reference: the same in forward and in backward, which repeats forward."""
 
-    def __init__(self, eps: float, draw: int):
+    def __init__(self, eps: float, draw: int) -> None:
         self.eps, self.draw = eps, draw
         self.normals = NOISE if eps == torch.finfo(torch.float32).eps else CHAIN * eps
 

@@ -93,7 +93,7 @@ def draw(seed: int, backend: str, device: str = "cpu") -> Case:
 class Tensors:
     """Draws the tensors of one call, of what the backend serves."""
 
-    def __init__(self, choice: random.Random, seed: int, backend: str, device: str):
+    def __init__(self, choice: random.Random, seed: int, backend: str, device: str) -> None:
         self.choice, self.backend, self.device = choice, backend, device
         self.rng = torch.Generator().manual_seed(seed)
         dtypes = [dtype for dtype in DTYPES if self.serves(dtype)]

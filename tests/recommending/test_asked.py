@@ -140,6 +140,7 @@ def test_times_that_are_no_list_are_told(times, sequences):
         ('{"a": 1', "neither JSON nor JSON lines"),
         ("[3, [4]]", "expected lists of item ids"),
         ('[{"user": 1, "items": [1]}, {"user": "1", "items": [2]}]', "1 has two histories"),
+        ('{"a": [1], "b": [2], "a": [3]}', "a stands twice in one object"),
         ('[{"items": [1], "times": [1]}, {"items": [2]}]', "history of 1 has no times"),
         ("user,item,timestamp\na,b,soon\n", "time 'soon': expected seconds"),
         ("", "is empty"),

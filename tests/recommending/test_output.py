@@ -84,6 +84,13 @@ def test_every_form_holds_the_same(run, tmp_path):
         assert f"| {row[0]} | {row[1]} | " in text
 
 
+def test_a_file_where_the_parts_go_is_told(run, tmp_path):
+    (tmp_path / "recs.csv.parts").write_text("mine")
+    with pytest.raises(FolderError, match="recs.csv.parts, where the parts go, is no folder"):
+        run.recommend_to(tmp_path / "recs.csv", progress=False)
+    assert (tmp_path / "recs.csv.parts").read_text() == "mine"
+
+
 @pytest.mark.parametrize("ending", [".parquet", ".csv"])
 def test_stopped_it_goes_on(run, tmp_path, ending, monkeypatch):
     monkeypatch.setattr(output, "PART", 16)

@@ -263,6 +263,7 @@ def test_ties_and_what_is_shown_are_flags(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (("--sedes", "2"), "unknown flag --sedes; did you mean --seeds?"),
         (("--datasets", "citulike"), "unknown data set 'citulike'; did you mean 'citeulike'?"),
         (("--models", "rska"), "unknown model 'rska'; did you mean 'rksa'?"),
         (("--set", "rksa.dropuot=.5"), "unknown setting 'dropuot'; did you mean 'dropout'?"),

@@ -6,6 +6,8 @@ The mixture and the use of co-occurrence in the shape are the paper's (Ji et al.
 normalisation of k_c and the exponential form of k_i and k_u are ours.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -154,14 +156,14 @@ class _Completed(torch.autograd.Function):
     """The factor where some pivots were set; what that adds to k is taken as a constant."""
 
     @staticmethod
-    def forward(ctx, k: Tensor, jitter: float) -> Tensor:
+    def forward(ctx: Any, k: Tensor, jitter: float) -> Tensor:
         flat = k.reshape(-1, *k.shape[-2:])
         factor = torch.stack([_completed(x, jitter) for x in flat]).view_as(k)
         ctx.save_for_backward(factor)
         return factor
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return cholesky_backward(grad, *ctx.saved_tensors), None
 
 
