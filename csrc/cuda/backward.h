@@ -46,6 +46,14 @@ RKA_DEVICE void softmax_backward(const F& f, const Tile& t) {
         sums[0] += weights[f.at(j, r)] * d_weights[f.at(j, r)];
       },
       [&](int r, const float (&totals)[1]) { f.row_value(TOTAL, r) = totals[0]; });
+  if (p.d_time_table) {
+    f.elements(t.cols4, [&](int j, int r) {
+      if (!f.allowed(t, j, r)) return;
+      const int at = f.at(j, r);
+      f.time_sums()[f.thread_of(j, r) * TIME_BUCKETS + f.time_bucket_of(t, j, r)] +=
+          weights[at] * (d_weights[at] - f.row_value(TOTAL, r));
+    });
+  }
   const float scale_bias = p.scale_bias ? p.scale_bias[t.head] : 0.0f;
   f.template row_sums<1>(
       t.cols4,
@@ -54,9 +62,6 @@ RKA_DEVICE void softmax_backward(const F& f, const Tile& t) {
         const float dz = weights[at] * (d_weights[at] - f.row_value(TOTAL, r));
         if (p.d_bias && r < t.rows && j < p.keys) {
           p.d_bias[(f.noise_head(t) * p.rows + t.t0 + r) * p.keys + j] = dz;
-        }
-        if (p.d_time_table && f.allowed(t, j, r)) {
-          f.time_sums[f.thread_of(j, r) * TIME_BUCKETS + f.time_bucket_of(t, j, r)] += dz;
         }
         f.tile[0][at] = dz * activation_slope(p.activation, f.tile[0][at]);
         if (!spread) return;
@@ -154,7 +159,7 @@ RKA_DEVICE void store_time_sums(const F& f, int head) {
   float* to = f.p.d_time_table + (int64_t(f.b) * f.p.heads + head) * TIME_BUCKETS;
   f.block.for_each(TIME_BUCKETS, [&](int k) {
     float sum = 0.0f;
-    for (int i = 0; i < THREADS; ++i) sum += f.time_sums[i * TIME_BUCKETS + k];
+    for (int i = 0; i < THREADS; ++i) sum += f.time_sums()[i * TIME_BUCKETS + k];
     to[k] = sum;
   });
 }
@@ -175,7 +180,7 @@ RKA_DEVICE void backward_block(const Block& block, const Problem& p, int b, int6
   for (int head = 0; head < p.heads; ++head) {
     block.for_each(p.layout.tile_rows, [&](int r) { f.row_value(SHARE_0, r) = 0.0f; });
     if (p.d_time_table) {
-      block.for_each(THREADS * TIME_BUCKETS, [&](int i) { f.time_sums[i] = 0.0f; });
+      block.for_each(THREADS * TIME_BUCKETS, [&](int i) { f.time_sums()[i] = 0.0f; });
     }
     for (int index = 0; index < f.tile_count(); ++index) backward_tile(f, f.tile_at(head, index));
     if (p.d_time_table) store_time_sums(f, head);

@@ -223,7 +223,7 @@ RKA_DEVICE void cosine_kernel_backward(const F& f, const float* gate) {
         if (d_features) d_features[at] = d_x;
       } else {
         if (d_features) d_features[at] += d_x * g;
-        f.d_gated[at] = d_x * feature;
+        f.d_gated()[at] = d_x * feature;
       }
     });
   }
@@ -241,7 +241,7 @@ RKA_DEVICE void cosine_kernel_backward(const F& f, const float* gate) {
   if (gate && p.d_gate) {
     f.block.for_each(width, [&](int c) {
       float sum = 0.0f;
-      for (int i = 0; i < keys; ++i) sum += f.d_gated[int64_t(i) * width + c];
+      for (int i = 0; i < keys; ++i) sum += f.d_gated()[int64_t(i) * width + c];
       p.d_gate[int64_t(f.b) * width + c] = sum;
     });
   }

@@ -21,8 +21,7 @@ struct Frame {
   const Problem& p;
   int b;  // sequence
   float *factor, *tile[4], *stage, *partial, *row_values, *key_values, *diagonal, *failed;
-  float *d_covariance, *saved[SAVED_TILES], *d_gated;  // global memory
-  float* time_sums;                                    // a table of every thread's own
+  float *d_covariance, *saved[SAVED_TILES];  // global memory
 
   RKA_DEVICE Frame(const Block& block, const Problem& p, int b, int64_t index, float* shared)
       : block(block), p(p), b(b) {
@@ -48,8 +47,14 @@ struct Frame {
       s = scratch;
       scratch += l.tile_size();
     }
-    d_gated = scratch;
-    time_sums = d_gated + (int64_t(p.keys) * p.feature_width + 3) / 4 * 4;
+  }
+
+  // What is computed where it is needed leaves the registers to every call.
+  RKA_DEVICE float* d_gated() const { return saved[SAVED_TILES - 1] + p.layout.tile_size(); }
+
+  // A table of every thread's own.
+  RKA_DEVICE float* time_sums() const {
+    return d_gated() + (int64_t(p.keys) * p.feature_width + 3) / 4 * 4;
   }
 
   RKA_DEVICE int tile_count() const {
@@ -124,7 +129,8 @@ struct Frame {
     });
   }
 
-  // Which thread has column j of row r of a tile in row_sums with a unit for each column.
+  // Which thread has column j of row r of a tile, in `elements` and in `row_sums` with a unit for
+  // each column.
   RKA_DEVICE int thread_of(int j, int r) const {
     const int shift = p.layout.tile_shift;
     return (j & ((THREADS >> shift) - 1)) << shift | r;
