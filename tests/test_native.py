@@ -19,7 +19,8 @@ from rka_fast.ops.native.cpp import Cpp
 from rka_fast.ops.reference import philox
 from rka_fast.verification import bounds
 
-ROOT = Path(rka_fast.__file__).parents[1]
+ROOT = Path(__file__).parents[1]
+INSTALLED = Path(rka_fast.__file__).parents[1]
 needs_library = pytest.mark.skipif(
     bool(native.why_not("_cpp")), reason=f"C++ backend: {'; '.join(native.why_not('_cpp'))}"
 )
@@ -76,6 +77,7 @@ OF_EACH_SET = (
 )
 BEGIN = """
 import sys, pytest
+sys.path.pop(0)  # the working folder, whose rka_fast need not be the built one
 from rka_fast import native
 print(native.cpp_instructions())
 sys.exit(pytest.main(sys.argv[1:]))
@@ -97,7 +99,11 @@ def test_every_instruction_set(instructions, capabilities):
     result = subprocess.run(
         [sys.executable, "-c", BEGIN, *arguments],
         cwd=ROOT,
-        env={**os.environ, "RKA_FAST_CPP": instructions},
+        env={
+            **os.environ,
+            "RKA_FAST_CPP": instructions,
+            "PYTHONPATH": str(INSTALLED),
+        },
         capture_output=True,
         text=True,
     )
@@ -143,7 +149,7 @@ def test_import_loads_no_library():
     )
     if not Path("/proc/self/maps").exists():
         pytest.skip("no /proc/self/maps")
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=INSTALLED)
 
 
 def test_a_missing_library_is_a_reason_and_not_an_error(monkeypatch, tmp_path):
