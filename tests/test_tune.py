@@ -5,6 +5,7 @@ import statistics
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 from support.runs import write_log
 
@@ -104,6 +105,7 @@ def killed(at, work):
     child = os.fork()
     if child == 0:
         try:
+            torch.set_num_threads(1)  # those of this process are not in its child
             _die_at(at)
             os._exit(work())
         except BaseException:
