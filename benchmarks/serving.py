@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import rka_fast
 from rka_fast.commands import machine
 
 TOKEN = "of the benchmark"
@@ -45,9 +46,13 @@ class Result(NamedTuple):
 @contextmanager
 def served(path: Path, *flags: str) -> Iterator[tuple[int, subprocess.Popen]]:
     """The port of a server, and its process, which is stopped at the end."""
-    command = [sys.executable, "-m", "rka_fast", "serve", str(path), "--port", "0", *flags]
+    run = str(path.absolute())  # maybe a link to another one later
+    command = [sys.executable, "-m", "rka_fast", "serve", run, "--port", "0", *flags]
     environment = {**os.environ, "RKA_FAST_RELOAD_TOKEN": TOKEN}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    installed = Path(rka_fast.__file__).parents[1]  # where -m looks first: of this package
+    with subprocess.Popen(
+        command, env=environment, cwd=installed, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             line = process.stdout.readline()
             yield int(re.search(r":(\d+);", line)[1]), process

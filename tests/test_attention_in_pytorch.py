@@ -1,11 +1,10 @@
 """What PyTorch and its ecosystem do to a module: compile, save, quantise, prune, adapt, reset."""
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
+from support.processes import python
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn.utils import prune
@@ -178,9 +177,8 @@ def test_a_saved_program_runs_in_a_fresh_process(kind, tmp_path):
     path, kept = tmp_path / ("program.pt2" if kind != "jit" else "program.pt"), tmp_path / "kept.pt"
 
     def run(body: str) -> None:
-        subprocess.run(
-            [sys.executable, "-c", PREAMBLE + body, str(path), str(kept)], check=True, timeout=300
-        )
+        result = python("-c", PREAMBLE + body, path, kept)
+        assert result.returncode == 0, result.stderr
 
     run(
         "torch.manual_seed(0)\nx = torch.randn(2, 5, 12)\nmodel = Model().eval()\n"
@@ -372,6 +370,5 @@ destroy_process_group()
 @pytest.mark.slow  # the resets that it needs are tested above
 def test_sharded_from_the_meta_device(tmp_path):
     """FSDP2's flow, every projection a unit of its own, on one process."""
-    command = [sys.executable, "-W", "ignore", "-c", FSDP, str(tmp_path / "store")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = python("-W", "ignore", "-c", FSDP, tmp_path / "store")
     assert result.returncode == 0, result.stderr

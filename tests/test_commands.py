@@ -2,10 +2,9 @@
 
 import importlib
 import json
-import subprocess
-import sys
 
 import pytest
+from support import processes
 from support.runs import small
 
 from rka_fast import commands
@@ -15,10 +14,10 @@ from rka_fast.version import __version__
 
 
 def python(*arguments):
-    """The completed process of this Python, with its output as text."""
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=True
-    )
+    """The completed process of Python with these arguments, which succeeds."""
+    done = processes.python(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_the_list_of_commands(capsys):

@@ -1,10 +1,9 @@
 """The command tells versions and reasons."""
 
 import json
-import subprocess
-import sys
 
 import torch
+from support.processes import python
 
 from rka_fast import info
 from rka_fast.ops import backends
@@ -36,8 +35,10 @@ def test_json_has_the_same_facts(monkeypatch, capsys):
     assert found["backends"]["reference"] == []
 
 
-def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+def printed(code):
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_importing_does_not_load_what_only_the_commands_need():
@@ -45,7 +46,7 @@ def test_importing_does_not_load_what_only_the_commands_need():
         "import sys, rka_fast; rka_fast.available_backends(); "
         "print([m for m in ('polars', 'matplotlib', 'accelerate', 'tyro') if m in sys.modules])"
     )
-    assert run(code).stdout.strip() == "[]"
+    assert printed(code).strip() == "[]"
 
 
 def test_everything_imports_without_triton():
@@ -53,4 +54,4 @@ def test_everything_imports_without_triton():
         "import sys; sys.modules['triton'] = None\n"
         "import rka_fast, rka_fast.info; print(rka_fast.available_backends())"
     )
-    assert "reference" in run(code).stdout
+    assert "reference" in printed(code)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.cases import random_inputs, with_kernels
+from support.processes import INSTALLED, python
 
 import rka_fast
 from rka_fast import info, kernelized_attention, native
@@ -20,7 +21,6 @@ from rka_fast.ops.reference import philox
 from rka_fast.verification import bounds
 
 ROOT = Path(__file__).parents[1]
-INSTALLED = Path(rka_fast.__file__).parents[1]
 needs_library = pytest.mark.skipif(
     bool(native.why_not("_cpp")), reason=f"C++ backend: {'; '.join(native.why_not('_cpp'))}"
 )
@@ -149,7 +149,8 @@ def test_import_loads_no_library():
     )
     if not Path("/proc/self/maps").exists():
         pytest.skip("no /proc/self/maps")
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=INSTALLED)
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_missing_library_is_a_reason_and_not_an_error(monkeypatch, tmp_path):

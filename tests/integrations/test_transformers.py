@@ -2,11 +2,10 @@
 
 import copy
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
+from support.processes import python
 
 from rka_fast import use_draws, use_relations
 
@@ -114,8 +113,7 @@ output = output[x["attention_mask"].bool()] if "attention_mask" in x else output
 assert torch.equal(output, expected)
 assert type(model) is transformers.{KINDS[kind][0]}
 """
-    command = [sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "kept.pt")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = python("-c", code, tmp_path / "model", tmp_path / "kept.pt")
     assert result.returncode == 0, result.stderr
     saved = json.loads((tmp_path / "model" / "config.json").read_text())
     assert saved["rka_fast"]["initial_scale"] == 0.3

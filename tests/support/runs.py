@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+from support.processes import INSTALLED
 
 from rka_fast.train import main
 from rka_fast.training.config import Config
@@ -45,7 +46,7 @@ def train(log, out, *flags):
 
 
 def command(module, *arguments, processes=1):
-    """Command line and environment of a module in a process of its own, on one thread."""
+    """How subprocess starts a module of the tested package: in its own process, on one thread."""
     launcher = [sys.executable, "-m"]
     if processes > 1:
         launcher += [
@@ -56,7 +57,8 @@ def command(module, *arguments, processes=1):
             "-m",
         ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return {"args": [*launcher, module, *map(str, arguments)], "env": environment}
+    words = [*launcher, module, *map(str, arguments)]
+    return {"args": words, "env": environment, "cwd": INSTALLED}
 
 
 def run_command(module, *arguments, processes=1):
