@@ -2,6 +2,8 @@ import json
 import os
 import signal
 import statistics
+import sys
+import traceback
 
 import optuna
 import pytest
@@ -109,6 +111,8 @@ def killed(at, work):
             _die_at(at)
             os._exit(work())
         except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
             os._exit(99)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, -signal.SIGKILL), f"ended with {status}"

@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
+import torch
 
 CALLS = ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink", "ftruncate", "close")
 """Of the module os: what our files are made with."""
@@ -16,14 +19,18 @@ def killed_at(call, work, within):
     """Whether `work` dies at its `call`-th system call (from 0), in a process of its own.
 
     A write is cut off after half of its content, like one of a process that is killed. Only calls
-    of files in the folder `within` count, and those on descriptors.
+    of files in the folder `within` count, and those on descriptors. The process is a fork, with
+    none of the threads there were: it computes on one, and polars would wait for its own for ever.
     """
     child = os.fork()
     if child == 0:
         try:
+            torch.set_num_threads(1)
             _die_at(call, str(within))
             work()
         except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
             os._exit(99)
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -4,7 +4,6 @@ import json
 import os
 
 import pytest
-import torch
 from support.kills import killed_at
 from support.runs import SMALL, write_log
 
@@ -57,7 +56,6 @@ def test_killed_at_any_call_it_goes_on_and_ends_alike(tmp_path, monkeypatch, cap
         return train(folder, log)
 
     def dying():
-        torch.set_num_threads(1)  # those of this process are not in its child
         assert go_on() == 0
 
     calls = 0
