@@ -1,10 +1,15 @@
-"""A small log and a finished run on it."""
+"""A small log, a finished run on it, and trainers of small runs."""
 
 import shutil
 
 import pytest
+from support.runs import small, write_log
 from support.runs import train as train_small
-from support.runs import write_log
+
+from rka_fast.training.assemble import load_data
+from rka_fast.training.flags import parse
+from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +29,22 @@ def finished(log, tmp_path_factory):
 def run(finished, tmp_path):
     """A copy of it."""
     return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def trainer_for(log, tmp_path):
+    """Makes a trainer of a small run in folder NAME, going on with what is there."""
+
+    def make(name, *flags):
+        model = flags[flags.index("--model") + 1] if "--model" in flags else "rksa"
+        start = ["--data", str(log), "--out", str(tmp_path / name), *small(model)]
+        config = parse([*start, *flags]).config
+        folder = RunFolder(config.run_dir)
+        if not folder.path.exists():
+            folder.path.mkdir()
+        sequences, data, _ = load_data(config)
+        trainer = Trainer(config, sequences, folder, data, quiet=True)
+        trainer.resume()
+        return trainer
+
+    return make

@@ -5,18 +5,13 @@ import shlex
 
 import accelerate.tracking
 import pytest
-from support.runs import train, write_log
+from support.runs import train
 
 from rka_fast import progress
 from rka_fast.errors import ConfigError
 from rka_fast.recommend import main as recommend
 from rka_fast.training.config import Config
 from rka_fast.training.flags import parse
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    return write_log(tmp_path_factory.mktemp("log") / "log.txt")
 
 
 def lines_of(run):

@@ -1,0 +1,26 @@
+"""Trainings that are broken off at a step, and what of them must not depend on it."""
+
+
+def break_at(trainer, step, action):
+    """Let `action` see the loss parts of training step `step`, the first being 1."""
+    compute, steps = trainer.model.training_loss, [trainer.progress.step]
+
+    def training_loss(batch, loss):
+        parts = compute(batch, loss)
+        steps[0] += 1
+        return action(parts) if steps[0] == step else parts
+
+    trainer.model.training_loss = training_loss
+
+
+def lines(trainer, key):
+    return [
+        {name: line[name] for name in ("step", key)}
+        for line in trainer.folder.read_log()
+        if key in line
+    ]
+
+
+def without_seconds(result):
+    config = {**result["config"], "out": None}
+    return {**result, "seconds": None, "config": config}
