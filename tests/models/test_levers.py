@@ -4,9 +4,15 @@ import math
 
 import pytest
 import torch
-from support.transformers import SEQUENTIAL, assert_blind_to_the_future, assert_learns, model_of
+from support.transformers import (
+    SEQUENTIAL,
+    assert_blind_to_the_future,
+    assert_learns,
+    assert_the_same_in_any_company,
+    model_of,
+)
 
-from rka_fast.models import RKSA, groups
+from rka_fast.models import RKSA
 from rka_fast.models.relative import RelativeBias
 from rka_fast.models.rksa import RelationAttention
 from rka_fast.models.sasrec import CausalAttention
@@ -47,20 +53,7 @@ def test_biases_learn_and_see_no_later_time(name, timed_split, timed):
 @pytest.mark.parametrize("name", SEQUENTIAL)
 def test_a_history_with_times_has_its_state_in_any_company(monkeypatch, name, timed_split, timed):
     model = model_of(name, timed_split, **BIASES).eval()
-    for worth in (1, 10**9):
-        monkeypatch.setattr(groups, "WORTH_A_GROUP", worth)
-        states = model.encode(timed)
-        for row, items in enumerate(timed.items):
-            n = int((items > 0).sum())
-            alone = timed._replace(
-                users=timed.users[row : row + 1],
-                items=items[None, -n:],
-                cooccurrence=timed.cooccurrence[row : row + 1, -n:, -n:],
-                times=timed.times[row : row + 1, -n:],
-                request_times=timed.request_times[row : row + 1, -n:],
-            )
-            found = model.encode(alone)[0]
-            torch.testing.assert_close(states[row, -n:], found, rtol=1e-5, atol=1e-5)
+    assert_the_same_in_any_company(model, timed, monkeypatch)
 
 
 def test_the_biases_by_their_formula(timed):

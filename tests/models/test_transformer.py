@@ -10,6 +10,7 @@ from support.transformers import (
     SEQUENTIAL,
     assert_blind_to_the_future,
     assert_learns,
+    assert_the_same_in_any_company,
     model_of,
 )
 
@@ -40,22 +41,8 @@ def test_padding_to_a_longer_window_changes_nothing(name, split):
 
 @pytest.mark.parametrize("name", SEQUENTIAL)
 def test_a_history_has_its_state_in_any_company(monkeypatch, name, split, batch):
-    """Each row by itself, unpadded, against a batch with groups and one without."""
     model = MODELS[name].from_config(CONFIG, split).eval()
-    for worth in (1, 10**9):
-        monkeypatch.setattr(groups, "WORTH_A_GROUP", worth)
-        states = model.encode(batch)
-        for row, items in enumerate(batch.items):
-            length = int((items > 0).sum())
-            alone = batch._replace(
-                users=batch.users[row : row + 1],
-                items=items[None, -length:],
-                cooccurrence=batch.cooccurrence[row : row + 1, -length:, -length:],
-            )
-            torch.testing.assert_close(
-                states[row, -length:], model.encode(alone)[0], rtol=1e-5, atol=1e-5
-            )
-            assert (states[row, :-length] == 0).all()
+    assert_the_same_in_any_company(model, batch, monkeypatch)
 
 
 @pytest.mark.parametrize("name", SEQUENTIAL)

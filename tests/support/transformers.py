@@ -7,7 +7,7 @@ import torch
 
 from rka_fast.data.batches import Batch
 from rka_fast.data.split import Split
-from rka_fast.models import MODELS, Recommender
+from rka_fast.models import MODELS, Recommender, groups
 
 CONFIG = SimpleNamespace(
     max_length=8, width=12, blocks=2, heads=2, dropout=0.0, activation="leaky_relu",
@@ -48,3 +48,21 @@ def assert_blind_to_the_future(model: Recommender, batch: Batch) -> None:
     after = model.encode(batch._replace(items=items))
     assert torch.equal(before[:, :-2], after[:, :-2])
     assert not torch.allclose(before[:, -1], after[:, -1])
+
+
+def assert_the_same_in_any_company(model: Recommender, batch: Batch, monkeypatch) -> None:
+    """Each row by itself, unpadded, has its state in a batch with groups and in one without."""
+    for worth in (1, 10**9):
+        monkeypatch.setattr(groups, "WORTH_A_GROUP", worth)
+        states = model.encode(batch)
+        for row, items in enumerate(batch.items):
+            n, one = int((items > 0).sum()), slice(row, row + 1)
+            events = {name: getattr(batch, name) for name in ("items", "times", "request_times")}
+            alone = batch._replace(
+                users=batch.users[one],
+                cooccurrence=batch.cooccurrence[one, -n:, -n:],
+                **{name: x[one, -n:] for name, x in events.items() if x is not None},
+            )
+            found = model.encode(alone)[0]
+            torch.testing.assert_close(states[row, -n:], found, rtol=1e-5, atol=1e-5)
+            assert (states[row, :-n] == 0).all()
