@@ -91,10 +91,16 @@ def test_a_file_where_the_parts_go_is_told(run, tmp_path):
     assert (tmp_path / "recs.csv.parts").read_text() == "mine"
 
 
-@pytest.mark.parametrize("ending", [".parquet", ".csv"])
-def test_stopped_it_goes_on(run, tmp_path, ending, monkeypatch):
+@pytest.mark.parametrize(
+    ("ending", "options"),
+    [(".parquet", {}), (".csv", {}), (".parquet", {"order": "thompson", "draws": 3})],
+    ids=["parquet", "csv", "draws"],
+)
+def test_stopped_it_goes_on(run, tmp_path, ending, options, monkeypatch):
+    """To the same bytes, also where scores are drawn."""
     monkeypatch.setattr(output, "PART", 16)
-    whole = run.recommend_to(tmp_path / f"whole{ending}", top=4, progress=False).read_bytes()
+    options = {"progress": False, **options}
+    whole = run.recommend_to(tmp_path / f"whole{ending}", top=4, **options).read_bytes()
     write, made = output.write_atomically, []
 
     def dies(path, content):
@@ -106,27 +112,17 @@ def test_stopped_it_goes_on(run, tmp_path, ending, monkeypatch):
     out = tmp_path / f"recs{ending}"
     monkeypatch.setattr(output, "write_atomically", dies)
     with pytest.raises(KeyboardInterrupt):
-        run.recommend_to(out, top=4, progress=False)
+        run.recommend_to(out, top=4, **options)
     assert not out.exists()  # request.json and two parts of six
     parts = tmp_path / f"recs{ending}.parts"
     assert len(list(parts.glob("part-*"))) == 2
     with pytest.raises(FolderError, match=r"parts of another request; delete it"):
-        run.recommend_to(out, top=5, progress=False)
+        run.recommend_to(out, top=5, **options)
     monkeypatch.setattr(output, "write_atomically", lambda *a: (made.append(a[0]), write(*a)))
-    run.recommend_to(out, top=4, progress=False)
+    run.recommend_to(out, top=4, **options)
     assert out.read_bytes() == whole and not parts.exists()
     assert len(made) == len(set(made)) == 1 + 6  # nothing was made twice
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, f"whole{ending}"]
-
-
-def test_draws_go_on_as_they_were(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(output, "PART", 32)
-    options = {"top": 3, "order": "thompson", "draws": 3, "progress": False}
-    whole = run.recommend_to(tmp_path / "whole.parquet", **options)
-    plan = run.plan(top=3, order="thompson", draws=3)
-    assert pl.read_parquet(whole).equals(
-        pl.concat([plan.table(start, start + 32) for start in range(0, len(plan), 32)])
-    )
 
 
 def test_the_command(run, tmp_path, capsys):
