@@ -36,11 +36,12 @@ def _marks(subject: Subject, quick: bool):
 
 def chosen(name: str | None) -> list[Subject]:
     if interpreted():
-        return subjects(["triton"])
-    every = subjects(BACKENDS) + [Subject(n, dtype=torch.float32) for n in EMULATIONS]
+        every = subjects(["triton"])
+    else:
+        every = subjects(BACKENDS) + [Subject(n, dtype=torch.float32) for n in EMULATIONS]
     found = [subject for subject in every if name in (None, subject.name)]
     if not found:
-        raise pytest.UsageError(f"--subject: {name} cannot run here")
+        raise pytest.UsageError(f"{name or 'triton'} cannot run here")
     return found
 
 

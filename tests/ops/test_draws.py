@@ -5,6 +5,7 @@ import pytest
 import torch
 from support import cases, literal
 from support.agreement import close
+from support.subjects import Subject
 
 from rka_fast import kernelized_attention
 from rka_fast.ops.api import relation_factor
@@ -38,7 +39,8 @@ def test_each_is_bit_for_bit_that_of_a_call_with_its_seed(backend, dtype, change
 
 
 @pytest.mark.parametrize("name", ["reference", "cpp"])
-def test_ready_relations_rows_and_normal_logits(name):
+def test_ready_relations_and_normal_logits(name):
+    Subject(name).needs()
     inputs = cases.random_inputs(n=20)
     options = {"is_causal": True, "backend": name}
     ready = relation_factor(inputs["covariance"].kernels, **options)

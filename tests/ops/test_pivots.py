@@ -6,6 +6,7 @@ import torch
 from support import cases, literal
 from support.agreement import agrees, close, kept
 from support.emulation import EMULATIONS
+from support.subjects import Subject
 
 from rka_fast import Covariance, Kernels, Location, Shape, kernelized_attention
 from rka_fast.ops.arguments import Relations
@@ -114,6 +115,7 @@ def test_near_constant_tokens_are_finite_at_length(backend, n, jitter):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["reference", "cpp"])
 def test_a_draw_of_4096_near_constant_tokens_is_finite(name):
+    Subject(name).needs()
     inputs = near_constant(4096)
     assert kernelized_attention(**inputs, is_causal=True, seed=1, backend=name).isfinite().all()
 
@@ -121,6 +123,7 @@ def test_a_draw_of_4096_near_constant_tokens_is_finite(name):
 @pytest.mark.parametrize("name", ["reference", "cpp"])
 def test_the_future_does_not_move_the_past(name):
     """The last 200 of 1,600 tokens fail, or do not: the first 1,400 keep their bits."""
+    Subject(name).needs()
     rng = torch.Generator().manual_seed(5)
     different, jitter = near_constant(1600, keys_that_differ=1600), 1e-6
     kernels = Kernels(torch.randn(1, 1600, 64, generator=rng), torch.tensor([9.0, 9.0]))
