@@ -2,13 +2,11 @@ import json
 import os
 import signal
 import statistics
-import sys
-import traceback
 
 import optuna
 import pytest
-import torch
 from optuna.trial import TrialState
+from support.kills import in_a_fork
 from support.runs import write_log
 
 from rka_fast import tune
@@ -104,17 +102,12 @@ def killed(at, work):
 
     An event is before or after something is told to the study, or a checkpoint or file is written.
     """
-    child = os.fork()
-    if child == 0:
-        try:
-            torch.set_num_threads(1)  # those of this process are not in its child
-            _die_at(at)
-            os._exit(work())
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(99)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def dying():
+        _die_at(at)
+        return work()
+
+    status = in_a_fork(dying)
     assert status in (0, -signal.SIGKILL), f"ended with {status}"
     return status != 0
 

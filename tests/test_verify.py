@@ -5,11 +5,12 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from support.cases import random_inputs
 
 from rka_fast import verify
 from rka_fast.ops import backends
 from rka_fast.ops.reference import Reference, attention, philox
-from rka_fast.verification import fuzz, law
+from rka_fast.verification import bounds, fuzz, law
 
 
 class Faulty(Reference):
@@ -95,6 +96,16 @@ def backend_name(request):
     if backends.BACKENDS[request.param].why_not(None):
         pytest.skip("not built")
     return request.param
+
+
+def test_results_of_another_shape_or_none_are_no_agreement():
+    inputs = random_inputs(n=4, cooccurrence=False)
+    found = bounds.evaluate(inputs, "reference", mode="mean")
+    assert all(x.ratio <= 1 for x in bounds.against(found, inputs, mode="mean").values())
+    with pytest.raises(AssertionError, match=r"output: expected shape .*, got \(2, 2, 3, 4\)"):
+        bounds.against({**found, "output": found["output"][:, :, :3]}, inputs, mode="mean")
+    with pytest.raises(AssertionError, match="there is no gradient of shape.key"):
+        bounds.against({n: x for n, x in found.items() if n != "shape.key"}, inputs, mode="mean")
 
 
 def test_draws_of_another_law_are_found(monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -15,25 +16,37 @@ CALLS = ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink", "ftru
 DIED = 137
 
 
-def killed_at(call, work, within):
-    """Whether `work` dies at its `call`-th system call (from 0), in a process of its own.
+def in_a_fork(work):
+    """The exit status of `work` in a fork of this process: what it returns, 99 where it raises.
 
-    A write is cut off after half of its content, like one of a process that is killed. Only calls
-    of files in the folder `within` count, and those on descriptors. The process is a fork, with
-    none of the threads there were: it computes on one, and polars would wait for its own for ever.
+    None of the threads there were are in it: it computes on one, and polars, which would wait for
+    its own for ever, is ended after ten minutes.
     """
     child = os.fork()
     if child == 0:
         try:
             torch.set_num_threads(1)
-            _die_at(call, str(within))
-            work()
+            signal.alarm(600)
+            os._exit(work() or 0)
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(99)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_at(call, work, within):
+    """Whether `work` dies at its `call`-th system call (from 0), in a process of its own.
+
+    A write is cut off after half of its content, like one of a process that is killed. Only calls
+    of files in the folder `within` count, and those on descriptors.
+    """
+
+    def dying():
+        _die_at(call, str(within))
+        work()
+
+    status = in_a_fork(dying)
     assert status in (0, DIED), f"the work failed with {status} in place of dying at call {call}"
     return status == DIED
 
