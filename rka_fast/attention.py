@@ -11,6 +11,7 @@ from rka_fast import nested
 from rka_fast.context import told
 from rka_fast.errors import expect
 from rka_fast.kernels import RelationKernels, initialised_by, zero_bias
+from rka_fast.ops.api import kernelized_attention
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
 from rka_fast.ops.backends import BACKENDS
 from rka_fast.ops.groups import Covariance, Kernels, Location, RelationFactor, RelativeTimes, Shape
@@ -189,7 +190,7 @@ class KernelizedAttention(nn.MultiheadAttention):
         if need_weights:  # softmax(Z) [V, I] holds the weights beside the output
             identity = torch.eye(v.shape[-2], dtype=v.dtype, device=v.device)
             v = torch.cat((v, identity.expand(*v.shape[:2], -1, -1)), dim=-1)
-        output = outside.operator()(
+        output = kernelized_attention(
             Location(q, k, bias, times),
             v,
             covariance,

@@ -5,16 +5,14 @@ blocks below reach it there. What they set holds for the thread (or asyncio task
 for the modules of one model, and a compiled model sees it too.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from rka_fast.errors import expect, hint
-from rka_fast.ops.api import kernelized_attention
 from rka_fast.ops.arguments import MODES
 
 
@@ -25,13 +23,6 @@ class Told(NamedTuple):
     user: Tensor | None = None
     mode: str | None = None
     aligned: bool = False
-    attend: Callable[..., Tensor] | None = None  # in place of `kernelized_attention`
-
-    def operator(self) -> Callable[..., Tensor]:
-        """What takes the attention's call; a compiled graph has no other than the operator."""
-        if torch.compiler.is_compiling() or self.attend is None:
-            return kernelized_attention
-        return self.attend
 
     def counts(self, self_attention: bool) -> Tensor | None:
         """The counts, for a call whose queries are its keys or were said to be aligned."""
@@ -109,13 +100,6 @@ def use_draws(model: nn.Module, mode: str = "sample") -> Iterator[None]:
             f"mode: expected one of {', '.join(MODES)}, got {mode!r}; {hint(mode, MODES)}"
         )
     with _telling(model, {"mode": mode}):
-        yield
-
-
-@contextmanager
-def use_operator(model: nn.Module, attend: Callable[..., Tensor]) -> Iterator[None]:
-    """Eager calls of `model` in this block take `attend` for `kernelized_attention`."""
-    with _telling(model, {"attend": attend}):
         yield
 
 

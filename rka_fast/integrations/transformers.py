@@ -24,6 +24,7 @@ from rka_fast.attention import check_settings
 from rka_fast.context import told
 from rka_fast.errors import expect
 from rka_fast.kernels import RelationKernels, initialised_by
+from rka_fast.ops.api import kernelized_attention
 from rka_fast.ops.groups import Covariance, Location, Shape
 from rka_fast.swap import start_options
 
@@ -197,7 +198,7 @@ def attention_forward(
         covariance, shape = spread(query, key, outside.cooccurrence, outside.user)
     if scaling is not None and math.isclose(scaling, query.shape[-1] ** -0.5):
         scaling = None  # the default, which every backend has
-    output = outside.operator()(
+    output = kernelized_attention(
         Location(query, key, bias),
         value,
         covariance,
