@@ -5,6 +5,7 @@
 import asyncio
 import hmac
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
@@ -15,7 +16,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+)
 
 from rka_fast.errors import DataError, UserError
 from rka_fast.serving.batching import Batching
@@ -96,8 +105,23 @@ class Event(BaseModel):
     time: Annotated[float, Number] = Field(allow_inf_nan=False, ge=-1e11, le=1e11)
 
 
-def requests_within(limits: Limits) -> tuple[type[BaseModel], type[BaseModel]]:
-    """The bodies of /recommend: by a history, and by a user of the run's data."""
+def _form_of_had(given: Any) -> str:
+    return "Event" if isinstance(given, dict) else "Id"
+
+
+def _form_of_wanted(body: Any) -> str:
+    return "ByUser" if isinstance(body, dict) and "user" in body else "ByHistory"
+
+
+# By discriminators a fault is told of the form that was meant, not of every form.
+Had = Annotated[
+    Annotated[Id, Tag("Id")] | Annotated[Event, Tag("Event")], Discriminator(_form_of_had)
+]
+"""What a history holds."""
+
+
+def requests_within(limits: Limits) -> Any:
+    """The body of /recommend: by a history, or by a user of the run's data."""
 
     class _Wanted(BaseModel):
         model_config = ConfigDict(extra="forbid")
@@ -112,7 +136,7 @@ def requests_within(limits: Limits) -> tuple[type[BaseModel], type[BaseModel]]:
     class ByHistory(_Wanted):
         """Anybody, by what they had."""
 
-        history: list[Id | Event] = Field(
+        history: list[Had] = Field(
             max_length=limits.history,
             description="Oldest first; with times for a run that reads them.",
         )
@@ -122,7 +146,10 @@ def requests_within(limits: Limits) -> tuple[type[BaseModel], type[BaseModel]]:
 
         user: Id
 
-    return ByHistory, ByUser
+    return Annotated[
+        Annotated[ByHistory, Tag("ByHistory")] | Annotated[ByUser, Tag("ByUser")],
+        Discriminator(_form_of_wanted),
+    ]
 
 
 class Server:
@@ -195,7 +222,6 @@ class Server:
 def warm(load: Callable[[], Engine]) -> Engine:
     """A new engine that has answered: first answers take longer, and nobody waits for this one."""
     engine = load()
-    assert engine.numbers  # made now
     first, times = np.array([1]), np.array([0.0]) if engine.reads_times else None
     engine.rank([Asked(first, first, 1, times=times)])
     return engine
@@ -291,10 +317,10 @@ def make_app(
     app.add_middleware(Counted, metrics=metrics, paths=PATHS)
     app.exception_handler(RequestValidationError)(_invalid)
 
-    ByHistory, ByUser = requests_within(limits)
+    Wanted = requests_within(limits)
 
     @app.post("/recommend", responses=_OF_RECOMMEND)
-    async def recommend(body: ByHistory | ByUser, now: Now) -> Recommended:  # pyright: ignore
+    async def recommend(body: Wanted, now: Now) -> Recommended:  # pyright: ignore
         """The next items for a history, or for a user of the run's data."""
         return await now.recommend(body)
 
@@ -338,7 +364,9 @@ def _add_reload(app: FastAPI, token: str) -> None:
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> Health:
         """Load what lies at the served path now, and serve it in place of what was there."""
-        if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
+        # Headers are read as latin-1, whatever bytes they hold.
+        sent = b"" if given is None else given.credentials.encode("latin-1")
+        if not hmac.compare_digest(sent, os.fsencode(token)):
             raise HTTPException(401, "wrong token", {"WWW-Authenticate": "Bearer"})
         try:
             await now.reload()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -40,12 +41,13 @@ class Listed(NamedTuple):
     by: str
 
 
-class Engine:
+class Engine(ABC):
     """Answers batches of questions in one thread.
 
-    model: its name. ids: of items 1, 2, ... hides_seen: whether what was had is not to be
-    recommended, unless a question says otherwise. reads_times: whether questions need the times of
-    the history. notes: what a person should know. popularity: (items,), events in training.
+    model: its name. ids: of items 1, 2, ... numbers: of items by id. hides_seen: whether what was
+    had is not to be recommended, unless a question says otherwise. reads_times: whether questions
+    need the times of the history. notes: what a person should know. popularity: (items,), events in
+    training.
     """
 
     reads_times = False
@@ -54,13 +56,14 @@ class Engine:
         self, model: str, ids: list[str], hides_seen: bool, popularity: np.ndarray
     ) -> None:
         self.model, self.ids, self.hides_seen = model, ids, hides_seen
+        self.numbers = {name: number for number, name in enumerate(ids, start=1)}
         self.notes: list[str] = []
         self._popularity = popularity.astype(np.float32)
         self._popular = np.argsort(-popularity, kind="stable") + 1
 
+    @abstractmethod
     def user(self, name: str) -> tuple[int, np.ndarray, np.ndarray | None]:
         """Number, history and times of a user of the data. Raises DataError."""
-        raise NotImplementedError
 
     def rank(self, asked: Sequence[Asked]) -> list[Listed]:
         """The best items for each; the most popular ones where a history is empty."""
@@ -78,18 +81,14 @@ class Engine:
         return Listed(best + 1, cosine[best], "cosine")
 
     @cached_property
-    def numbers(self) -> dict[str, int]:
-        """Item numbers by id."""
-        return {name: number for number, name in enumerate(self.ids, start=1)}
-
-    @cached_property
     def _unit(self) -> np.ndarray:
         """Item vectors of length 1."""
         vectors = self._vectors()
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
+    @abstractmethod
     def _vectors(self) -> np.ndarray:
-        raise NotImplementedError
+        """Those of items 1, 2, ..., (items, width). Raises DataError where there are none."""
 
     def _most_popular(self, asked: Asked) -> Listed:
         """What many have had."""
@@ -97,8 +96,9 @@ class Engine:
         best = likely[~np.isin(likely, asked.hidden)][: asked.top]
         return Listed(best, self._popularity[best - 1], "popularity")
 
+    @abstractmethod
     def _rank(self, asked: Sequence[Asked]) -> list[Listed]:
-        raise NotImplementedError
+        """The best items for each; no history is empty."""
 
 
 class ExportEngine(Engine):

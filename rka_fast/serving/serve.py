@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import tyro
 
 from rka_fast.commands import exit_status, parse
-from rka_fast.errors import ConfigError
+from rka_fast.errors import ConfigError, UserError
 from rka_fast.serving.engine import Engine, load
+from rka_fast.serving.limits import Limits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -48,11 +49,11 @@ class Flags:
     # Milliseconds that a request waits for others to be scored with.
     wait: float = 2.0
     # Bytes of a request's body at most.
-    max_body: int = 2**20
+    max_body: int = Limits.body
     # Items of a history at most.
-    max_history: int = 10_000
+    max_history: int = Limits.history
     # Items of an answer at most.
-    max_top: int = 1000
+    max_top: int = Limits.top
     # What POST /reload asks for as a bearer token; by default the environment variable
     # RKA_FAST_RELOAD_TOKEN, which others on this machine cannot see. Without one there is no
     # /reload; SIGHUP reloads too.
@@ -76,7 +77,6 @@ def application(flags: Flags) -> FastAPI:
     if missing := [name for module, name in _NEEDED.items() if find_spec(module) is None]:
         raise ConfigError(f"serve needs {', '.join(missing)}: pip install 'rka_fast[serve]'")
     from rka_fast.serving.app import make_app
-    from rka_fast.serving.limits import Limits
 
     def engine() -> Engine:
         return load(flags.path, flags.ann)
@@ -117,7 +117,7 @@ async def serve(flags: Flags) -> None:
 async def _reload(app: FastAPI) -> None:
     try:
         await app.state.server.reload()
-    except ValueError:  # which the log has told
+    except UserError:  # which the log has told
         return
 
 
@@ -130,8 +130,8 @@ def listen(host: str, port: int) -> socket.socket:
         # asyncio sees to it only where the socket was made with its protocol's number.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, UnicodeError) as error:  # of a name that cannot be one of a machine
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from None
 
 
