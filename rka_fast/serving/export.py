@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from torch import nn
 
 from rka_fast import exporting
 from rka_fast.commands import exit_status, parse
 from rka_fast.errors import ConfigError, FolderError
+from rka_fast.explaining.asking import mode_of
 from rka_fast.files import to_json, write_atomically
 from rka_fast.models import MODELS
 from rka_fast.models.transformer import TransformerRecommender
@@ -44,6 +43,8 @@ def export_run(run: Run, folder: str | os.PathLike, format: str = "onnx") -> Pat
     export.json                model, length, whether what was had is hidden, popularity
     README.md                  how to call it
 
+    The graph scores as the run evaluates; where that draws, by the mean of the logits.
+
     Raises ConfigError where the model cannot be exported, FolderError for a folder that holds
     something, ImportError where ONNX's packages are missing.
     """
@@ -62,11 +63,12 @@ def export_run(run: Run, folder: str | os.PathLike, format: str = "onnx") -> Pat
     every = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
     device = next(model.parameters()).device
     try:
-        with _without_draws(model.cpu()):
-            exporting.export(
-                graph, folder / GRAPHS[format], (history, hidden, torch.tensor(2)),
-                dynamic_shapes=(every, every, None), names=(_INPUTS, _OUTPUTS),
-            )  # fmt: skip
+        model.cpu()
+        exporting.export(
+            graph, folder / GRAPHS[format], (history, hidden, torch.tensor(2)),
+            mode=mode_of(run) or "mean", dynamic_shapes=(every, every, None),
+            names=(_INPUTS, _OUTPUTS),
+        )  # fmt: skip
         vectors = model.item_vectors()[1:].detach().numpy()
     finally:
         model.to(device)
@@ -103,19 +105,6 @@ def _exportable(run: Run) -> TransformerRecommender:
             "for; train it without --time-bias, or serve the run itself"
         )
     return run.model
-
-
-@contextmanager
-def _without_draws(model: nn.Module) -> Iterator[None]:
-    """Attentions that draw in evaluation take the mean: a file draws nothing."""
-    drawing: list[Any] = [x for x in model.modules() if getattr(x, "eval_mode", None) == "sample"]
-    for attention in drawing:
-        attention.eval_mode = "mean"
-    try:
-        yield
-    finally:
-        for attention in drawing:
-            attention.eval_mode = "sample"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,11 @@ from support.runs import train, write_log
 
 import rka_fast
 from rka_fast.commands import main
+from rka_fast.context import use_draws
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.errors import ConfigError, FolderError
+from rka_fast.explaining.attending import attentions
+from rka_fast.serving.engine import Asked, load
 from rka_fast.serving.graph import BucketCounts, MatrixCounts
 
 
@@ -121,6 +124,36 @@ def test_what_lies_beside_the_graph(run, exported):
     assert facts["popularity"] == [events.count(item) for item in range(1, len(items) + 1)]
     vectors = np.load(exported / "vectors.npy")
     assert (vectors == run.model.item_vectors()[1:].detach().numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "written"),
+    [("location", "location"), pytest.param("sample", "mean", marks=pytest.mark.slow)],
+)
+def test_the_graph_evaluates_as_the_run_does(mode, written, tmp_path):
+    pytest.importorskip("onnxruntime")
+    log = write_log(tmp_path / "log.txt")
+    assert train(log, tmp_path / "run", "--epochs", "1", "--eval-mode", mode) == 0
+    run = rka_fast.Run.load(tmp_path / "run")
+    with torch.no_grad():  # after one epoch the modes hardly differ
+        for attention in attentions(run.model):
+            attention.spread_query.weight.mul_(30)
+            attention.out_proj.weight.mul_(30)
+    engine = load(rka_fast.export(run, tmp_path / "export"))
+    history = run.sequences.sequence(0).astype(np.int64)
+    (listed,) = engine.rank([Asked(history, np.zeros(0, np.int64), 20)])
+    scores = {}
+    for each in ("location", "mean"):
+        with torch.no_grad(), use_draws(run.model, each):
+            scores[each] = run.model.scores(run.batcher.history(history.tolist()))[0].numpy()
+    found = {each: x[listed.items] for each, x in scores.items()}
+    print(
+        np.abs(found["location"] - found["mean"]).max(),
+        np.abs(listed.scores - found["mean"]).max(),
+        np.abs(listed.scores - found["location"]).max(),
+    )
+    np.testing.assert_allclose(listed.scores, found[written], rtol=0, atol=1e-5)
+    assert np.abs(found["location"] - found["mean"]).max() > 1e-3  # far beyond it
 
 
 @pytest.mark.slow
