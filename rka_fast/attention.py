@@ -238,12 +238,12 @@ class KernelizedAttention(nn.MultiheadAttention):
         elif all(same):  # one product for each input
             return self._heads(F.linear(query, weight, bias), 3)
         elif same[1]:
-            q_bias, kv_bias = (None, None) if bias is None else bias.split((d, 2 * d))
+            q_bias, kv_bias = (None, None) if bias is None else (bias[:d], bias[d:])
             q = F.linear(query, weight[:d], q_bias)
             return *self._heads(q, 1), *self._heads(F.linear(key, weight[d:], kv_bias), 2)
         else:
-            weights = weight.split(d)
-        offsets = (None, None, None) if bias is None else bias.split(d)
+            weights = weight.unflatten(0, (3, d)).unbind()
+        offsets = (None, None, None) if bias is None else bias.unflatten(0, (3, d)).unbind()
         products = map(F.linear, (query, key, value), weights, offsets)
         return tuple(self._heads(x, 1)[0] for x in products)
 

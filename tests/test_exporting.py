@@ -73,6 +73,27 @@ def test_one_attention_for_any_length(suffix, tmp_path):
     runs_elsewhere(path, tmp_path, SelfAttention(attention), inputs)
 
 
+class CrossAttention(SelfAttention):
+    def forward(self, query, key, value):
+        return self.attention(query, key, value, need_weights=False)[0]
+
+
+class NormalisedQueries(SelfAttention):
+    def forward(self, query, x):
+        return self.attention(query, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize(("kind", "inputs"), [(CrossAttention, 3), (NormalisedQueries, 2)])
+def test_the_export_prints_nothing(kind, inputs, tmp_path, caplog, capfd):
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    model = kind(KernelizedAttention(D, H, batch_first=True)).eval()
+    args = tuple(torch.randn(2, 8, D) for _ in range(inputs))
+    with caplog.at_level("WARNING"):
+        export(model, tmp_path / "model.onnx", args)
+    assert caplog.text == "" and "".join(capfd.readouterr()) == ""
+
+
 class Classifier(nn.Module):
     """Tokens with padding through an encoder, causal, to a class."""
 
