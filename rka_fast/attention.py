@@ -322,7 +322,12 @@ def check_settings(activation: str, initial_scale: float, backend: str) -> None:
 
 def _refuse_counts(same: bool, kernels: Kernels | RelationFactor | None) -> None:
     """Raise ValueError where counts have no meaning: they are of the keys, beside no kernels."""
-    if not same or kernels is not None:
+    if kernels is not None:
+        raise ValueError(
+            "cooccurrence: expected None beside kernels, which hold the counts, got a tensor; pass "
+            "kernels=module.kernels(key, user, cooccurrence) with batch-first key"
+        )
+    if not same:
         raise ValueError(
             "cooccurrence: expected self-attention (query and key the same tensor), got "
             "different queries and keys. Leave it out for cross-attention; where the "

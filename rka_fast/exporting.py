@@ -70,6 +70,10 @@ def export(
         if any(x is not None for x in (args, keywords, dynamic_shapes, names)) or mode != "mean":
             raise ValueError("args: expected a path and format alone with a run, got more")
         return model.export(path, format)
+    if format != "onnx":
+        raise ValueError(
+            f"format: expected it with a run alone, got {format!r}; a path's suffix says it"
+        )
     if path.suffix not in KINDS:
         kinds = " or ".join(f"{suffix} ({kind})" for suffix, kind in KINDS.items())
         raise ValueError(f"path: expected a name that ends in {kinds}, got {str(path)!r}")

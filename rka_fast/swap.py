@@ -54,11 +54,11 @@ def swap_attention(
     expect("model", model, nn.Module, "a torch.nn.Module")
     if filter_fn is not None:
         expect("filter_fn", filter_fn, Callable, "a function of name and module, or None")
-    if isinstance(model, nn.MultiheadAttention) and not isinstance(model, KernelizedAttention):
+    if _converter(model) is not None:
         raise ValueError(
-            "model: expected a module with attentions in it, got a MultiheadAttention, which "
-            "cannot be replaced in place: build KernelizedAttention of its sizes and "
-            "load_state_dict(mha.state_dict(), strict=False)"
+            f"model: expected a module with attentions in it, got {type(model).__name__} itself, "
+            "which cannot be replaced in place: give the module around it, or "
+            "torch.nn.ModuleList([model]), whose first element is then its replacement"
         )
     options = {**start_options(start, activation, initial_scale), "backend": backend}
     options["user_dim"] = user_dim

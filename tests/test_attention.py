@@ -258,6 +258,8 @@ def test_cross_attention_with_co_occurrence_is_refused():
     for query in (torch.randn(B, 4, D), torch.randn(B, N, D)):
         with pytest.raises(ValueError, match=r"cooccurrence.*self-attention.*kernels="):
             ours(query, x, x, cooccurrence=relations())
+    with pytest.raises(ValueError, match="cooccurrence: expected None beside kernels"):
+        ours(x, x, x, cooccurrence=relations(), kernels=Kernels(x))
 
 
 def test_ready_kernels_stand_for_the_modules_own():

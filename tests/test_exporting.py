@@ -186,6 +186,8 @@ def test_errors(tmp_path):
     attention = KernelizedAttention(D, H, batch_first=True).eval()
     with pytest.raises(ValueError, match=r"path: expected .*\.onnx \(ONNX\).*'model.pt'"):
         export(attention, "model.pt")
+    with pytest.raises(ValueError, match="format: expected it with a run alone, got 'aoti'"):
+        export(attention, tmp_path / "x.onnx", format="aoti")
     with pytest.raises(ValueError, match="mode: expected mean or location, got 'sample'"):
         export(attention, tmp_path / "x.onnx", mode="sample")
     with pytest.raises(ValueError, match="args: expected example inputs of Linear"):

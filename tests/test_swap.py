@@ -155,8 +155,16 @@ def test_errors_name_the_attention_and_leave_the_model():
     assert not ours(model)
     with pytest.raises(ValueError, match="start: expected one of trained, rksa, got 'trainde'"):
         swap_attention(model, start="trainde")
-    with pytest.raises(ValueError, match="model: expected a module with attentions"):
+    with pytest.raises(ValueError, match="got MultiheadAttention itself.*ModuleList"):
         swap_attention(model[0])
+    around = nn.ModuleList([model[0]])  # as the message says
+    assert swap_attention(around) == ["0"] and isinstance(around[0], KernelizedAttention)
+
+
+def test_timms_attention_itself_is_told():
+    timm = pytest.importorskip("timm")
+    with pytest.raises(ValueError, match="got Attention itself.*ModuleList"):
+        swap_attention(timm.layers.Attention(D, H))
 
 
 @pytest.mark.parametrize(

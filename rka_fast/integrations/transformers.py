@@ -92,7 +92,8 @@ def add_attention(
     """Gives every self-attention of `model` what ours needs, in place, and selects it by name.
 
     Args as in `rka_fast.swap_attention`: by default the trained function is kept in evaluation.
-    The settings go into `model.config.rka_fast` and with it into `save_pretrained`.
+    The settings go into `model.config.rka_fast` and with it into `save_pretrained`. What has been
+    given stays as it is when called again.
 
     Returns:
         The model.
@@ -114,13 +115,14 @@ def add_attention(
             f"model: {type(model).__name__} has no self-attention that Transformers dispatches by "
             "name; rka_fast.swap_attention replaces nn.MultiheadAttention"
         )
-    for module in found:
-        if not hasattr(module, NAME):
-            parameter = next(module.parameters())
-            new = {"device": parameter.device, "dtype": parameter.dtype}
-            module.add_module(NAME, HeadSpread(*_sizes(module), **options, **new))
-            module.get_submodule(NAME).train(module.training)
-    model.config.rka_fast = options
+    without = [module for module in found if not hasattr(module, NAME)]
+    for module in without:
+        parameter = next(module.parameters())
+        new = {"device": parameter.device, "dtype": parameter.dtype}
+        module.add_module(NAME, HeadSpread(*_sizes(module), **options, **new))
+        module.get_submodule(NAME).train(module.training)
+    if without:
+        model.config.rka_fast = options
     model.set_attn_implementation(NAME)
     return model
 

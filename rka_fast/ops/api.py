@@ -186,7 +186,7 @@ def relation_factor(
         mask=mask,
         padding=padding,
         causal=is_causal,
-        jitter=float(jitter),
+        jitter=_number("jitter", jitter),
     )
     check.relations(made_of)
     if check_counts and made_of.cooccurrence is not None:
@@ -231,7 +231,7 @@ def as_seed(
     seed = is_tensor("seed (an int or a tensor of one int64)", seed)
     if draws is None or seed.numel() != 1 or seed.dtype != torch.int64:
         return seed  # as it is, or to be refused
-    return seed.reshape(1) + torch.arange(draws, device=device) * _wrapped(SEED_STEP)
+    return seed.reshape(1) + torch.arange(draws, device=seed.device) * _wrapped(SEED_STEP)
 
 
 def _number(name: str, x: float) -> float:

@@ -226,11 +226,6 @@ class Tensors:
         dtype = choice.choice((self.dtype, self.wide))
         return self.normal(*(choice.choice((1, n)) for n in shape), dtype=dtype)
 
-    def scale(self) -> float | None:
-        if self.choice.random() < 0.8:
-            return None
-        return self.choice.uniform(0.1, 0.5)
-
     def times(self) -> RelativeTimes | None:
         """Seconds between rows and keys, from none to years."""
         if self.choice.random() < 0.8:

@@ -160,6 +160,13 @@ def test_relations_reach_it():
     assert not torch.allclose(plain, related) and not torch.allclose(plain, personal)
 
 
+def test_a_second_call_changes_nothing():
+    model = add_attention(build("gpt2"), start="rksa", backend="reference")
+    settings, before = dict(model.config.rka_fast), list(model.modules())
+    assert add_attention(model, activation="tanh") is model
+    assert model.config.rka_fast == settings and list(model.modules()) == before
+
+
 def test_errors(tmp_path):
     plain = build("gpt2", attn_implementation=NAME)
     with pytest.raises(ValueError, match=r"add_attention\(model\)"):

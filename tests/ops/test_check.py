@@ -67,6 +67,10 @@ CASES = {
     "seed kind": ({"seed": 1.5}, ("seed", "int", "float")),
     "seed kind unused": ({"seed": 1.5, "mode": "location"}, ("seed", "float")),
     "seed size": ({"seed": torch.tensor([1, 2])}, ("seed", "(2,)")),
+    "seed device": (
+        {"seed": torch.zeros(1, dtype=torch.int64, device="meta"), "draws": 2},
+        ("seed: expected device cpu like location.query, got meta",),
+    ),
     "backend": ({"backend": "cobol"}, ("backend", "reference", "'cobol'")),
 }  # fmt: skip
 

@@ -195,12 +195,10 @@ def _spread(a: Arguments, allowed: Tensor, activation: Callable[[Tensor], Tensor
         alpha = activation(shape) * prior
         skew = skew_normal.skewness(alpha, correlation)
         spread = spread._replace(shape=shape, prior=prior, alpha=alpha, skew=skew)
-    if a.mode == "mean":  # of normal logits it is the location
-        return (
-            spread
-            if spread.skew is None
-            else spread._replace(deviates=skew_normal.mean(spread.skew))
-        )
+    if a.mode == "mean":
+        if spread.skew is None:  # of normal logits the mean is the location
+            return spread
+        return spread._replace(deviates=skew_normal.mean(spread.skew))
     batch, heads, _, keys = scale.shape
     if a.factor is None:
         factor = covariance.cholesky(correlation, a.jitter)
