@@ -158,6 +158,14 @@ class KernelizedAttention(nn.MultiheadAttention):
         """
         for name, x in (("query", query), ("key", key), ("value", value)):
             expect(name, x, Tensor, "a tensor")
+        optional = (
+            ("attn_mask", attn_mask),
+            ("key_padding_mask", key_padding_mask),
+            ("user", user),
+        )
+        for name, x in optional:
+            if x is not None:
+                expect(name, x, Tensor, "a tensor or None")
         if query.is_nested or key.is_nested or value.is_nested:
             _refuse_with_nested(times, row_offset)
             return nested.attend(

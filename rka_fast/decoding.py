@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rka_fast.attention import KernelizedAttention
 from rka_fast.errors import expect
+from rka_fast.ops import check, shapes
 from rka_fast.ops.api import kernelized_attention
 from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.groups import Covariance, Location, Shape
@@ -50,6 +51,8 @@ class Decoder:
         own = {"is_causal", "row_offset", "backend", "check_counts"}
         if given := sorted(own & options.keys()):
             raise TypeError(f"options: expected none that decoding sets itself, got {given}")
+        check.groups(location, covariance, shape)
+        shapes.ranks(location.query, location.key)
         rows, keys = location.query.shape[2], location.key.shape[2]
         if keys != self.length + rows:
             raise ValueError(
@@ -105,7 +108,7 @@ class ModuleDecoder:
 
         cooccurrence: (B, m, m), the counts of all positions so far, which are not checked.
         """
-        m = self.module
+        m, x = self.module, expect("x", x, Tensor, "a tensor")
         batch = 0 if m.batch_first else 1
         known = None if self.cache is None else self.cache[0].shape[0]
         if x.dim() != 3 or x.shape[-1] != m.embed_dim or known not in (None, x.shape[batch]):

@@ -288,6 +288,12 @@ MESSAGES = {
         r"key_padding_mask: expected shape \(3, 7\)",
     ),
     "mask dtype": ({"attn_mask": torch.zeros(N, N, dtype=torch.int32)}, "attn_mask.*int32"),
+    "mask kind": ({"attn_mask": [[0.0]]}, "attn_mask: expected a tensor or None, got list"),
+    "padding kind": (
+        {"key_padding_mask": [[True]]},
+        "key_padding_mask: expected a tensor or None, got list",
+    ),
+    "user kind": ({"user": "u7"}, "user: expected a tensor or None, got str"),
     "mode": ({"mode": "median"}, "mode: expected one of sample.*'median'"),
     "numpy": ({"query": torch.zeros(B, N, D).numpy()}, "query: expected a tensor, got ndarray"),
     "kernels": ({"kernels": {}}, r"covariance.kernels: expected rka_fast.Kernels\(.*got dict"),

@@ -5,7 +5,7 @@ import torch
 from support import cases
 from support.subjects import Subject
 
-from rka_fast import KernelizedAttention, kernelized_attention
+from rka_fast import KernelizedAttention, Location, kernelized_attention
 from rka_fast.decoding import Decoder, ModuleDecoder
 from rka_fast.ops.reference import covariance
 
@@ -119,6 +119,13 @@ def test_wrong_calls_are_named():
     inputs = cases.random_inputs(n=N, dtype=torch.float32)
     with pytest.raises(TypeError, match=r"options: .*\['is_causal'\]"):
         Decoder()(**inputs, seed=1, is_causal=True)
+    with pytest.raises(TypeError, match=r"location: expected rka_fast.Location\(.*got Tensor"):
+        Decoder()(inputs["value"], inputs["value"], seed=1)
+    query, key = inputs["location"][:2]
+    with pytest.raises(ValueError, match="location.query: expected 4 dimensions"):
+        Decoder()(**{**inputs, "location": Location(query[0, 0], key)}, seed=1)
+    with pytest.raises(TypeError, match="x: expected a tensor, got list"):
+        decoder([[0.0]])  # pyright: ignore[reportArgumentType]
 
 
 def test_several_draws_at_a_position():

@@ -201,7 +201,8 @@ def _share_heads(
     location: Location, value: Tensor, covariance: Covariance | None, shape: Shape | None
 ) -> tuple[Location, Tensor, Covariance | None, Shape | None]:
     """Keys and values with as many heads as the queries, each repeated for its group of them."""
-    heads = is_tensor("location.query", location.query).shape[1]
+    shapes.ranks(location.query, location.key)
+    heads = location.query.shape[1]
 
     def repeat(name: str, x: Tensor) -> Tensor:
         given = is_tensor(name, x).shape[1] if x.dim() == 4 else 0

@@ -60,6 +60,8 @@ def test_heads_that_do_not_divide_are_refused():
     q, k = torch.randn(1, 4, 5, 2), torch.randn(1, 3, 5, 2)
     with pytest.raises(ValueError, match="location.key: .*divisor of the queries' 4 heads"):
         kernelized_attention(Location(q, k), k, enable_gqa=True, **PLAIN)
+    with pytest.raises(ValueError, match="location.query: expected 4 dimensions"):
+        kernelized_attention(Location(q[0, 0, 0], k), k, enable_gqa=True, **PLAIN)
 
 
 @pytest.mark.parametrize("kind", [int, np.int64, np.uint64, np.int32, torch.tensor])
