@@ -47,6 +47,16 @@ def test_the_operator_position_by_position(mode, steps, changes):
     torch.testing.assert_close(torch.cat(rows, 2), whole, **SINGLE.tolerance)
 
 
+def test_autocast_does_not_round_it():
+    inputs = cases.random_inputs(n=N, dtype=torch.float32)
+    plain, other = Decoder(), Decoder()
+    for first, last in ((0, 5), (5, N)):
+        part = positions(inputs, first, last)
+        expected = plain(**part, seed=8)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(other(**part, seed=8), expected)
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("mode", ["sample", "mean"])
 def test_the_module_position_by_position(mode, batch_first):

@@ -133,7 +133,8 @@ def kernelized_attention(
         counts = counts_or_nan(arguments.cooccurrence, arguments.padding)
         arguments = arguments._replace(cooccurrence=counts)
     if callable(backend):
-        return backend(arguments)
+        with library.own_precision(value):
+            return backend(arguments)
     return library.call(*arguments, choose(backend, arguments))
 
 

@@ -1,1 +1,1 @@
-"""A trained model elsewhere: as a file, over HTTP, and on large catalogues."""
+"""A trained model elsewhere: as a file and over HTTP."""
