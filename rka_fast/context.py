@@ -74,7 +74,7 @@ def use_relations(
     for name, x in (("cooccurrence", cooccurrence), ("user", user)):
         if x is not None:
             expect(name, x, Tensor, "a tensor or None")
-    for module in _attentions(model):
+    for module in _some_attentions(model):
         if user is not None and (module.kernels is None or module.kernels.user_dim is None):
             raise ValueError(
                 "user: expected attentions built with user_dim, got one without: build it with "
@@ -107,7 +107,7 @@ def use_draws(model: nn.Module, mode: str = "sample") -> Iterator[None]:
 def _telling(model: nn.Module, values: dict) -> Iterator[None]:
     given = {name: x for name, x in values.items() if x is not None}
     everything = dict(_told.get() or {})
-    for module in _attentions(model):
+    for module in _some_attentions(model):
         everything[id(module)] = everything.get(id(module), NOTHING)._replace(**given)
     token = _told.set(everything)
     try:
@@ -116,10 +116,15 @@ def _telling(model: nn.Module, values: dict) -> Iterator[None]:
         _told.reset(token)
 
 
-def _attentions(model: nn.Module) -> list[Any]:
+def attentions(model: nn.Module) -> list[Any]:
+    """What the blocks above reach in `model`: `KernelizedAttention`, and those of integrations."""
+    return [module for module in model.modules() if getattr(module, "takes_relations", False)]
+
+
+def _some_attentions(model: nn.Module) -> list[Any]:
     """The attentions in `model`. Raises ValueError where there are none."""
     expect("model", model, nn.Module, "a torch.nn.Module")
-    found = [module for module in model.modules() if getattr(module, "takes_relations", False)]
+    found = attentions(model)
     if not found:
         raise ValueError(
             f"model: expected a module with KernelizedAttention in it, got {type(model).__name__} "

@@ -13,7 +13,7 @@ from torch.export import Dim
 from torch.utils._pytree import tree_map
 
 from rka_fast.attention import KernelizedAttention
-from rka_fast.context import use_draws
+from rka_fast.context import attentions, use_draws
 from rka_fast.errors import expect
 from rka_fast.ops.library import plain_operators
 
@@ -102,8 +102,7 @@ def export(
             given, named = dynamic_shapes[: len(args)], dynamic_shapes[len(args) :]
             dynamic_shapes = _by_name(model, given, dict(zip(keywords, named, strict=True)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawing = any(isinstance(x, KernelizedAttention) for x in model.modules())
-    draws = use_draws(model, mode) if drawing else nullcontext()
+    draws = use_draws(model, mode) if attentions(model) else nullcontext()
     with torch.no_grad(), draws, plain_operators(), _without_nested_tensors():
         write = _write_onnx if path.suffix == ".onnx" else _write_package
         write(model, path, args, keywords, dynamic_shapes, names or (None, None))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from rka_fast import KernelizedAttention, export, swap_attention, use_draws, use_relations
+from rka_fast.context import told
 from rka_fast.ops.library import plain_operators
 
 D, H = 16, 4
@@ -174,6 +175,23 @@ def test_pytorchs_own_onnx_export_takes_the_mean(tmp_path):
     x, path = torch.randn(2, 8, D), tmp_path / "own.onnx"
     torch.onnx.export(model, (x,), path, dynamo=True, verbose=False)
     runs_elsewhere(path, tmp_path, model, [(x,)])
+
+
+class Told(nn.Module):
+    """An attention of an integration: it takes relations and modes, and is none of ours."""
+
+    takes_relations = True
+
+    def forward(self, x):
+        return x * {"mean": 2.0, "location": 3.0}[told(self).mode or "mean"]
+
+
+def test_the_mode_reaches_attentions_of_integrations(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = export(Told().eval(), tmp_path / "told.onnx", (torch.ones(2, 3),), mode="location")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": torch.ones(4, 5).numpy()})
+    assert (found == 3.0).all()
 
 
 def test_a_program_that_draws_is_refused():
