@@ -17,7 +17,7 @@ from rka_fast.errors import ConfigError, printable
 from rka_fast.explaining.explanation import DRAWS
 from rka_fast.files import check_writable, to_json, write_output
 from rka_fast.pages.explain_page import explain_page
-from rka_fast.recommend import Asked, ids_of
+from rka_fast.recommend import Asked, check_times, history_of, time_of
 from rka_fast.run import Run
 
 
@@ -43,20 +43,15 @@ def explain(flags: Flags) -> str:
         raise ConfigError("give either --user ID, for someone in the data, or --history ID,ID,...")
     if flags.out is None and not flags.json:
         raise ConfigError("give --out FILE.html for the page, or --json for its numbers, or both")
-    if flags.times is not None and flags.history is None:
-        raise ConfigError("--times goes with --history: a user of the data has times")
+    check_times(flags)
     if flags.out is not None:
         check_writable(flags.out)
-    of = flags.user if flags.history is None else [ids_of(flags.history)]
-    if of == [[]]:
-        raise ConfigError("--history is empty: give at least one item")
-    times = None if flags.times is None else [flags.times.split(",")]
     run = Run(flags.run, flags.device)
-    if run.model.uses_times and flags.history is not None and times is None:
-        raise ConfigError("--history: this run reads times; give --times TIME,TIME,... too")
-    found = run.explain(
-        of, flags.top, times=times, at=flags.at, titles=flags.titles, draws=flags.draws
-    )
+    of, times, at = flags.user, None, time_of(flags, run.model.uses_times)
+    if flags.history is not None:
+        items, when = history_of(flags, run.model.uses_times)
+        of, times = [items], when and [when]
+    found = run.explain(of, flags.top, times=times, at=at, titles=flags.titles, draws=flags.draws)
     if flags.out is not None:
         write_output(flags.out, explain_page(found))
     return to_json(found.to_json()).rstrip() if flags.json else f"page: {printable(flags.out, 500)}"
@@ -66,17 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 for a user's mistake."""
 
     def run() -> int:
-        print(
-            explain(
-                parse(
-                    Flags,
-                    argv,
-                    "rka-fast explain",
-                    __doc__,
-                    "did you mean --user {0}, or --history {0}?",
-                )
-            )
+        flags = parse(
+            Flags, argv, "rka-fast explain", __doc__, "did you mean --user {0}, or --history {0}?"
         )
+        print(explain(flags))
         return 0
 
     return exit_status(run)

@@ -85,16 +85,12 @@ def recommend(flags: Flags) -> str:
     """The text that the command prints."""
     _check(flags)
     run = Run(flags.run, flags.device)
-    for name in ("times", "at"):
-        if getattr(flags, name) is not None and not run.model.uses_times:
-            raise ConfigError(f"--{name} has no meaning: this run was trained without --time-bias")
-    of, times = _asked(flags, run.model.uses_times)
     options: dict[str, Any] = {
         name: getattr(flags, name)
-        for name in ("at", "seen", "titles", "draws", "order", "seed", "ann", "unknown")
+        for name in ("seen", "titles", "draws", "order", "seed", "ann", "unknown")
     }
-    if flags.at is not None:
-        options["at"] = seconds(flags.at, "--at")
+    options["at"] = time_of(flags, run.model.uses_times)
+    of, times = _asked(flags, run.model.uses_times)
     if flags.items is not None:
         options["items"] = read_ids(flags.items)[0]
     if flags.exclude is not None:
@@ -108,8 +104,8 @@ def recommend(flags: Flags) -> str:
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
     if flags.out is not None:
-        path = run.write(plan, flags.out, at_given=flags.at is not None)
-        return f"recommendations for {_people(len(plan))}: {printable(path, 500)}"
+        path, lists = run.write(plan, flags.out, at_given=flags.at is not None)
+        return f"recommendations for {_people(lists, len(plan))}: {printable(path, 500)}"
     return _text(flags, run, plan)
 
 
@@ -127,8 +123,7 @@ def _check(flags: Flags) -> None:
         form_of(flags.out)
         if flags.json:
             raise ConfigError("--json prints; leave it out, or --out, which may end in .jsonl")
-    if flags.times is not None and flags.history is None:
-        raise ConfigError("--times goes with --history: users of the data and files have times")
+    check_times(flags)
 
 
 def _asked(flags: Flags, reads_times: bool) -> tuple[Any, Any]:
@@ -140,19 +135,37 @@ def _asked(flags: Flags, reads_times: bool) -> tuple[Any, Any]:
     if flags.history_file is not None:
         lists, times = read_histories(flags.history_file)
         return lists, times if reads_times else None
-    items = ids_of(flags.history or "")
-    if not items:
-        raise ConfigError("--history is empty: give at least one item")
-    if flags.times is None:
-        if reads_times:
-            raise ConfigError("--history: this run reads times; give --times TIME,TIME,... too")
-        return {HISTORY: items}, None
-    return {HISTORY: items}, {
-        HISTORY: [seconds(when, "--times") for when in flags.times.split(",")]
-    }
+    items, times = history_of(flags, reads_times)
+    return {HISTORY: items}, times and {HISTORY: times}
 
 
 HISTORY = "this history"
+
+
+def check_times(flags: Asked) -> None:
+    """Raise ConfigError for --times without --history."""
+    if flags.times is not None and flags.history is None:
+        raise ConfigError("--times goes with --history: users of the data and files have times")
+
+
+def time_of(flags: Asked, reads_times: bool) -> float | None:
+    """--at in seconds since 1970. Raises ConfigError for times that the run does not read."""
+    for name in ("times", "at"):
+        if getattr(flags, name) is not None and not reads_times:
+            raise ConfigError(f"--{name} has no meaning: this run was trained without --time-bias")
+    return None if flags.at is None else seconds(flags.at, "--at")
+
+
+def history_of(flags: Asked, reads_times: bool) -> tuple[list[Any], list[float] | None]:
+    """The items of --history and its --times. Raises ConfigError or DataError."""
+    items = ids_of(flags.history or "")
+    if not items:
+        raise ConfigError("--history is empty: give at least one item")
+    if flags.times is not None:
+        return items, [seconds(when, "--times") for when in flags.times.split(",")]
+    if reads_times:
+        raise ConfigError("--history: this run reads times; give --times TIME,TIME,... too")
+    return items, None
 
 
 def ids_of(text: str) -> list[Any]:
@@ -166,8 +179,11 @@ def ids_of(text: str) -> list[Any]:
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
-def _people(count: int) -> str:
-    return "1 person" if count == 1 else f"{count:,} people"
+def _people(lists: int, count: int) -> str:
+    people = "1 person" if count == 1 else f"{count:,} people"
+    if lists == count:
+        return people
+    return f"{lists:,} of {people} (no item is left that may be shown to the others)"
 
 
 def _text(flags: Flags, run: Run, plan: Plan) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,6 @@ import polars as pl
 import torch
 
 from rka_fast.commands import ALIASES
-from rka_fast.data.readers import Interactions
 from rka_fast.data.split import STAGES
 from rka_fast.errors import ConfigError, DataError, hint
 from rka_fast.explaining.asking import History
@@ -30,7 +28,10 @@ from rka_fast.recommending.asked import (
     from_frame,
     histories_of,
     is_frame,
+    is_id,
+    listed,
     read_titles,
+    titles_by_id,
     titles_in,
 )
 from rka_fast.recommending.histories import Histories, item_indices, seconds
@@ -84,14 +85,16 @@ def fit(
             meant = flag[2:].replace("-", "_")
             told = f"did you mean {meant!r}?" if meant in known else hint(name, known)
             raise ConfigError(f"unknown setting {name!r}; {told}")
-    logs = {name: settings.get(name) for name in ("valid", "test")}
-    logs = {name: log for name, log in {"data": data, **logs}.items() if log is not None}
-    named = {**settings, **{name: _source(log) for name, log in logs.items()}}
+    others = {name: settings[name] for name in ("valid", "test") if settings.get(name) is not None}
+    logs = {"data": data, **others}
+    named = {**settings, **{name: _source(name, log) for name, log in logs.items()}}
     if from_run is None:
         config = Config(**named)
     else:
         config = updated(from_run.folder if isinstance(from_run, Run) else from_run, named)
-    frames = {name: _interactions(log, config) for name, log in logs.items() if is_frame(log)}
+    frames = {
+        name: read_log(config, polars_frame(log)) for name, log in logs.items() if is_frame(log)
+    }
     train(config, interactions=frames, chosen=from_run is not None or "loss" in settings)
     return Run.load(config.run_dir)
 
@@ -190,12 +193,15 @@ class Run:
         plan = self.plan(of, top, **options)
         for note in plan.notes:
             warnings.warn(note, stacklevel=2)
-        return self.write(plan, out, at_given=options.get("at") is not None, progress=progress)
+        return self.write(plan, out, at_given=options.get("at") is not None, progress=progress)[0]
 
     def write(
         self, plan: Plan, out: str | os.PathLike, *, at_given: bool = True, progress: bool = True
-    ) -> Path:
-        """`recommend_to` of a plan; at_given: whether the time of asking is not by default now."""
+    ) -> tuple[Path, int]:
+        """`recommend_to` of a plan. Returns the path, and how many of the lists have an item.
+
+        at_given: whether the time of asking is not by default now.
+        """
         weights = hashlib.sha256(RunFolder(self.folder).best.read_bytes()).hexdigest()
         return write_lists(plan, out, model=weights, at_given=at_given, quiet=not progress)
 
@@ -217,7 +223,7 @@ class Run:
         unknown: str | None = None,
     ) -> Plan:
         """What `recommend` computes from, with the same arguments, before anything is computed."""
-        options = Options(top, seen or self.config.seen, draws, order, seed, ann)
+        options = Options(top, self.config.seen if seen is None else seen, draws, order, seed, ann)
         histories = self.histories(of, times=times, at=at, unknown=unknown)
         shown, notes = shown_to(histories, self.sequences, options.seen, items, exclude)
         ranker = self.ranker(options, shown)
@@ -305,7 +311,8 @@ class Run:
         if is_frame(items):
             ids = columns_of(items, "items")["item"]
         else:
-            ids = [items] if isinstance(items, (str, int, float)) else list(items)
+            expected = "items: expected an item id or several"
+            ids = [items] if is_id(items) else listed(items, expected)
         if not ids:
             raise DataError("items: expected at least one item id")
         indices = item_indices(self.sequences, ids)
@@ -325,7 +332,7 @@ class Run:
         """
         split, batcher, stage = self.batcher.split, self.batcher, on
         if is_frame(on):
-            events = from_frame(polars_frame(on))
+            events = from_frame(polars_frame(on), of_one=False)
             split, left_out = later_split(split, *events)
             batcher, stage = later_batcher(batcher, split), "test"
             if left_out:
@@ -365,23 +372,19 @@ MANY_LISTS = 2000
 
 def _titles(given: Any) -> Mapping[str, str] | None:
     """Titles by item id, of a file, a mapping or a frame."""
-    if given is None or isinstance(given, Mapping):
-        return given
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        return titles_by_id(given.items())
     if is_frame(given):
         return titles_in(polars_frame(given), "titles")
     return read_titles(given)
 
 
-def _source(given: Any) -> str:
+def _source(name: str, given: Any) -> str:
     """What the settings say of data that was given."""
     if isinstance(given, (str, os.PathLike)):
         return str(given)
-    return FRAME if is_frame(given) else ",".join(map(str, given))
-
-
-def _interactions(frame: pl.DataFrame | pd.DataFrame, config: Config) -> Interactions:
-    """What the reader makes of a data frame, as of a Parquet file with its columns."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "frame.parquet"
-        polars_frame(frame).write_parquet(file)
-        return read_log(config, file)
+    if is_frame(given):
+        return FRAME
+    return ",".join(map(str, listed(given, f"{name}: expected files, a folder or a data frame")))

@@ -180,8 +180,14 @@ def test_a_run_with_a_time_bias_is_asked_at_a_time(model, tmp_path, capsys):
     assert "--at 'soon': expected seconds since 1970 or an ISO date" in capsys.readouterr().err
     when = [[1e9] * len(items)]
     assert len(loaded.recommend([items], 3, times=when, at=1.5e9)) == 3
+    with pytest.raises(DataError, match="users of the data have their own"):
+        loaded.recommend("u7", 3, times=when)
 
 
 def test_times_without_a_time_bias_are_refused(run, capsys):
-    assert main([str(run), "--user", "u7", "--at", "1"]) == 2
-    assert "--at has no meaning" in capsys.readouterr().err
+    for command in (main, explain):
+        for flags in (["--user", "u7", "--at", "1"], ["--history", "i3", "--times", "1"]):
+            assert command([str(run), *flags, "--json"]) == 2
+            assert f"{flags[2]} has no meaning" in capsys.readouterr().err
+        assert command([str(run), "--user", "u7", "--times", "1", "--json"]) == 2
+        assert "--times goes with --history" in capsys.readouterr().err

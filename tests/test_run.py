@@ -8,7 +8,7 @@ from support.runs import SMALL, train, write_log
 
 import rka_fast
 from rka_fast import Config, Run, fit
-from rka_fast.errors import ConfigError, DataError
+from rka_fast.errors import ConfigError, DataError, FolderError
 from rka_fast.training.run_folder import RunFolder
 
 
@@ -50,7 +50,9 @@ def test_a_data_frame_is_a_log(kind, log, tmp_path, run):
     found = fit(table, model="pop", out=str(tmp_path / "run"), device="cpu")
     assert found.sequences.user_ids == run.sequences.user_ids
     assert (found.sequences.items == run.sequences.items).all()
-    assert RunFolder(found.folder).read_json("data.json")["source"] == "frame"
+    description = RunFolder(found.folder).read_json("data.json")
+    assert description["source"] == "frame"
+    assert description["form"] == "data frame: columns user, item, timestamp"
     renamed = make({f"my {name}": values for name, values in frame(log).items()})
     columns = "my user,my item,-,my timestamp"
     other = fit(renamed, model="pop", columns=columns, out=str(tmp_path / "other"), device="cpu")
@@ -65,7 +67,40 @@ def test_wrong_settings_are_told(log, tmp_path):
             fit(log, **{given: 1})
     with pytest.raises(DataError):
         fit(tmp_path / "none.txt", model="pop", out=str(tmp_path / "run"))
+    for frame, part in (
+        ({"user": [], "item": []}, "no row"),
+        ({"a": [1], "b": [2]}, "frame: read as"),
+    ):
+        with pytest.raises(DataError, match=part):
+            fit(pl.DataFrame(frame), model="pop", out=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_names_nothing_is_told(run, log, tmp_path):
+    out = str(tmp_path / "run")
+    for given in (None, 5):
+        with pytest.raises(DataError, match=f"data: expected files, .* data frame, got {given}"):
+            fit(given, model="pop", out=out)
+        with pytest.raises(FolderError, match=f"run folder is given by its path, got {given}"):
+            Run.load(given)
+        with pytest.raises(DataError, match=f"items: expected an item id or several|id '{given}'"):
+            run.similar(given)
+    with pytest.raises(DataError, match="test: expected files"):
+        fit(log, test=5, model="pop", out=out)
+    with pytest.raises(DataError, match="expected ids of users, or histories .* got <object"):
+        run.recommend(object())
+    for name, given in (("items", 5), ("exclude", 5), ("exclude", {"u1": 5})):
+        with pytest.raises(DataError, match=f"{name}: expected a list of item ids, got 5"):
+            run.recommend("u1", **{name: given})
+    for ask in (run.recommend, run.similar, run.explain):
+        with pytest.raises(ConfigError, match="top must be a whole number, got '5'"):
+            ask("u1" if ask != run.similar else "i3", top="5")
+    with pytest.raises(DataError, match="unknown must be skip or refuse, got 'sikp'"):
+        run.recommend("u1", unknown="sikp")
+    with pytest.raises(ConfigError, match="seen must be one of hide, keep, got ''"):
+        run.recommend("u1", seen="")
+    with pytest.raises(DataError, match="expected a column 'user', got item"):
+        run.evaluate(pl.DataFrame({"item": ["i3", "i5"]}))
 
 
 def test_a_run_that_held_nothing_out_has_nothing_to_evaluate_on(log, tmp_path):

@@ -99,6 +99,15 @@ class CoOccurrence:
         return cls(counts)
 
     @cached_property
+    def _scale(self) -> np.ndarray:
+        """1 / sqrt(c_ii), float64 (num_items + 1,); 1 where nobody has the item."""
+        return 1 / np.sqrt(np.maximum(self.matrix.diagonal(), 1).astype(np.float64))
+
+    def cosines(self, items: np.ndarray) -> np.ndarray:
+        """c_ij / sqrt(c_ii c_jj) of items (B,) with every item j, float64 (B, num_items + 1)."""
+        return self.matrix[items].toarray() * self._scale[items][:, None] * self._scale
+
+    @cached_property
     def _keys(self) -> np.ndarray:
         """row * width + column of every stored count: sorted, so one binary search finds many."""
         rows = np.repeat(np.arange(self.matrix.shape[0]), np.diff(self.matrix.indptr))

@@ -13,7 +13,7 @@ from rka_fast.data import columns as cols
 from rka_fast.data import inputs
 from rka_fast.data.decide import Decision, decide
 from rka_fast.data.lists import FORMS, list_form, read_lists
-from rka_fast.data.records import read_json, read_parquet
+from rka_fast.data.records import of_frame, read_json, read_parquet
 from rka_fast.data.sources import Source
 from rka_fast.data.tables import LINES, form_of, read_table
 from rka_fast.data.values import Tally, events
@@ -51,7 +51,7 @@ class Interactions:
 
 
 def read_interactions(
-    path: str | os.PathLike | Iterable[str | os.PathLike],
+    path: str | os.PathLike | Iterable[str | os.PathLike] | pl.DataFrame,
     columns: Sequence[str] | None = None,
     *,
     form: str = "auto",
@@ -62,9 +62,9 @@ def read_interactions(
 ) -> Interactions:
     """Read one log, or several files of one form as one log; plain or packed, whatever the name.
 
-    path: what `inputs.find` takes: a file, a folder, a pattern, an archive, several of these.
-        Users are the same person in every file, but sessions that are numbered anew in each
-        become "file:session".
+    path: what `inputs.find` takes: a file, a folder, a pattern, an archive, several of these; or a
+        data frame. Users are the same person in every file, but sessions that are numbered anew in
+        each become "file:session".
     columns: overrides the detection of columns. Either the header's names, or positions counted
         from 0, of user, item, rating and timestamp (the last two may be left out, "-" skips one,
         "date+time" makes a time of two); or, for a file without such names, the words user, item,
@@ -77,12 +77,12 @@ def read_interactions(
 
     Raises DataError, with the line where there is one, for whatever cannot be read.
     """
-    found = inputs.find(path, max_unpacked)
-    sources = [_open(file, columns, form, len(found) > 1) for file in found]
-    sources = [source for source in sources if source is not None]
-    if not sources:
-        raise DataError(f"{found[0].path} and the {len(found) - 1:,} other files are empty")
-    _refuse_different(sources)
+    if isinstance(path, pl.DataFrame):
+        if path.is_empty():
+            raise DataError("the data frame has no row")
+        sources = [of_frame(path)]
+    else:
+        sources = _sources(path, columns, form, max_unpacked)
     wanted, tally = conditions(where), Tally()
     decision = decide(sources[0], columns, time_format, max_missing, wanted)
     frames = [
@@ -119,6 +119,22 @@ def read_interactions(
         notes=notes,
         warnings=decision.warnings + (_mixed_ids(frame) if points else []),
     )
+
+
+def _sources(
+    path: str | os.PathLike | Iterable[str | os.PathLike],
+    columns: Sequence[str] | None,
+    form: str,
+    max_unpacked: float,
+) -> list[Source]:
+    """The files that hold anything, all of one form."""
+    found = inputs.find(path, max_unpacked)
+    sources = [_open(file, columns, form, len(found) > 1) for file in found]
+    sources = [source for source in sources if source is not None]
+    if not sources:
+        raise DataError(f"{found[0].path} and the {len(found) - 1:,} other files are empty")
+    _refuse_different(sources)
+    return sources
 
 
 def _open(

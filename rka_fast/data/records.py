@@ -1,4 +1,4 @@
-"""Files that name their columns and have types: JSON and Parquet."""
+"""What names its columns and has types: Parquet, JSON and data frames."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -36,6 +36,19 @@ def read_parquet(content: bytes, path: str) -> Source:
             ).select(pl.col(names[p]).alias(str(p)) for p in positions)
         ),
         lambda row: f"{path}, row {row + 1}",
+    )
+
+
+def of_frame(frame: pl.DataFrame) -> Source:
+    """A data frame, read as a Parquet file with its columns is."""
+    names = frame.columns
+    return Source(
+        "frame",
+        "data frame",
+        names,
+        by_place(frame.head(SAMPLE)),
+        lambda positions, types: frame.select(pl.col(names[p]).alias(str(p)) for p in positions),
+        lambda row: f"frame, row {row + 1}",
     )
 
 

@@ -18,6 +18,7 @@ from rka_fast.errors import DataError, printable
 from rka_fast.explaining.attending import draws_logits
 from rka_fast.models import Recommender
 from rka_fast.recommending.histories import Histories
+from rka_fast.recommending.ranking import top_items
 from rka_fast.training.config import Config
 from rka_fast.training.devices import seed_torch
 from rka_fast.training.metrics import SCORES_AT_ONCE
@@ -68,12 +69,15 @@ class History:
 class Asking:
     """Scores of a run's model after variants of one history, what is never shown at -inf.
 
-    history: as it is; where the run hides what was seen, all of it stays hidden in the variants.
+    history: as it is. draws: whether the attention draws its logits. hidden: bool (num_items + 1,),
+    what is never shown; where the run hides what was seen, all of it stays hidden in the variants.
     """
 
     def __init__(self, run: Trained, history: History) -> None:
         self.run, self.history = run, history
         self.mode = mode_of(run)
+        # Of a run that was trained by the location alone, scales and shapes are as they began.
+        self.draws = draws_logits(run.model) and run.config.train_mode != "location"
         self.hidden = np.zeros(run.sequences.num_items + 1, bool)
         self.hidden[0] = True
         if run.config.seen == "hide":
@@ -118,10 +122,14 @@ def mode_of(run: Trained) -> str | None:
     return "mean" if run.config.eval_mode == "sample" else run.config.eval_mode
 
 
-def best(scores: Tensor, top: int) -> list[int]:
-    """Items of a row (num_items + 1,) of scores, the best first, the lower index where they tie."""
-    order = scores.argsort(descending=True, stable=True)[:top].tolist()
-    return [item for item in order if scores[item] > -torch.inf]
+def best(scores: Tensor | np.ndarray, top: int) -> list[int]:
+    """Items of a row (num_items + 1,) of scores, the best first, the lower index where they tie.
+
+    Those at -inf are left out.
+    """
+    scores = torch.as_tensor(scores)
+    items = top_items(scores[None], top)[0]
+    return items[scores[items] > -torch.inf].tolist()
 
 
 def ranks(scores: Tensor, items: Sequence[int]) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from rka_fast.data.sequences import Sequences
-from rka_fast.errors import ConfigError, DataError
+from rka_fast.errors import DataError
 from rka_fast.explaining.asking import Asking, History, Trained, best, ranks
-from rka_fast.explaining.attending import attentions, draws_logits, watched
+from rka_fast.explaining.attending import attentions, watched
 from rka_fast.explaining.relations import (
     KernelValues,
     Neighbourhood,
@@ -23,6 +23,7 @@ from rka_fast.explaining.relations import (
 )
 from rka_fast.explaining.shares import shares
 from rka_fast.models.transformer import TransformerRecommender
+from rka_fast.recommending.options import check_number
 
 DRAWS = 64
 BOUNDS = (0.05, 0.95)
@@ -189,9 +190,8 @@ def explain(
     titles: names by item id. Raises ConfigError for a number that cannot be, DataError for a
     history that the model cannot read, or after which nothing may be shown.
     """
-    for name, value, least in (("top", top, 1), ("draws", draws, 2)):
-        if value < least:
-            raise ConfigError(f"{name} must be at least {least}, got {value}")
+    check_number("top", top, 1)
+    check_number("draws", draws, 2)
     asking = Asking(run, history)
     read = min(len(history.items), run.config.max_length or len(history.items))
     events = range(len(history.items) - read, len(history.items))
@@ -213,7 +213,8 @@ def explain(
     of = _Catalogue(run.sequences, around, titles or {})
     left_out, changes = _left_out(asking, events, listed, top, of)
     parts = _parts(asking, seen, listed)
-    by_counts, by_vectors = neighbours(run, listed, "cooccurrence"), [[]] * len(listed)
+    by_counts = neighbours(run, listed, "cooccurrence", around.counts)
+    by_vectors = [[]] * len(listed)
     if run.model.has_vectors:
         by_vectors = neighbours(run, listed, "embedding")
     times = [None] * read if seen.times is None else seen.times.tolist()
@@ -241,7 +242,7 @@ def explain(
         ],
         changes=changes,
         kernels=kernel_values(run, seen, listed),
-        draws=draws if draws_logits(run.model) else 0,
+        draws=draws if asking.draws else 0,
         popular=[of(i) for i in around.popular(asking.hidden, top)],
         near=[of(i) for i in around.near(seen.items, asking.hidden, top)],
     )
@@ -257,7 +258,7 @@ def _attention(
     with watched(model) as found:
         list(asking.scores([asking.history]))
     weights = [x[0, :, -1].double().cpu() for x in found]  # of each block (H, n)
-    if not draws_logits(model):
+    if not asking.draws:
         plain = [Attention(x.mean(0).tolist(), x.tolist(), None) for x in weights]
         return plain, [None] * len(listed)
     scores, places, first = [], [], []
@@ -290,7 +291,7 @@ def _left_out(
     asking: Asking, events: range, listed: list[int], top: int, of: _Catalogue
 ) -> tuple[list[list[LeftOut]], list[Change]]:
     """Each listed item without each event, and what changes in the list."""
-    if len(asking.history.items) < 2 or not listed:
+    if len(asking.history.items) < 2:
         return [], []
     rows, changes = [], []
     for part in asking.scores([asking.history.without(event) for event in events]):
@@ -309,7 +310,7 @@ def _left_out(
 
 def _parts(asking: Asking, history: History, listed: list[int]) -> list[Parts | None]:
     model = asking.run.model
-    if not isinstance(model, TransformerRecommender) or not listed:
+    if not isinstance(model, TransformerRecommender):
         return [None] * len(listed)
     found = shares(model, asking.batch([history]), torch.tensor(listed), asking.mode or "mean")
     rows = zip(*(x.tolist() for x in found[:3]), strict=True)

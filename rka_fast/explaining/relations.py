@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.split import Split
-from rka_fast.explaining.asking import History, Trained
+from rka_fast.explaining.asking import History, Trained, best
 from rka_fast.models.rksa import KERNELS, RKSA
 from rka_fast.ops.reference.covariance import cosine_kernel, counting_kernel
 from rka_fast.recommending.similar import similar_items
@@ -72,43 +71,31 @@ class Neighbourhood:
     """What the training events say of items: how many have them, and who has both of two."""
 
     def __init__(self, run: Trained) -> None:
-        self.split: Split = run.batcher.split
-        counts = run.batcher.cooccurrence or CoOccurrence.from_split(self.split)
-        self.matrix = counts.matrix
-        self.holders = self.split.training_items.holders
-        users = np.maximum(self.matrix.diagonal(), 1)
-        self.scale = 1 / np.sqrt(users.astype(np.float64))
+        split = run.batcher.split
+        self.counts = run.batcher.cooccurrence or CoOccurrence.from_split(split)
+        self.holders = split.training_items.holders
         # 1 for the item that most have; equal ones share the better rank.
         ordered = np.sort(self.holders[1:])[::-1]
         self.rank = 1 + np.searchsorted(-ordered, -self.holders, side="left")
 
-    def cosines(self, item: int) -> np.ndarray:
-        """c_ij / sqrt(c_ii c_jj) with every item, float64 (num_items + 1,)."""
-        row = np.asarray(self.matrix[item].todense(), np.float64)[0]
-        return row * self.scale[item] * self.scale
-
     def popular(self, hidden: np.ndarray, top: int) -> list[int]:
         """The items that most users trained on, of those that are not hidden."""
-        return best(np.where(hidden, -1, self.holders), top)
+        return best(np.where(hidden, -np.inf, self.holders), top)
 
     def near(self, items: np.ndarray, hidden: np.ndarray, top: int) -> list[int]:
         """The items whose cosines with a history's sum to most, of those that are not hidden."""
-        found = np.sum([self.cosines(int(item)) for item in items], axis=0)
-        return best(np.where(hidden, -1.0, found), top)
+        found = np.zeros(len(hidden))
+        for item in items:
+            found += self.counts.cosines(item[None])[0]
+        return best(np.where(hidden, -np.inf, found), top)
 
 
-def neighbours(run: Trained, items: list[int], by: str) -> list[list[tuple[int, float]]]:
+def neighbours(
+    run: Trained, items: list[int], by: str, counts: CoOccurrence | None = None
+) -> list[list[tuple[int, float]]]:
     """Of each item the most similar ones, as `rka_fast.recommending.similar` has them, and how."""
-    if not items:
-        return []
-    found, values = similar_items(run.model, run.batcher, np.array(items), NEIGHBOURS, by)
+    found, values = similar_items(run.model, run.batcher, np.array(items), NEIGHBOURS, by, counts)
     return [
         [(item, value) for item, value in zip(*row, strict=True) if item]
         for row in zip(found.tolist(), values.tolist(), strict=True)
     ]
-
-
-def best(values: np.ndarray, top: int) -> list[int]:
-    """Items of values (num_items + 1,) that are not negative, the best first."""
-    order = np.argsort(-values, kind="stable")[:top]
-    return [int(item) for item in order if values[item] >= 0]

@@ -9,7 +9,7 @@ one block; gradient times input is Shrikumar et al. (arXiv 1605.01713), and hold
 and weights is what layer-wise relevance propagation does in Transformers (Ali et al., ICML 2022).
 
 What a history without the item would have been answered is another question, since the weights
-would then be others: see `rka_fast.explaining.without`.
+would then be others: see `rka_fast.explaining.asking.History.without`.
 """
 
 from __future__ import annotations

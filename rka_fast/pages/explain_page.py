@@ -30,7 +30,7 @@ def explain_page(found: Explanation) -> Page:
         gaps=_gaps(found),
         full_weight=_largest_weight(found),
         share_scale=_share_scale(found),
-        full_score=max((abs(r.score) for r in found.recommended), default=1.0) or 1.0,
+        full_score=max(abs(r.score) for r in found.recommended) or 1.0,
         kernel_titles=KERNEL_TITLES,
         kernels=_used(found),
         heat_maps=_heat_maps(found),
@@ -102,7 +102,7 @@ def _share_scale(found: Explanation) -> tuple[float, float]:
 
 
 def _heat_maps(found: Explanation) -> list[tuple[str, Markup]]:
-    if not found.kernels or not found.recommended:
+    if not found.kernels:
         return []
     rows = [name(event.item) for event in found.history]
     columns = [name(shown.item) for shown in found.recommended]

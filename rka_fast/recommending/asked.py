@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -34,56 +34,65 @@ def histories_of(
     at: float | None = None,
     unknown: str | None = None,
 ) -> Histories:
-    """Histories of whoever `of` names; see `Run.recommend`. Raises DataError."""
-    if of is None:
-        return everybody(sequences, at)
-    if is_frame(of):
-        frame = polars_frame(of)
-        roles = columns.recognise(frame.columns)
-        if "item" not in roles:
-            users = _column(frame, roles, "user").to_list()
-            if not users:
-                raise DataError("nobody was named: the frame has no row")
-            return of_users(sequences, users, at)
-        lists, when = from_frame(frame)
-    elif isinstance(of, Mapping):
-        if not of:
-            raise DataError("nobody was named: the dictionary is empty")
-        lists, when = {_name(name): items for name, items in of.items()}, times
-    elif _is_id(of):
-        return of_users(sequences, [of], at)
-    else:
-        given = list(of)
-        if not given:
-            raise DataError("nobody was named: the list is empty")
-        if all(map(_is_id, given)):
-            return of_users(sequences, given, at)
-        if any(map(_is_id, given)):
-            one = next(filter(_is_id, given))
-            raise DataError(
-                "expected ids of users, or histories that are lists of item ids, got both: "
-                f"{one!r} beside a list; write [{one!r}] for a history of one item"
-            )
-        lists, when = numbered(given), None if times is None else numbered(list(times))
-    return resolved(sequences, lists, when, at, unknown)
-
-
-def resolved(
-    sequences: Sequences,
-    lists: Mapping[str, Any],
-    times: Mapping[str, Any] | None,
-    at: float | None,
-    unknown: str | None,
-) -> Histories:
-    """Lists of item ids by name as histories.
+    """Histories of whoever `of` names; see `Run.recommend`. Raises DataError.
 
     unknown: "skip" leaves unknown items out, "refuse" raises DataError; None refuses in a single
     history, where it is a slip, and skips in several.
     """
     if unknown not in (None, "skip", "refuse"):
         raise DataError(f"unknown must be skip or refuse, got {unknown!r}")
-    skip = unknown == "skip" or (unknown is None and len(lists) > 1)
-    return of_lists(sequences, lists, times, at, skip)
+    users, lists, when = _named(of, times)
+    if times is not None and (lists is None or is_frame(of)):
+        raise DataError(
+            "times go with histories in a list or a dictionary: users of the data have their own, "
+            "and a frame has them in its column timestamp; leave times out"
+        )
+    if lists is not None:
+        skip = unknown == "skip" or (unknown is None and len(lists) > 1)
+        return of_lists(sequences, lists, when, at, skip)
+    return everybody(sequences, at) if users is None else of_users(sequences, users, at)
+
+
+def _named(
+    of: Any, times: Any
+) -> tuple[list[Any] | None, Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """Ids of users, or histories by name and their times; all None for everybody in the data."""
+    if of is None:
+        return None, None, None
+    if is_frame(of):
+        frame = polars_frame(of)
+        roles = columns.recognise(frame.columns)
+        if "item" in roles:
+            return None, *from_frame(frame)
+        users = _column(frame, roles, "user").to_list()
+        if not users:
+            raise DataError("nobody was named: the frame has no row")
+        return users, None, None
+    if isinstance(of, Mapping):
+        if not of:
+            raise DataError("nobody was named: the dictionary is empty")
+        if not (times is None or isinstance(times, Mapping)):
+            raise DataError(
+                "times: expected a dictionary with the names of the histories, got "
+                f"{printable(repr(times))}"
+            )
+        return None, {name_of(name): items for name, items in of.items()}, times
+    if is_id(of):
+        return [of], None, None
+    given = listed(of, "expected ids of users, or histories that are lists of item ids")
+    if not given:
+        raise DataError("nobody was named: the list is empty")
+    if all(map(is_id, given)):
+        return given, None, None
+    if any(map(is_id, given)):
+        one = next(filter(is_id, given))
+        raise DataError(
+            "expected ids of users, or histories that are lists of item ids, got both: "
+            f"{one!r} beside a list; write [{one!r}] for a history of one item"
+        )
+    if times is not None:
+        times = _numbered(listed(times, "times: expected a list of times for each history"))
+    return None, _numbered(given), times
 
 
 def read_histories(path: str) -> tuple[Lists, Lists | None]:
@@ -101,17 +110,23 @@ def read_histories(path: str) -> tuple[Lists, Lists | None]:
     return from_frame(table_in(content, path), path)
 
 
-def from_frame(frame: pl.DataFrame, path: str = "frame") -> tuple[Lists, Lists | None]:
-    """One event a row; users in the order in which they come. Raises DataError."""
+def from_frame(
+    frame: pl.DataFrame, path: str = "frame", *, of_one: bool = True
+) -> tuple[Lists, Lists | None]:
+    """One event a row; users in the order in which they come. Raises DataError.
+
+    of_one: whether a frame without a column `user` is the history of one, called "0".
+    """
     roles = columns.recognise(frame.columns)
     table = pl.DataFrame({"item": _column(frame, roles, "item", path)})
-    if "user" in roles:
+    if "user" in roles or not of_one:
         table = table.with_columns(user=_column(frame, roles, "user", path))
     else:
         table = table.with_columns(user=pl.lit("0"))
     timed = "timestamp" in roles
     if timed:
         table = table.with_columns(time=_times(frame.to_series(roles["timestamp"])))
+    table = table.fill_nan(None)
     if table.is_empty():
         raise DataError(f"{path} has no history: there is no row below the header")
     if table.null_count().sum_horizontal()[0]:
@@ -121,7 +136,7 @@ def from_frame(frame: pl.DataFrame, path: str = "frame") -> tuple[Lists, Lists |
         table = table.sort("time", maintain_order=True)
     lists = table.group_by("user").agg(pl.all())
     lists = order.join(lists, on="user", how="left", maintain_order="left")
-    names = [_name(name) for name in lists["user"]]
+    names = [name_of(name) for name in lists["user"]]
     items = dict(zip(names, lists["item"].to_list(), strict=True))
     return items, dict(zip(names, lists["time"].to_list(), strict=True)) if timed else None
 
@@ -174,7 +189,7 @@ def _from_json(text: str, path: str) -> tuple[Lists, Lists | None]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is neither JSON nor JSON lines: {error}") from None
     records = value if isinstance(value, list) else [value]
-    if records and all(map(_is_id, records)):
+    if records and all(map(is_id, records)):
         records = [records]  # one history
     lists, times = {}, {}
     for number, record in enumerate(records):
@@ -204,23 +219,33 @@ def _histories_in(record: Any, number: int, path: str) -> list[tuple[str, Any, A
     known = [key for key in ("items", "history", "item") if isinstance(record.get(key), list)]
     if known:
         name = record.get("user", str(number))
-        if not _is_id(name):
+        if not is_id(name):
             raise DataError(f"{path}: user {name!r}: expected text or a number")
-        name = _name(name)
+        name = name_of(name)
         return [(name, record[known[0]], record.get("times", record.get("timestamps")))]
-    return [(_name(name), items, None) for name, items in record.items()]
+    return [(name_of(name), items, None) for name, items in record.items()]
 
 
-def numbered(lists: Sequence[Any]) -> Lists:
+def _numbered(lists: list[Any]) -> Lists:
     """Lists by their number, counted from 0."""
     return {str(number): items for number, items in enumerate(lists)}
 
 
-def _name(of: Any) -> str:
-    return str(int(of)) if isinstance(of, float) and of == int(of) else str(of)
+def listed(given: Any, expected: str) -> list[Any]:
+    """The elements of what is a list or like one. Raises DataError that says what was expected."""
+    try:
+        return list(given)
+    except TypeError:
+        raise DataError(f"{expected}, got {printable(repr(given))}") from None
 
 
-def _is_id(value: Any) -> bool:
+def name_of(of: Any) -> str:
+    """An id as text; a whole number that a table holds as 7.0 is 7."""
+    return str(int(of)) if isinstance(of, float) and of.is_integer() else str(of)
+
+
+def is_id(value: Any) -> bool:
+    """Whether it may be the id of a user or an item, rather than a list of them."""
     return isinstance(value, (str, int, float, np.integer, np.floating, bytes))
 
 
@@ -258,8 +283,16 @@ def titles_in(frame: pl.DataFrame, path: str) -> dict[str, str]:
             f"{path}: expected the columns item and title, got "
             f"{', '.join(map(printable, frame.columns))}"
         )
-    items = frame.to_series(item).cast(pl.String)
-    return dict(zip(items, frame.to_series(title).cast(pl.String).fill_null(""), strict=True))
+    return titles_by_id(zip(frame.to_series(item), frame.to_series(title), strict=True))
+
+
+def titles_by_id(pairs: Iterable[tuple[Any, Any]]) -> dict[str, str]:
+    """Titles by id, both as text, of the items that have one."""
+    found: dict[str, str] = {}
+    for item, title in pairs:
+        if title is not None:
+            found[str(item)] = found[name_of(item)] = str(title)
+    return found
 
 
 def _content(path: str | os.PathLike) -> bytes:

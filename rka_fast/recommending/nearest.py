@@ -52,11 +52,11 @@ class Nearest:
         """
         states, total = states.float().cpu(), len(self.vectors)
         rows, places = hidden
-        gone = np.bincount(rows, minlength=len(states))
+        keys = np.unique(rows * total + places)  # what somebody had twice is hidden once
+        gone = np.bincount(keys // total, minlength=len(states))
         count = min(total, MORE * top + int(gone.max(initial=0)))
         found = np.sort(self.index.search(states.numpy(), count)[1], axis=1)  # by place
         scores = self._scores(states, found)
-        keys = np.sort(rows * total + places)
         taken = lookup(keys, np.arange(len(states))[:, None] * total + found)[1]
         scores[torch.from_numpy(taken | (found < 0))] = -torch.inf
         scores.nan_to_num_(-torch.inf, -torch.inf, -torch.inf)

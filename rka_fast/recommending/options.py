@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,12 +37,8 @@ class Options:
     def __post_init__(self) -> None:
         for name, least in (("top", 1), ("draws", 2), ("seed", 0)):
             value = getattr(self, name)
-            if name != "top" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise ConfigError(f"{name} must be a whole number, got {value!r}")
-            if value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}")
+            if name == "top" or value is not None:
+                check_number(name, value, least)
         if self.ann and (self.draws is not None or self.order != "mean"):
             raise ConfigError(
                 "ann goes without draws, and with the order by the mean; leave it out"
@@ -54,6 +50,14 @@ class Options:
                     f"{name} must be one of {', '.join(known)}, got {given!r}; "
                     f"{hint(str(given), known)}"
                 )
+
+
+def check_number(name: str, value: Any, least: int) -> None:
+    """Raise ConfigError for what is no whole number from `least` on."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")
 
 
 class Shown:
@@ -86,7 +90,7 @@ class Shown:
             allowed[exclude] = False
         candidates = np.flatnonzero(allowed)
         if not len(candidates):
-            raise DataError("no item is left that may be shown; look at --items and --exclude")
+            raise DataError("no item is left that may be shown; look at items and exclude")
         return cls(candidates, seen == "hide", excluded)
 
     def hidden(self, histories: Histories, first: int) -> tuple[np.ndarray, np.ndarray]:

@@ -33,13 +33,14 @@ REQUEST = "request.json"
 
 def write_lists(
     plan: Plan, out: str | os.PathLike, *, model: str, at_given: bool = True, quiet: bool = False
-) -> Path:
-    """Make the lists of a plan in the file `out`, whose ending says the form. Returns its path.
+) -> tuple[Path, int]:
+    """Make the lists of a plan in the file `out`, whose ending says the form.
 
     model: what the scores depend on beside the plan, as text, such as a checksum of the weights.
     at_given: whether the time of asking was given; else a request that goes on keeps the time at
-    which it began. Raises ConfigError for another ending, and FolderError where the file cannot be
-    written or its parts are of another request.
+    which it began. Returns the file's path, and how many of the lists have an item. Raises
+    ConfigError for another ending, and FolderError where the file cannot be written or its parts
+    are of another request.
     """
     path = Path(os.path.realpath(out))
     join = FORMS[form_of(path)]
@@ -67,9 +68,9 @@ def write_lists(
                 content = io.BytesIO()
                 pl.concat(tables).write_parquet(content)
                 write_atomically(file, content.getvalue())
-        _joined(files, path, join)
+        count = _joined(files, path, join)
         shutil.rmtree(folder, ignore_errors=True)
-    return path
+    return path, count
 
 
 def form_of(path: str | os.PathLike) -> str:
@@ -122,10 +123,13 @@ def _digest(plan: Plan, model: str) -> str:
     return found.hexdigest()
 
 
-def _joined(files: list[Path], path: Path, join: Callable[[pl.LazyFrame, Path], None]) -> None:
+def _joined(files: list[Path], path: Path, join: Callable[[pl.LazyFrame, Path], None]) -> int:
+    """Make one file of the parts. Returns how many lists are in it."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        join(pl.scan_parquet(files), temporary)
+        table = pl.scan_parquet(files)
+        join(table, temporary)
+        count = table.filter(rank=1).select(pl.len()).collect().item()
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -137,6 +141,7 @@ def _joined(files: list[Path], path: Path, join: Callable[[pl.LazyFrame, Path], 
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+    return count
 
 
 def harmless(table: pl.LazyFrame) -> pl.LazyFrame:

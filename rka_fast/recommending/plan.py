@@ -11,7 +11,7 @@ import polars as pl
 
 from rka_fast.data.sequences import Sequences, UserItems
 from rka_fast.errors import DataError
-from rka_fast.recommending.asked import columns_of, is_frame
+from rka_fast.recommending.asked import columns_of, is_frame, listed, name_of
 from rka_fast.recommending.histories import Histories, item_indices
 from rka_fast.recommending.lists import POPULARITY, Lister
 from rka_fast.recommending.options import Shown
@@ -88,13 +88,14 @@ def shown_to(
             rows_of: dict[str, list[int]] = {}  # a user may be asked for more than once
             for row, name in enumerate(histories.names):
                 rows_of.setdefault(name, []).append(row)
+            names = [str(user) if str(user) in rows_of else name_of(user) for user in users]
             pairs = [
                 (row, item)
-                for user, item in zip(users, found.tolist(), strict=True)
+                for name, item in zip(names, found.tolist(), strict=True)
                 if item > 0
-                for row in rows_of.get(str(user), ())
+                for row in rows_of.get(name, ())
             ]
-            if not any(str(user) in rows_of for user in users):
+            if not any(name in rows_of for name in names):
                 notes.append("exclude: none of its users is asked for")
             rows, hidden = np.array(pairs, np.int64).reshape(-1, 2).T
             excluded = UserItems(rows, hidden, len(histories), sequences.num_items)
@@ -118,4 +119,4 @@ def _ids(given: Any, what: str) -> list[Any]:
         raise DataError(f"{what}: expected a list of item ids, got {given!r}; write [{given!r}]")
     if is_frame(given):
         return columns_of(given, what)["item"]
-    return list(given)
+    return listed(given, f"{what}: expected a list of item ids")

@@ -23,10 +23,9 @@ from rka_fast.recommending.histories import Histories
 from rka_fast.recommending.nearest import Nearest, check_model
 from rka_fast.recommending.options import Options, Shown
 from rka_fast.training.devices import seed_torch
+from rka_fast.training.metrics import SCORES_AT_ONCE
 
-SCORES_AT_ONCE = 2**23  # at most this many scores are held at a time (32 MiB)
 ROWS = 256  # histories that are encoded at a time
-
 
 SAMPLED = 200
 """Histories that the recall of approximate search is measured over."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.errors import ConfigError, hint
 from rka_fast.models.rksa import RKSA
+from rka_fast.recommending.options import check_number
 from rka_fast.recommending.ranking import top_items
 
 if TYPE_CHECKING:
@@ -24,18 +25,27 @@ ROWS = 64  # items that are compared with the catalogue at a time
 
 
 def similar_items(
-    model: Recommender, batcher: Batcher, items: np.ndarray, top: int, by: str | None
+    model: Recommender,
+    batcher: Batcher,
+    items: np.ndarray,
+    top: int,
+    by: str | None,
+    counts: CoOccurrence | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Item indices, int64 (B, k), 0 where there are fewer, and similarities, float32 (B, k).
 
     items: int64 (B,). by: "item", the kernel of the item embeddings, exp(2 gamma (cos - 1));
     "cooccurrence", the counting kernel c_ij / sqrt(c_ii c_jj) of the training events, items nobody
     had together left out; "embedding", the cosine of the vectors that scores are made of. None
-    takes the first that the model has. Raises ConfigError for one that it has not.
+    takes the first that the model has. counts: of the training events, where they are made already.
+    Raises ConfigError for a similarity that the model has not.
     """
-    if top < 1:
-        raise ConfigError(f"top must be at least 1, got {top}")
-    found = [_best(values, rows, top) for rows, values in _rows(model, batcher, items, by)]
+    check_number("top", top, 1)
+    compare, found = _comparison(model, batcher, by, counts), []
+    with torch.no_grad():
+        for start in range(0, len(items), ROWS):
+            rows = items[start : start + ROWS]
+            found.append(_best(compare(rows), rows, top))
     places, values = zip(*found, strict=True)
     return torch.cat(places).numpy(), torch.cat(values).numpy()
 
@@ -48,17 +58,8 @@ def _best(values: Tensor, rows: np.ndarray, top: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _rows(
-    model: Recommender, batcher: Batcher, items: np.ndarray, by: str | None
-) -> Iterator[tuple[np.ndarray, Tensor]]:
-    compare = _comparison(model, batcher, by)
-    for start in range(0, len(items), ROWS):
-        rows = items[start : start + ROWS]
-        yield rows, compare(rows)
-
-
 def _comparison(
-    model: Recommender, batcher: Batcher, by: str | None
+    model: Recommender, batcher: Batcher, by: str | None, counts: CoOccurrence | None
 ) -> Callable[[np.ndarray], Tensor]:
     """A function of items (b,) that gives their similarity to every item, (b, num_items + 1)."""
     has: dict[str, Callable[[], Callable[[np.ndarray], Tensor]]] = {}
@@ -67,7 +68,9 @@ def _comparison(
         has["item"] = lambda: _cosine(table, lambda cos: torch.exp(2.0 * gamma * (cos - 1.0)))
     if model.has_vectors:
         has["embedding"] = lambda: _cosine(model.item_vectors(), lambda cos: cos)
-    has["cooccurrence"] = lambda: _counting(batcher)
+    has["cooccurrence"] = lambda: _counting(
+        counts or batcher.cooccurrence or CoOccurrence.from_split(batcher.split)
+    )
     by = by or next(iter(has))
     if by not in BY:
         raise ConfigError(f"by must be one of {', '.join(BY)}, got {by!r}; {hint(by, BY)}")
@@ -86,13 +89,9 @@ def _cosine(vectors: Tensor, kernel: Callable[[Tensor], Tensor]) -> Callable[[np
     return lambda rows: kernel(unit[torch.from_numpy(rows).to(unit.device)] @ unit.T).float().cpu()
 
 
-def _counting(batcher: Batcher) -> Callable[[np.ndarray], Tensor]:
-    counts = (batcher.cooccurrence or CoOccurrence.from_split(batcher.split)).matrix
-    support = counts.diagonal().astype(np.float64)
-    scale = 1 / np.sqrt(np.maximum(support, 1))
-
+def _counting(counts: CoOccurrence) -> Callable[[np.ndarray], Tensor]:
     def compare(rows: np.ndarray) -> Tensor:
-        found = counts[rows].toarray() * scale[rows][:, None] * scale
+        found = counts.cosines(rows)
         found[found == 0] = -np.inf  # nobody had both
         return torch.from_numpy(found.astype(np.float32))
 

@@ -30,7 +30,8 @@ def _series(column: Any) -> pl.Series:
         return pl.Series(column.to_numpy("datetime64[us]"))  # NaT is null
     values = column.to_list()
     try:
-        return pl.Series(values)
+        found = pl.Series(values)
+        return found.fill_nan(None) if found.dtype.is_float() else found
     except TypeError:  # of several types, as text beside NaN is
         empty = column.isna().to_list()
         texts = [None if no else str(x) for x, no in zip(values, empty, strict=True)]

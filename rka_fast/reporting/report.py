@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rka_fast.explaining.relations import best
+from rka_fast.explaining.asking import best
 from rka_fast.models import MODELS
 from rka_fast.reporting.runs import ReadRun
 from rka_fast.reproduction.cells import INCIDENTAL
@@ -123,9 +123,10 @@ def report(runs: Sequence[ReadRun], titles: Mapping[str, str] | None = None) -> 
     for run in runs:
         if run.tested:
             groups.setdefault(run.targets, []).append(run)
+    told = [_told(run) for run in runs]
     return Report(
-        runs=[_told(run) for run in runs],
-        differing=_differing(runs),
+        runs=told,
+        differing=_differing(told),
         groups=[_group(group, titles or {}) for group in groups.values()],
     )
 
@@ -148,8 +149,8 @@ def _told(run: ReadRun) -> Told:
     )
 
 
-def _differing(runs: Sequence[ReadRun]) -> dict[str, list[Any]]:
-    settings = [_told(run).settings for run in runs]
+def _differing(runs: Sequence[Told]) -> dict[str, list[Any]]:
+    settings = [told.settings for told in runs]
     names = dict.fromkeys(name for values in settings for name in values)
     found = {name: [values.get(name) for values in settings] for name in names}
     return {
@@ -233,7 +234,7 @@ def _examples(runs: list[ReadRun], titles: Mapping[str, str]) -> list[Example]:
         hidden[0] = True
         if split.seen == "hide":
             hidden[history] = True
-        popular = best(np.where(hidden, -1, split.train_counts()), LISTED)
+        popular = best(np.where(hidden, -np.inf, split.train_counts()), LISTED)
         found.append(
             Example(
                 user=sequences.user_ids[users[row]],

@@ -93,7 +93,7 @@ def load_data(
     return sequences, {**description, **facts, **target_facts, **count_facts}, lines
 
 
-def read_log(config: Config, path: str | os.PathLike) -> Interactions:
+def read_log(config: Config, path: str | os.PathLike | pl.DataFrame) -> Interactions:
     """A log as the settings of a config say that it is to be read."""
     return read_interactions(
         path,

@@ -19,7 +19,7 @@ RANKINGS = {"sampled": "100 negatives", "full": "full ranking"}
 """Title of a ranking by its name: against sampled negatives, against every unseen item."""
 
 LISTED = 10  # items of a list of recommendations
-SCORES_AT_ONCE = 2**23  # at most this many full-ranking scores are held at a time (32 MiB)
+SCORES_AT_ONCE = 2**23  # at most this many scores of the catalogue are held at a time (32 MiB)
 
 
 class Metric(NamedTuple):

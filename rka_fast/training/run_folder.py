@@ -22,7 +22,7 @@ import numpy as np
 
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.sequences import ARRAYS, IDS, Sequences
-from rka_fast.errors import FolderError
+from rka_fast.errors import FolderError, printable
 from rka_fast.files import LOCK, locked, remove_leftovers, to_json, write_atomically
 from rka_fast.training.config import Config
 from rka_fast.training.list_quality import QUALITIES
@@ -139,6 +139,11 @@ class RunFolder:
     @classmethod
     def open(cls, path: str | os.PathLike) -> RunFolder:
         """An existing run folder. Raises FolderError where `path` is not one."""
+        if not isinstance(path, str | os.PathLike):
+            raise FolderError(
+                f"a run folder is given by its path, got {printable(repr(path))}; give the out of "
+                "a training run"
+            )
         folder = cls(path)
         if not folder.has_config:
             raise FolderError(

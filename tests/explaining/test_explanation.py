@@ -213,6 +213,17 @@ def test_other_modes_and_kernels(flags, used, tmp_path):
         assert [shown.item.id for shown in found.recommended] == expected
 
 
+def test_what_was_trained_without_draws_is_explained_without(tmp_path):
+    flags = ("--epochs", "1", "--train-mode", "location")
+    assert train(write_log(tmp_path / "log.txt"), tmp_path / "run", *flags) == 0
+    run = Run.load(tmp_path / "run")
+    found = run.explain([HISTORY], top=3)
+    assert found.draws == 0 and [block.drawn for block in found.attention] == [None]
+    assert [shown.sureness for shown in found.recommended] == [None] * 3
+    expected = run.recommend([HISTORY], top=3)
+    assert [shown.item.id for shown in found.recommended] == expected["item"].to_list()
+
+
 def test_wrong_requests_are_messages(run):
     with pytest.raises(ConfigError, match="draws must be at least 2, got 1"):
         run.explain([HISTORY], draws=1)

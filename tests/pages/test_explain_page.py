@@ -124,7 +124,7 @@ def test_the_command(run, tmp_path, capsys):
         (["--user", "u1"], "give --out FILE.html for the page, or --json"),
         (["--history", "[]", "--json"], "--history is empty: give at least one item"),
         (["--user", "u1", "--times", "1", "--json"], "--times goes with --history"),
-        (["--user", "u1", "--at", "1", "--json"], "trained without time_bias"),
+        (["--user", "u1", "--at", "1", "--json"], "--at has no meaning: this run was trained"),
         (["--user", "nobody", "--json"], "unknown user id 'nobody'"),
         (["--user", "u1", "--json", "--draws", "1"], "draws must be at least 2, got 1"),
         (["--user", "u1", "--out", "/dev/null/x"], "cannot write /dev/null/x"),

@@ -16,6 +16,7 @@ from rka_fast.recommending.asked import (
     read_histories,
     read_ids,
     read_titles,
+    titles_by_id,
 )
 from rka_fast.recommending.histories import of_lists
 from rka_fast.recommending.tables import polars_frame
@@ -99,6 +100,7 @@ def test_titles_of_a_file(tmp_path):
         assert read_titles(tmp_path / name) == expected | more, name
     pl.DataFrame({"item": [1, 7], "title": list(expected.values())}).write_parquet(tmp_path / "a")
     assert read_titles(tmp_path / "a") == expected
+    assert titles_by_id({1: "one", 7.0: 7, "x": None}.items()) == {"1": "one", "7": "7", "7.0": "7"}
 
 
 def test_columns_of_pandas(sequences):
@@ -122,6 +124,37 @@ def test_a_lazy_frame_is_read_without_a_warning(sequences):
         warnings.simplefilter("error")
         found = histories_of(pl.DataFrame({"user": ["u"]}).lazy(), sequences)
     assert found.items.tolist() == [1, 2]
+
+
+TIMED = pl.DataFrame({"user": ["a"], "item": ["x"], "timestamp": [5]})
+
+
+@pytest.mark.parametrize("of", [None, "u", ["u"], pl.DataFrame({"user": ["u"]}), TIMED])
+def test_times_beside_those_who_have_their_own_are_refused(of, sequences):
+    assert histories_of(of, sequences).items.tolist() in ([1, 2], [1])
+    with pytest.raises(DataError, match="users of the data have their own, and a frame"):
+        histories_of(of, sequences, times=[[1.0]])
+
+
+def test_times_are_in_the_form_of_the_histories(sequences):
+    for of, times in (([["x"]], [[5]]), ({"a": ["x"]}, {"a": [5]})):
+        assert histories_of(of, sequences, times=times).times.tolist() == [5.0]
+    with pytest.raises(DataError, match="times: expected a dictionary with the names"):
+        histories_of({"a": ["x"], "b": ["y"]}, sequences, times=[5])
+    with pytest.raises(DataError, match="times: expected a list of times for each history, got 5"):
+        histories_of([["x"]], sequences, times=5)
+
+
+def test_no_number_is_no_user(sequences, tmp_path):
+    """NaN stands in pandas, and may in polars, where there is nothing."""
+    columns = {"user": [1.0, float("nan")], "item": ["x", "y"]}
+    frames = [pl.DataFrame(columns), pytest.importorskip("pandas").DataFrame(columns)]
+    for frame in frames:
+        with pytest.raises(DataError, match="a row lacks its user, item or time"):
+            histories_of(frame, sequences)
+        assert histories_of(frame[:1], sequences).names.to_list() == ["1"]
+    (tmp_path / "file").write_text('[{"user": NaN, "items": ["x"]}]')
+    assert read_histories(str(tmp_path / "file")) == ({"nan": ["x"]}, None)
 
 
 @pytest.mark.parametrize("times", [{"a": 5}, {"a": "12"}, {"a": None}, {}, 5])

@@ -78,6 +78,9 @@ def test_a_short_row_says_so():
     nearest.index.nprobe = 1
     best, full = nearest.best(states, some_hidden(2, 0), 3000)
     assert not full.any() and (best["scores"][:, -1] == -torch.inf).all()
+    often = np.repeat([0, 1], 4000), np.full(8000, 7)  # one item, had as often as there are items
+    best, full = nearest.best(states, often, 3000)
+    assert not full.any() and (best["scores"][:, -1] == -torch.inf).all()
 
 
 @pytest.fixture(scope="module")

@@ -130,6 +130,13 @@ def test_the_command(run, tmp_path, capsys):
     assert main([str(run.folder), "--all", "--out", str(out), "--top", "3"]) == 0
     assert "recommendations for 90 people" in capsys.readouterr().out
     assert pl.read_parquet(out).equals(run.recommend(top=3))
+    (tmp_path / "only.txt").write_text("i3\n")
+    few = ["--items", str(tmp_path / "only.txt"), "--out", str(tmp_path / "few.csv")]
+    assert main([str(run.folder), "--all", *few]) == 0
+    only = run.sequences.item_indices(["i3"])[0]
+    lists = sum(only not in run.sequences.sequence(user) for user in range(90))
+    assert lists < 90 and f"recommendations for {lists} of 90 people" in capsys.readouterr().out
+    assert len(pl.read_csv(tmp_path / "few.csv")) == lists
     lists = tmp_path / "lists.json"
     lists.write_text(json.dumps({"a": ["a,b", " lead", "none"], "b": []}))
     flags = [str(run.folder), "--history-file", str(lists), "--top", "2"]

@@ -112,6 +112,13 @@ def test_what_may_be_shown(runs):
     assert run.recommend(["u3", "u7"], 9, exclude=pairs).equals(both)
     twice = run.recommend(["u7", "u3", "u7"], 9, exclude=pairs)
     assert twice[:9].equals(twice[18:]) and twice[:9].equals(both.filter(user="u7"))
+    numbered = run.recommend({7.0: ids[:2]}, 3)  # a table with gaps has 7 so
+    assert set(numbered["user"]) == {"7"}
+    hidden = numbered["item"].to_list()
+    pandas = pytest.importorskip("pandas").DataFrame({"user": [7.0] * 3, "item": hidden})
+    for exclude in ({7.0: hidden}, pandas):
+        shown = run.recommend({7.0: ids[:2]}, 3, exclude=exclude)["item"]
+        assert len(shown) == 3 and not set(shown) & set(hidden)
     with pytest.warns(UserWarning, match="exclude: none of its users is asked for"):
         run.recommend("u3", 9, exclude=pairs)
     assert both.filter(user="u3").equals(run.recommend(["u3", "u7"], 9).filter(user="u3"))
