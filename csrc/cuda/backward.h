@@ -193,7 +193,7 @@ RKA_DEVICE void backward_block(const Block& block, const Problem& p, int b, int6
     }
   }
   if (!p.wants_covariance()) return;
-  if (p.factor) return store_ready(f);
+  if (p.correlation) return store_ready(f);
   if (p.mode == Mode::sample) cholesky_backward(f);
   cosine_kernel_backward(f, static_cast<const float*>(nullptr));
   if (p.gate) cosine_kernel_backward(f, gate_of(f));

@@ -150,7 +150,7 @@ template <class F>
 RKA_DEVICE void prepare(const F& f) {
   describe_keys(f);
   if (!f.p.needs_covariance()) return;
-  if (f.p.factor) return load_ready(f);
+  if (f.p.correlation) return load_ready(f);
   correlation(f);
   if (f.p.mode == Mode::sample) cholesky(f);
 }

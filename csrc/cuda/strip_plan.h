@@ -8,10 +8,10 @@ namespace rka::cuda {
 constexpr int FEWEST_TILES = 7, MOST_TILES = 8;  // of 8 rows and columns: 56 and 64
 
 // The tiles that cover every side of the problem, or 0: longer sequences, wider heads, half
-// precision, some rows of a sequence, relative times and ready-made factors are the other kernels'
-// work.
+// precision, some rows of a sequence, relative times and ready-made relations are the other
+// kernels' work.
 inline int strip_tiles(const Problem& p) {
-  if (p.scalar != Scalar::float32 || p.row_offset || p.time_table || p.factor) return 0;
+  if (p.scalar != Scalar::float32 || p.row_offset || p.time_table || p.correlation) return 0;
   int longest = p.rows > p.keys ? p.rows : p.keys;
   for (const Heads* x : {&p.query, &p.value, &p.scale_query, &p.shape_query}) {
     if (x->width > longest) longest = x->width;

@@ -77,7 +77,7 @@ def order(a: Arguments) -> list[str]:
     names = list(BACKENDS)
     sizes = (a.query.shape[2], a.key.shape[2], a.query.shape[3], a.value.shape[3])
     plain = a.query.dtype == torch.float32 and a.activation != "tanh" and a.row_offset == 0
-    plain = plain and a.time_table is None and a.factor is None
+    plain = plain and a.time_table is None and a.correlation is None
     if plain and max(sizes) <= SHORT:
         names.remove("cuda")
         names.insert(names.index("triton"), "cuda")

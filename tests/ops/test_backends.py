@@ -24,6 +24,8 @@ def call(n=50, width=50, keys=None, dtype=torch.float32, **options) -> Arguments
         (call(dtype=torch.bfloat16), "triton"),
         (call(activation="tanh"), "triton"),
         (call(8, keys=50, row_offset=1), "triton"),
+        (call(time_table=torch.zeros(1, 129)), "triton"),
+        (call(mode="mean", correlation=torch.zeros(1, 50, 50)), "triton"),
     ],
 )
 def test_auto_takes_the_faster_kernels(monkeypatch, a, expected):

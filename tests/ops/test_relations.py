@@ -16,7 +16,7 @@ from rka_fast import (
     kernelized_attention,
     relation_factor,
 )
-from rka_fast.ops.arguments import Arguments, Relations
+from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments, Relations
 from rka_fast.ops.backends import BACKENDS, RELATION_BACKENDS
 from rka_fast.ops.relations import backward_op, forward_op
 from rka_fast.verification import bounds
@@ -117,6 +117,26 @@ def within_budget(backend, options, made_by, **more):
 def test_every_backend_takes_what_the_reference_makes(backend, kind, mode):
     """The gradients go on through the factor to what it is made of."""
     within_budget(backend, masks(kind), made_by="reference", mode=mode, dropout_p=0.1)
+
+
+@pytest.mark.parametrize("shape", [True, False])
+def test_the_mean_needs_no_factor(backend, shape):
+    """The registered operator takes a correlation alone, and gives its gradient."""
+    x = cases.random_inputs(n=N, shape=shape)
+    spread, kernels = x["covariance"], x["covariance"].kernels
+    rows = {"shape_query": x["shape"].query, "shape_key": x["shape"].key} if shape else {}
+    a = backend.moved(Arguments(
+        x["location"].query, x["location"].key, x["value"], scale_query=spread.query,
+        scale_key=spread.key, **rows, mode="mean",
+        correlation=relation_factor(kernels, backend="reference").correlation,
+    ))  # fmt: skip
+    operator, given = BACKENDS[backend.name], a._replace(factor=torch.full_like(a.correlation, 7.0))
+    output = operator.forward(a)
+    assert torch.equal(output, operator.forward(given))
+    needs = [DIFFERENTIABLE.index("correlation")]
+    (grad,) = operator.backward(torch.ones_like(output), needs, a)
+    assert torch.equal(grad, *operator.backward(torch.ones_like(output), needs, given))
+    assert grad.count_nonzero() == (grad.numel() if shape else 0)
 
 
 def test_two_calls_share_one_factor(name):
