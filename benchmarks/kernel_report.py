@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from cuda_report import cuobjdump
 
-from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments
+from rka_fast.ops.arguments import DIFFERENTIABLE, TIME_BUCKETS, Arguments
 
 KB = 1024
 NVIDIA = ("sm_80", "sm_86", "sm_90")
@@ -105,7 +105,9 @@ def arguments(n: int, width: int, dtype: torch.dtype, variant: str) -> Arguments
         "plain": {"padding": None, "dropout": 0.0},
         "mean": {"mode": "mean"},
         "masked": {"mask": torch.ones(2, 2, n, n, dtype=torch.bool), "bias": new(2, 2, n, n)},
-        "times": {"time_table": torch.zeros(1, 129), "row_times": times, "key_times": times},
+        "times": {
+            "time_table": torch.zeros(1, TIME_BUCKETS), "row_times": times, "key_times": times,
+        },
         "rows": {"row_offset": 1, "scale": 0.2},
         "ready": {
             "correlation": square, "factor": square, "prior": square[:, None],

@@ -1,5 +1,5 @@
 // Buckets of relative times: floor(ln(max(1, seconds)) / 0.301), at most the last. The edges are
-// whole seconds from float64, so that every backend agrees: see rka_fast/ops/reference/times.py.
+// whole seconds from float64, so that every backend agrees: see rka_fast/ops/arguments.py.
 #pragma once
 
 #include "common.h"

@@ -1,6 +1,7 @@
 """Row offset, scale and relative times, on every backend that has them."""
 
 import math
+from bisect import bisect
 from decimal import Decimal
 
 import numpy as np
@@ -10,9 +11,8 @@ from support import cases
 from support.agreement import check_gradients, equals_literal
 from support.cases import rows_of, with_times
 
-from rka_fast import kernelized_attention
-from rka_fast.ops.arguments import MODES, Arguments, time_edges
-from rka_fast.ops.backends import BACKENDS
+from rka_fast import Location, RelativeTimes, kernelized_attention
+from rka_fast.ops.arguments import MODES, time_edges
 from rka_fast.ops.reference import times
 
 N = 9
@@ -90,21 +90,41 @@ def test_edges_are_where_the_logarithm_steps():
     assert far.item() == 128
 
 
-def test_the_edges_of_cpp_are_pythons():
-    """One key for each edge; every bucket has a value of its own."""
-    cpp = BACKENDS["cpp"]
-    if reasons := cpp.why_not(None):
-        pytest.skip("; ".join(reasons))
-    edges = torch.tensor(time_edges())
-    stamps = torch.cat((edges - 1, edges, edges + 1)).unique()[None]
-    keys = stamps.shape[1]
-    x = torch.zeros(1, 1, keys, 1, dtype=torch.float64)
-    table = torch.linspace(-3, 3, 129, dtype=torch.float64)[None]
-    a = Arguments(
-        x[:, :, :1], x, torch.eye(keys, dtype=torch.float64)[None, None], time_table=table,
-        row_times=torch.zeros(1, 1, dtype=torch.int64), key_times=stamps,
-    )  # fmt: skip
-    torch.testing.assert_close(cpp.forward(a), BACKENDS["reference"].forward(a), rtol=1e-12, atol=0)
+LEAST, MOST = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
+STAMPS = {
+    "edges": [[0, *(edge + s for edge in time_edges()[k : k + 10] for s in (-1, 0, 1))]
+              for k in range(0, 130, 10)],
+    "before": [[-1, -2, -3, -61, -3600, -(10**9), -(10**12)]],
+    "ends of int64": [[LEAST, LEAST + 1, -(2**62), -1, 0, 1, 2**62, MOST - 1, MOST]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STAMPS)
+def test_every_backend_has_the_bucket_of_every_difference(backend, case):
+    """Weights and the gradient of the table, from buckets by Python's whole numbers."""
+    keys = [(x + [0] * 31)[: max(map(len, STAMPS[case]))] for x in STAMPS[case]]
+    rows = [x if case == "ends of int64" else [0, 1] for x in keys]
+    bucket = np.array([
+        [[bisect(time_edges(), max(1, abs(i - j))) - 1 for j in y] for i in x]
+        for x, y in zip(rows, keys, strict=True)
+    ])  # fmt: skip
+    batch, n, m = bucket.shape
+    rng = np.random.default_rng(1)
+    table, grad = rng.uniform(-1, 1, 129), rng.uniform(-1, 1, bucket.shape)
+    weights = np.exp(table[bucket])
+    weights /= weights.sum(-1, keepdims=True)
+    d_table = np.zeros(129)
+    np.add.at(d_table, bucket, weights * (grad - (weights * grad).sum(-1, keepdims=True)))
+
+    leaf = torch.tensor(table[None], requires_grad=True)
+    given = RelativeTimes(torch.tensor(rows), torch.tensor(keys), leaf)
+    x = torch.zeros(batch, 1, m, 1, dtype=torch.float64)
+    location = Location(x[:, :, :n], x, times=given)
+    value = torch.eye(m, dtype=torch.float64).expand(batch, 1, m, m)
+    output = backend(location, value, mode="location", activation="identity")
+    output.backward(torch.tensor(grad[:, None]))
+    torch.testing.assert_close(output[:, 0], torch.tensor(weights), **backend.tolerance)
+    torch.testing.assert_close(leaf.grad[0], torch.tensor(d_table), **backend.tolerance)
 
 
 X = cases.random_inputs(n=N, dtype=torch.float32)

@@ -5,10 +5,14 @@ from torch import Tensor
 
 from rka_fast.ops.arguments import time_edges
 
+FAR = torch.iinfo(torch.int64).max  # seconds, beyond the last edge
+
 
 def buckets(row_times: Tensor, key_times: Tensor) -> Tensor:
     """floor(ln(max(1, |t_row - t_key|)) / TIME_STEP), at most the last: (batch, rows, keys)."""
-    seconds = (row_times[:, :, None] - key_times[:, None, :]).abs().clamp_min(1)
+    rows, keys = row_times[:, :, None], key_times[:, None, :]
+    apart = torch.maximum(rows, keys) - torch.minimum(rows, keys)
+    seconds = torch.where(apart < 0, FAR, apart.clamp_min(1))  # negative: beyond int64
     return (
         torch.bucketize(seconds, torch.tensor(time_edges(), device=seconds.device), right=True) - 1
     )

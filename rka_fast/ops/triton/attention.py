@@ -81,13 +81,13 @@ def draw(p, s, b, h, first_row, f, r, which: tl.constexpr, save: tl.constexpr):
 
 
 @triton.jit
-def logits(p, s, b, h, i, j, where, location, scale, deviates):
-    """Z from the scores, -inf where nothing may be seen."""
+def logits(p, s, b, h, i, j, where, location, scale, deviates, time):
+    """Z from the scores and what relative times add, -inf where nothing may be seen."""
     z = activate(p.activation, location)
     if p.bias is not None:
         z += load_pairs(p.bias, b, h, i, j, where)
     if p.times is not None:
-        z += time_bias(p, s, b, h, i, j)
+        z += time
     if p.mode != "location":
         omega, _ = softplus(scale)
         z += omega * deviates
@@ -139,7 +139,10 @@ def write_logits(p, s, b, h, first_row, f, r):
         if p.mode != "location":
             scale = biased(p, h, load_tile(rows_at(p, r, PRODUCT), p.pitch, local, j))
             x = load_tile(rows_at(p, r, LOGITS), p.pitch, local, j)
-        z = logits(p, s, b, h, i, j, where, location, scale, x)
+        time = location
+        if p.times is not None:
+            time = time_bias(p, s, b, h, i, j)
+        z = logits(p, s, b, h, i, j, where, location, scale, x, time)
         store_tile(rows_at(p, r, LOGITS), p.pitch, local, j, z)
         largest, total = softmax_step(z, where, largest, total)
     store_value(p, r, LARGEST, largest)
@@ -217,11 +220,11 @@ def factor_kernel(p, batch, heads, rows, keys, row_offset, factors, factor_size)
 
 @triton.jit(do_not_specialize=SIZES)
 def rows_kernel(
-    p, batch, heads, rows, keys, row_offset, output, factors, row_scratch, factor_size, rows_size
+    p, batch, heads, rows, keys, row_offset, output, factors, scratch, factor_size, rows_size
 ):
     """Every program takes tiles of rows of one head in turn; the factors are there."""
     s = Size(batch, heads, rows, keys, row_offset)
-    r = row_scratch + tl.cast(tl.program_id(0), tl.int64) * rows_size
+    r = scratch + tl.cast(tl.program_id(0), tl.int64) * rows_size
     tiles = tl.cdiv(s.rows, p.rows_tile)
     for index in range(tl.program_id(0), s.batch * s.heads * tiles, tl.num_programs(0)):
         first_row = index % tiles * p.rows_tile

@@ -26,13 +26,13 @@ from rka_fast.ops.triton.attention import (
 from rka_fast.ops.triton.covariance import d_correlation
 from rka_fast.ops.triton.covariance_backward import correlation_backward, store_ready
 from rka_fast.ops.triton.scratch import (
-    D_LOGITS,
     DEVIATES,
     INNER,
     LARGEST,
     LOCATION,
     SCALE,
     SLOPE,
+    TIMES,
     TOTAL,
     WEIGHTS,
     load_value,
@@ -59,7 +59,7 @@ from rka_fast.ops.triton.tiles import (
     write_rows,
     write_scores,
 )
-from rka_fast.ops.triton.times import table_backward
+from rka_fast.ops.triton.times import table_backward, time_bias
 
 
 class Gradients(NamedTuple):
@@ -127,7 +127,7 @@ def add_to_keys(p, s, target, b, h, first_row, at, rows):
 def recompute(p, s, g, b, h, first_row, f, r):
     """The largest logit, the sum of exponentials and sum_j W d W of each row.
 
-    The scale's bias is added in its place, dropout taken into d W.
+    The scale's bias is added in its place, dropout taken into d W; what relative times add is kept.
     """
     local = tl.arange(0, p.rows_tile)
     i = first_row + local
@@ -148,7 +148,11 @@ def recompute(p, s, g, b, h, first_row, f, r):
         if p.dropout is not None:
             d *= keep_factors(p, s, b, h, i, first)
             store_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j, d)
-        z = logits(p, s, b, h, i, j, where, location, scale, x)
+        time = location
+        if p.times is not None:
+            time = time_bias(p, s, b, h, i, j)
+            store_tile(rows_at(p, r, TIMES), p.pitch, local, j, time)
+        z = logits(p, s, b, h, i, j, where, location, scale, x, time)
         previous = largest
         largest, total = softmax_step(z, where, largest, total)
         inner *= tl.exp(previous - largest)
@@ -181,7 +185,10 @@ def softmax_backward(p, s, g, b, h, first_row, f, r):
         if p.mode != "location":
             scale = load_tile(rows_at(p, r, SCALE), p.pitch, local, j)
             x = load_tile(rows_at(p, r, DEVIATES), p.pitch, local, j)
-        z = logits(p, s, b, h, i, j, where, location, scale, x)
+        time = location
+        if p.times is not None:
+            time = load_tile(rows_at(p, r, TIMES), p.pitch, local, j)
+        z = logits(p, s, b, h, i, j, where, location, scale, x, time)
         w = weights(z, largest, total)
         d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j)
         dz = tl.where(where, w * (d - inner[:, None]), 0.0)
@@ -194,7 +201,7 @@ def softmax_backward(p, s, g, b, h, first_row, f, r):
             at = g.bias + (head * s.rows + i[:, None]) * s.keys + j[None, :]
             tl.store(at, dz, mask=where)
         if g.time_table is not None:
-            store_tile(rows_at(p, r, D_LOGITS), p.pitch, local, j, dz)
+            store_tile(rows_at(p, r, TIMES), p.pitch, local, j, dz)
         d = dz * activation_slope(p.activation, location) * location_scale(p)
         store_tile(rows_at(p, r, LOCATION), p.pitch, local, j, d)
         if p.mode != "location":
@@ -298,7 +305,7 @@ def backward_kernel(p, batch, heads, rows, keys, row_offset, g, scratch, factor_
 @triton.jit
 def covariance_backward(p, s, g, b, f, r):
     """From d L (or d K) of a sequence to what K was made of, or to itself where it was ready."""
-    if p.factor is not None:
+    if p.correlation is not None:
         store_ready(p, s, g, b, f)
     else:
         correlation_backward(p, s, g, b, f, r)
@@ -306,22 +313,11 @@ def covariance_backward(p, s, g, b, f, r):
 
 @triton.jit(do_not_specialize=SIZES)
 def heads_backward_kernel(
-    p,
-    batch,
-    heads,
-    rows,
-    keys,
-    row_offset,
-    g,
-    factors,
-    d_factors,
-    row_scratch,
-    factor_size,
-    rows_size,
+    p, batch, heads, rows, keys, row_offset, g, factors, d_factors, scratch, factor_size, rows_size
 ):
     """Every program takes heads of sequences in turn; d L goes to (B, H, pitch, pitch)."""
     s = Size(batch, heads, rows, keys, row_offset)
-    r = row_scratch + tl.cast(tl.program_id(0), tl.int64) * rows_size
+    r = scratch + tl.cast(tl.program_id(0), tl.int64) * rows_size
     for index in range(tl.program_id(0), s.batch * s.heads, tl.num_programs(0)):
         b = index // s.heads
         h = index % s.heads
@@ -333,22 +329,11 @@ def heads_backward_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def adjoint_kernel(
-    p,
-    batch,
-    heads,
-    rows,
-    keys,
-    row_offset,
-    g,
-    factors,
-    d_factors,
-    row_scratch,
-    factor_size,
-    rows_size,
+    p, batch, heads, rows, keys, row_offset, g, factors, d_factors, scratch, factor_size, rows_size
 ):
     """The heads' d L summed in their order, then back through K, sequence by sequence."""
     s = Size(batch, heads, rows, keys, row_offset)
-    r = row_scratch + tl.cast(tl.program_id(0), tl.int64) * rows_size
+    r = scratch + tl.cast(tl.program_id(0), tl.int64) * rows_size
     for b in range(tl.program_id(0), s.batch, tl.num_programs(0)):
         f = factors + tl.cast(b, tl.int64) * factor_size
         sum_heads(p, s, b, f, d_factors)

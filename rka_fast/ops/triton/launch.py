@@ -121,7 +121,7 @@ def backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
     results, g = gradients(grad, {DIFFERENTIABLE[i] for i in needs}, a)
     factor = factor_size(p) + p.pitch * p.pitch
     row = rows_size(c, p, scratch.BACKWARD_ROWS)
-    if g.time_table is not None:
+    if p.times is not None:
         row = rows_size(c, p, scratch.BACKWARD_ROWS + 1) + times.SUMS.value * c.rows_tile
     if in_one_launch(a):
         grid = min(batch, programs(c, grad.device))
@@ -145,7 +145,7 @@ def gradients(grad: Tensor, needed: set[str], a: Arguments) -> tuple[dict, Gradi
     batch, heads, rows, _ = a.query.shape
     spread = a.mode != "location"
     shaped = spread and a.shape_query is not None
-    if a.factor is None:
+    if a.correlation is None:
         covariance = ("features", "concentration", "mixture", "gate")
     else:
         covariance = ("factor",) if a.mode == "sample" else ("correlation",)
@@ -287,12 +287,12 @@ def heads_of(x: Tensor | None) -> Heads | None:
 def times_of(a: Arguments) -> Times:
     table, rows, keys = a.time_table, a.row_times, a.key_times
     head = 0 if table.shape[0] == 1 else TIME_BUCKETS
-    return Times(_small(table), head, rows.contiguous(), keys.contiguous(), _edges(table.device))
+    return Times(_small(table), head, rows.contiguous(), keys.contiguous(), _ends(table.device))
 
 
 @cache
-def _edges(device: torch.device) -> Tensor:
-    return torch.tensor((*time_edges(), 2**63 - 1), device=device)
+def _ends(device: torch.device) -> Tensor:
+    return torch.tensor((*(edge - 1 for edge in time_edges()[1:]), -1), device=device)
 
 
 def pairs_of(x: Tensor, a: Arguments) -> Pairs:

@@ -56,7 +56,7 @@ class Times(NamedTuple):
     head: int  # stride, 0 where the heads share one row
     rows: object  # (B, n) int64 seconds
     keys: object  # (B, m)
-    edges: object  # the least seconds of each bucket, and of one more that none reaches
+    ends: object  # (TIME_BUCKETS,) the most seconds of each bucket, the last all bits of int64
 
 
 WARPS = tl.constexpr(4)  # of every kernel

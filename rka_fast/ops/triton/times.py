@@ -1,14 +1,18 @@
 """Relative times: the bias of the location by buckets, and the gradient of their table."""
 
+import math
+
 import triton
 import triton.language as tl
 
 from rka_fast.ops.arguments import TIME_BUCKETS, TIME_STEP
-from rka_fast.ops.triton.scratch import D_LOGITS, rows_at
+from rka_fast.ops.triton.scratch import TIMES, rows_at
 from rka_fast.ops.triton.tiles import last_key
 
 BUCKETS = tl.constexpr(TIME_BUCKETS)
-STEPS = tl.constexpr(1 / TIME_STEP)
+ONE = tl.constexpr(0x3F800000)  # the bits of 1 in float32; 2^23 more are those of twice as much
+STEPS = tl.constexpr(math.log(2) / TIME_STEP / 2**23)
+SHORT = tl.constexpr(0.01)  # far above the rounding of the product
 PARTS = tl.constexpr(4)  # of a row of a tile: with 32 rows one for each thread
 PITCH = tl.constexpr(144)  # of a part's sums in scratch, a multiple of the columns added at once
 AT_ONCE = tl.constexpr(16)
@@ -16,14 +20,17 @@ SUMS = tl.constexpr(4 * 144)  # floats for each row of a tile
 
 
 @triton.jit
-def time_bucket(p, apart):
-    """The bucket of a number of seconds: by the logarithm, which may be one off, then by edges."""
-    seconds = tl.maximum(tl.abs(apart), 1)
-    k = (tl.log(seconds.to(tl.float32)) * STEPS).to(tl.int32)
-    k = tl.minimum(k, BUCKETS - 1)
-    below = seconds < tl.load(p.times.edges + k)
-    above = seconds >= tl.load(p.times.edges + k + 1)
-    return k - below.to(tl.int32) + above.to(tl.int32)
+def time_bucket(p, a, b):
+    """The bucket of two times: at first at most one short, as the bits of a float are a logarithm
+    to base 2 that is up to 0.09 short, then by the end of that bucket.
+
+    The difference is beyond int64 where they are near its ends, but not beyond uint64.
+    """
+    seconds = (tl.maximum(a, b) - tl.minimum(a, b)).to(tl.uint64, bitcast=True)
+    bits = tl.maximum(seconds.to(tl.float32), 1.0).to(tl.int32, bitcast=True)
+    k = tl.minimum(((bits - ONE).to(tl.float32) * STEPS - SHORT).to(tl.int32), BUCKETS - 1)
+    beyond = seconds > tl.load(p.times.ends + k).to(tl.uint64, bitcast=True)
+    return k + beyond.to(tl.int32)
 
 
 @triton.jit
@@ -41,7 +48,7 @@ def key_time(p, s, b, j):
 @triton.jit
 def time_bias(p, s, b, h, i, j):
     """What the table adds at rows i and keys j."""
-    bucket = time_bucket(p, row_time(p, s, b, i)[:, None] - key_time(p, s, b, j)[None, :])
+    bucket = time_bucket(p, row_time(p, s, b, i)[:, None], key_time(p, s, b, j)[None, :])
     return tl.load(p.times.table + h * p.times.head + bucket)
 
 
@@ -54,21 +61,19 @@ def table_backward(p, s, g, b, h, first_row, r):
     """
     part = tl.arange(0, p.rows_tile * PARTS)
     row = part // PARTS
-    column = part % PARTS * (p.tile // PARTS)
     time = row_time(p, s, b, first_row + row)
-    sums = rows_at(p, r, D_LOGITS + 1)
+    sums = rows_at(p, r, TIMES + 1)
     some = tl.arange(0, AT_ONCE)
     for first in range(0, PITCH, AT_ONCE):
         at = sums + part[:, None] * PITCH + (first + some)[None, :]
         tl.store(at, tl.zeros((p.rows_tile * PARTS, AT_ONCE), tl.float32))
     tl.debug_barrier()
-    for first in range(0, last_key(p, s, first_row), p.tile):
-        for step in range(0, p.tile // PARTS):
-            j = first + column + step
-            d = tl.load(rows_at(p, r, D_LOGITS) + row * p.pitch + j)
-            at = sums + part * PITCH + time_bucket(p, time - key_time(p, s, b, j))
-            tl.store(at, tl.load(at) + d)
-            tl.debug_barrier()  # the sum may be another thread's next time
+    for first in range(0, last_key(p, s, first_row), PARTS):
+        j = first + part % PARTS
+        d = tl.load(rows_at(p, r, TIMES) + row * p.pitch + j)
+        at = sums + part * PITCH + time_bucket(p, time, key_time(p, s, b, j))
+        tl.store(at, tl.load(at) + d)
+        tl.debug_barrier()  # the sum may be another thread's next time
     to = g.time_table + (tl.cast(b, tl.int64) * s.heads + h) * BUCKETS
     for first in range(0, PITCH, AT_ONCE):
         at = sums + part[:, None] * PITCH + (first + some)[None, :]
