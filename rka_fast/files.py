@@ -43,8 +43,12 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
 
 
 def write_output(path: str | os.PathLike, text: str) -> None:
-    """Write a file that a person named: as `write_atomically`, where its links lead."""
-    write_atomically(os.path.realpath(path), text)
+    """Write a file that a person named: as `write_atomically`, where its links lead.
+
+    Those of pipes, such as /dev/stdout, lead to no name of a file and are written to as they are.
+    """
+    special = os.path.exists(path) and not os.path.isfile(path)
+    write_atomically(path if special else os.path.realpath(path), text)
 
 
 def _write_new(path: Path, content: bytes) -> None:

@@ -23,6 +23,7 @@ from rka_fast.errors import ConfigError
 from rka_fast.files import (
     check_writable,
     locked,
+    markdown_code,
     remove_leftovers,
     stem,
     to_json,
@@ -88,7 +89,7 @@ def tune(config: Config, flags: Flags, command: str, chosen: bool = True) -> Tun
         config, more = with_loss_for(config, sequences.num_items)
         lines += more
     print("\n".join(lines), flush=True)
-    facts = {"command": f"`{command}`", "machine": machine()}
+    facts = {"command": markdown_code(command), "machine": machine()}
     with locked(out):
         remove_leftovers(out)
         tuning = Tuning(out, config, space, flags.pruner, sequences, description)

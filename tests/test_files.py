@@ -69,3 +69,8 @@ def test_an_output_is_written_where_its_link_leads(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "target")
     write_output(tmp_path / "link", "new")
     assert (tmp_path / "target").read_text() == "new" and (tmp_path / "link").is_symlink()
+    read, write = os.pipe()
+    write_output(f"/dev/fd/{write}", "through a pipe")  # as /dev/stdout is in front of one
+    os.close(write)
+    with open(read) as pipe:
+        assert pipe.read() == "through a pipe"

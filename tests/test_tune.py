@@ -204,6 +204,15 @@ def test_trials_that_fail_count_and_say_why(log, tmp_path, capsys):
     assert "no trial was trained to its end" in capsys.readouterr().err
 
 
+def test_the_table_shows_values_and_reasons_as_they_were_written(log, tmp_path):
+    out = tmp_path / "study"
+    assert command(log, out, "--model", "rksa", "--search", "kernels=a|*b*", "--trials", "1") == 1
+    text = (out / "table.md").read_text()
+    (row,) = (line for line in text.splitlines() if line.startswith("| 0 "))
+    assert row.endswith(r"| a\|\*b\* |") and r"failed: kernels must name" in text
+    assert r"got 'a\|\*b\*'" in text and "`rka-fast tune " in text
+
+
 def test_bad_calls(log, tmp_path, capsys, monkeypatch):
     out = tmp_path / "study"
     for flags, message in (

@@ -106,9 +106,7 @@ class Split:
 
     def had(self, stage: str) -> np.ndarray:
         """Bool (rows,): whether the user had the target's item before."""
-        users, _ = self.targets(stage)
-        before = self._rows_items(stage, whole=False)
-        return before.contains(np.arange(len(users)), self.target_items(stage))
+        return self._had[stage]
 
     def no_candidates(self, stage: str) -> UserItems:
         """Which row has which item that is no candidate beside its target.
@@ -125,6 +123,15 @@ class Split:
         """Training events of every item, int64 (num_items + 1,); index 0 is 0."""
         items = self.sequences.items[self.training_events]
         return np.bincount(items, minlength=self.sequences.num_items + 1)
+
+    @cached_property
+    def _had(self) -> dict[str, np.ndarray]:
+        return {
+            stage: self._rows_items(stage, whole=False).contains(
+                np.arange(len(self.targets(stage).users)), self.target_items(stage)
+            )
+            for stage in STAGES
+        }
 
     @cached_property
     def _hidden(self) -> dict[str, UserItems]:

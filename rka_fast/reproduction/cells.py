@@ -25,11 +25,13 @@ INCIDENTAL = ("data", "out", "json", "device", "backend", "save_every", "force")
 
 _BY_FLAG = {"data": "--data", "model": "--models", "seed": "--seeds", "split": "--split"}
 _BY_FLAG |= {"out": "--out", "json": "--json", "ties": "--ties", "seen": "--seen"}
-_OF_DATA = (
-    *("columns", "form", "time_format", "where", "max_missing", "max_unpacked"),
-    *("min_rating", "min_user_events", "min_item_events", "core", "duplicates", "repeats"),
-    *("split_boundaries", "split_targets", "max_counted", "eval_users"),
-)
+_OF_DATA = {
+    "eval_users",
+    *(f.name for f in dataclasses.fields(Config) if f.metadata["group"] == "data"),
+} - {"max_length"}
+"""Settings of what all cells of a data set share: it is read and split once."""
+_OF_RUNS = ("from_run", "valid", "test", "track")
+"""Settings that have no meaning in a table: of what one run goes on from, asks for or reports."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ def parse_overrides(
     """Settings of "NAME=VALUE" under "", of "MODEL.NAME=VALUE" under the model's name.
 
     Raises ConfigError for text of another form, an unknown model or setting (with the nearest
-    name), a setting that has a flag, a setting of the data for one model only, and one that its
-    model, or all `models`, do not read.
+    name), a setting that has a flag or is of one run, a setting of the data for one model only or
+    that some of `models` do not read, and one that its model, or all `models`, do not read.
     """
     overrides: dict[str, dict[str, Any]] = {}
     settings = [field.name for field in dataclasses.fields(Config)]
@@ -84,11 +86,19 @@ def parse_overrides(
         check_name(name, settings, "setting")
         if name in _BY_FLAG:
             raise ConfigError(f"--set {text}: use {_BY_FLAG[name]} for this")
+        if name in _OF_RUNS:
+            raise ConfigError(f"--set {text}: {name} is of a single run; leave it out")
         if dot and name in _OF_DATA:
             raise ConfigError(f"--set {text}: all models share the data; use {name}={value}")
         wanted = [model] if dot else list(models)
-        if all(name in Config.unread(model) for model in wanted):
+        deaf = [model for model in wanted if name in Config.unread(model)]
+        if deaf == wanted:
             raise ConfigError(f"--set {text}: not used by {', '.join(wanted)}; leave it out")
+        if deaf and name in _OF_DATA:
+            raise ConfigError(
+                f"--set {text}: all models share the data, and {', '.join(deaf)} cannot use this; "
+                "leave them out of --models"
+            )
         overrides.setdefault(model, {})[name] = _value(value.strip())
     return overrides
 

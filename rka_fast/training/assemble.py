@@ -72,7 +72,7 @@ def load_data(
             "events": len(old.items),
             "new_events": len(sequences.items) - len(old.items),
             "new_users": sequences.num_users - old.num_users,
-            "new_items": sequences.num_items - old.num_items,
+            "new_items": len(set(sequences.item_ids) - set(old.item_ids)),
             "there_already": there,
         }
         lines.append(

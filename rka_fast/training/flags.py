@@ -72,7 +72,7 @@ def parse_with(
     values: dict[str, Any] = {flag[2:]: vars(given)[flag[2:]] for flag in AHEAD}
     values = {name: value for name, value in values.items() if value is not None}
     if "epochs" in values:  # what is no number is refused below, with the other flags
-        values["epochs"] = int(values["epochs"]) if values["epochs"].isdigit() else 1
+        values["epochs"] = int(values["epochs"]) if values["epochs"].isdecimal() else 1
     if folder:
         # where else to write is said by who runs the command, not by the folder
         defaults = dataclasses.replace(folder.read_config(), json=None)

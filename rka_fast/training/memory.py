@@ -46,7 +46,8 @@ LOGITS = 3
 class Memory(NamedTuple):
     """Bytes that a run takes.
 
-    now: what the process has, with the data. weights: parameters, gradients, Adam's moments.
+    now: what the process has, with the data. weights: parameters, gradients, Adam's moments, and
+    what is no parameter, such as features of items, once.
     counts: of the co-occurrence, held from the start or made at the end alone, as `held` says.
     step, saving, evaluation: what each adds at its peak.
     """
@@ -94,21 +95,23 @@ def foreseen(config: Config, split: Split) -> Memory:
         raise
     except ValueError as error:  # of the constructor, about the settings
         raise ConfigError(str(error)) from None
-    sizes = [x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers())]
+    sizes = [x.nbytes for x in model.parameters()]
     weights, largest = sum(sizes), max(sizes, default=0)
-    average = weights if config.average_weights is not None else 0
+    buffers = sum(x.nbytes for x in model.buffers())
+    averages = int(config.average_weights is not None)
     evaluation = 5 * FLOAT * min(SCORES_AT_ONCE, 256 * (split.sequences.num_items + 1))
     targets = sum(len(split.targets(stage).users) for stage in STAGES)
     kept = targets * NEGATIVES * FLOAT + len(split.sequences.items) * PER_EVENT
     if not model.trains:
-        return Memory(_resident() + kept, weights, _counts(split), True, 0, weights, evaluation)
+        fitted = weights + buffers
+        return Memory(_resident() + kept, fitted, _counts(split), True, 0, fitted, evaluation)
     return Memory(
         now=_resident() + kept,
-        weights=4 * weights + average,
+        weights=4 * weights + buffers + averages * (weights + buffers),
         counts=_counts(split),
         held=model.uses_cooccurrence,
         step=largest + _step(config, split, model),
-        saving=SAVED_AT_ONCE * (3 * weights + average),
+        saving=SAVED_AT_ONCE * (3 + averages) * weights,
         evaluation=evaluation + 3 * weights,  # the best checkpoint is read
     )
 
@@ -150,7 +153,7 @@ def check_fits(config: Config, sequences: Sequences) -> list[str]:
     """The line about memory, none on a GPU. Raises TrainingError where it will not suffice."""
     if config.device.startswith(("cuda", "mps")):
         return []
-    if config.device == "auto" and torch.cuda.is_available():
+    if config.device == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available()):
         return []
     split = SPLITS[config.split](sequences, split_options(config))
     memory, limit = foreseen(config, split), memory_limit()

@@ -12,6 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from rka_fast.files import markdown_text
 from rka_fast.training.metrics import METRICS, RANKINGS
 from rka_fast.training.trainer import SELECTION
 from rka_fast.tuning.study import Tuning
@@ -75,13 +76,17 @@ def markdown(tuning: Tuning, found: Mapping[str, float], facts: Mapping[str, str
     for row in table:
         score = "" if row["score"] is None else f"{row['score']:.4f}"
         cells = [str(row["trial"]), row["state"], score, row["best_epoch"], row["epochs"]]
-        values = [short(row["settings"].get(name)) for name in names]
+        values = [markdown_text(short(row["settings"].get(name))) for name in names]
         lines.append(_line(["" if cell is None else str(cell) for cell in cells] + values))
     if found:
         lines += ["", "Share of the variance of the trained trials that each setting explains:", ""]
         lines += [_line(["setting", "share"]), _line(["---", "--:"])]
         lines += [_line([name, f"{share:.3f}"]) for name, share in found.items()]
-    lines += [f"\nTrial {row['trial']} failed: {row['error']}" for row in table if "error" in row]
+    lines += [
+        f"\nTrial {row['trial']} failed: {markdown_text(row['error'])}"
+        for row in table
+        if "error" in row
+    ]
     return "\n".join(lines) + "\n"
 
 

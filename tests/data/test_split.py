@@ -44,6 +44,7 @@ def test_targets_histories_and_training_events():
     assert split.target_items("valid").tolist() == [3, 5, 3]
     assert split.had("valid").tolist() == [False, True, True]  # of [5, 5, 1] and [3, 1, 3, 3, 2]
     assert split.had("test").tolist() == [False, False, False]
+    assert split.had("valid") is split.had("valid")  # every evaluation asks for it
     trained = functools.reduce(operator.iadd, (e if len(e) < 3 else e[:-2] for e in LISTS), [])
     assert split.train_counts().tolist() == [trained.count(i) for i in range(6)]
     with pytest.raises(ValueError, match="stage='dev': expected one of valid, test"):

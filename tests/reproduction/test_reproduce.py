@@ -273,6 +273,13 @@ def test_ties_and_what_is_shown_are_flags(tmp_path):
         (("--set", "ties=drop"), "--set ties=drop: use --ties for this"),
         (("--set", "rksa.where=a=1"), "all models share the data; use where=a=1"),
         (("--set", "rksa.min_rating=3"), "all models share the data; use min_rating=3"),
+        (("--set", "rksa.item-features=x"), "all models share the data; use item_features=x"),
+        (
+            ("--models", "pop,narm,sasrec,rksa", "--set", "item-features=x"),
+            "all models share the data, and pop, narm cannot use this; leave them out of --models",
+        ),
+        (("--set", "from_run=runs/a"), "--set from_run=runs/a: from_run is of a single run"),
+        (("--set", "track=wandb"), "--set track=wandb: track is of a single run; leave it out"),
         (("--models", ","), "no model given in ','; known are all, rksa, sasrec"),
         (("--datasets", ""), "no data set given in ''; known are all, citeulike"),
         (("--set", "sasrec.kernel_weight=2"), "weight=2: not used by sasrec; leave it out"),

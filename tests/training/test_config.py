@@ -280,6 +280,13 @@ def test_defaults_follow_the_model_and_the_data_wherever_these_are_given(tmp_pat
     assert values(parse(flags).config) == (8, 9, "ce")
 
 
+@pytest.mark.parametrize("epochs", ["many", "2.5", "²"])
+def test_epochs_that_are_no_number_are_refused_like_other_flags(capsys, epochs):
+    with pytest.raises(SystemExit) as status:
+        parse(["--epochs", epochs])
+    assert status.value.code == 2 and "epochs" in capsys.readouterr().err
+
+
 def test_the_help_shows_the_defaults_of_the_model(capsys):
     shown = []
     for flags in ([], ["--model", "attrec"]):

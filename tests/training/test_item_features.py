@@ -180,6 +180,8 @@ def test_an_update_carries_the_map_by_the_names_of_features(run, features, tmp_p
     new = pl.DataFrame({"user": ["v"] * 5, "item": items, "timestamp": range(90, 95)})
     later = fit(new, from_run=run, item_features=str(path), out=str(tmp_path / "run"), epochs=1)
     assert later.sequences.num_items == run.sequences.num_items + 2
+    told = json.loads((later.folder / "data.json").read_text())["from"]
+    assert told["new_items"] == 1  # b: the catalogue had the others without events
     begun = Checkpoint.load(RunFolder(later.folder).start).model
     best = Checkpoint.load(RunFolder(run.folder).best).model
     start, had = begun["items.map.weight"], best["items.map.weight"]

@@ -1,5 +1,7 @@
 """The memory of a run: foreseen against the measured peak, limits of containers, refusals."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scale
@@ -35,9 +37,22 @@ def test_every_model_is_foreseen(model):
     config = Config(model=model, device="cpu")
     found = foreseen(config, split)
     made = MODELS[model].from_config(config, split)
-    size = sum(x.nbytes for x in (*made.parameters(), *made.buffers()))
-    assert found.weights == size * (4 if made.trains else 1)
+    weights, others = (sum(x.nbytes for x in of) for of in (made.parameters(), made.buffers()))
+    assert found.weights == weights * (4 if made.trains else 1) + others
     assert found.peak > found.now + found.weights and found.counts >= 8 * 6**2
+
+
+def test_features_are_held_once_and_not_saved():
+    """They have no gradient and no moments; what they weigh, 16 x 8 numbers, has."""
+    plain = leave_one_out(sequences_of([range(1, 9)] * 5, 40))
+    features = np.ones((40, 16), np.float32)
+    names = [f"f{i}" for i in range(16)]
+    with_features = dataclasses.replace(plain.sequences, features=features, feature_names=names)
+    config = Config(model="sasrec", device="cpu", width=8)
+    without, found = foreseen(config, plain), foreseen(config, leave_one_out(with_features))
+    table = (40 + 1) * (16 + 1) * 4  # with the padding, and whether an item has events
+    assert found.weights - without.weights == table + 4 * 16 * 8 * 4
+    assert found.saving - without.saving == memory.SAVED_AT_ONCE * 3 * 16 * 8 * 4
 
 
 def test_limits_of_containers(tmp_path):
