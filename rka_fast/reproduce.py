@@ -209,7 +209,7 @@ def _say(text: str) -> None:
 
 _TIES = {
     "file": "in the order of the file",
-    "shuffle": "shuffled by the seed",
+    "shuffle": "shuffled, the same for all seeds",
     "drop": "the first of each",
 }
 

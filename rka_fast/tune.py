@@ -77,6 +77,9 @@ def tune(config: Config, flags: Flags, command: str, chosen: bool = True) -> Tun
 
     if flags.trials < 1:
         raise ConfigError(f"trials must be at least 1, got {flags.trials}")
+    for name in ("track", "from_run"):  # nothing would come of them
+        if (value := getattr(config, name)) is not None:
+            raise ConfigError(f"{name} {value!r} is of a single run, not of trials; leave it out")
     if config.split == "none":
         raise ConfigError("split 'none' holds nothing out to choose by; give another --split")
     space = make_space(config, flags.space, flags.search)

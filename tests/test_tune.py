@@ -14,6 +14,7 @@ from rka_fast.train import main as train
 from rka_fast.training.assemble import load_data
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.flags import parse
+from rka_fast.training.metrics_log import read_lines
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.trainer import Trainer
 
@@ -58,7 +59,9 @@ def test_what_a_study_leaves(log, study, tmp_path, capsys):
     for trial in found:
         folder = RunFolder(study / trial["folder"])
         curve = [
-            line["valid"]["sampled"]["ndcg@10"] for line in folder.read_log() if "valid" in line
+            line["valid"]["sampled"]["ndcg@10"]
+            for line in read_lines(folder.log)
+            if "valid" in line
         ]
         assert folder.result.is_file() == (trial["state"] == "trained")
         if trial["state"] == "trained":
@@ -218,6 +221,7 @@ def test_bad_calls(log, tmp_path, capsys, monkeypatch):
     for flags, message in (
         (("--trials", "0"), "trials must be at least 1, got 0"),
         (("--split", "none", "--epochs", "1"), "split 'none' holds nothing out to choose by"),
+        (("--track", "mlflow"), "track 'mlflow' is of a single run, not of trials; leave it out"),
         (("--search", "heads=3"), None),
     ):
         status = command(log, out, *flags)

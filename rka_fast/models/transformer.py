@@ -122,10 +122,11 @@ class TransformerRecommender(Recommender):
 
     `attentions` are modules called as attention(query, x, padding, **inputs) on
     (b, l, width) with padding (b, l) True at positions without an item, for rows of similar length;
-    inputs are what `attention_inputs` says.
+    inputs are what `attention_inputs` says. Where their `relative`, biases for all positions, is
+    None, the query may be that of the last position alone, (b, 1, width).
 
-    block: "sasrec", or "ligr": gated blocks, no sqrt(d), no final normalisation, and all that has
-        two dimensions or more starts Xavier-normal.
+    block: "sasrec", or "ligr": gated blocks, no sqrt(d), no final normalisation, and the tables
+        and all of the blocks that has two dimensions or more start Xavier-normal.
     expansion: hidden width of the position-wise network in widths; None is 1 for sasrec, 4 for
         ligr.
     temperature: states and items are compared by their cosine over it; None, by inner product.
@@ -190,7 +191,10 @@ class TransformerRecommender(Recommender):
         self.output = None if self.output is None else folded(self.output)
 
     def compared(self, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:
-        """Items that only features describe stand in no normaliser: they are never a target."""
+        """Without items that only features describe where a loss normalises over all items.
+
+        They are never a target, so they can only be wrong there.
+        """
         vectors = self.item_vectors()
         if loss != "ce" or not (tables := self._featured()):
             return targets, vectors

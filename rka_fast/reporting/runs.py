@@ -17,6 +17,7 @@ from rka_fast.errors import ConfigError
 from rka_fast.training.assemble import split_options
 from rka_fast.training.config import Config
 from rka_fast.training.curves import Curve, curve_of
+from rka_fast.training.metrics_log import read_lines
 from rka_fast.training.run_folder import RunFolder
 
 
@@ -42,7 +43,7 @@ class ReadRun:
 
     @cached_property
     def curve(self) -> Curve:
-        return curve_of(self.folder.read_log(), self.config, self.result)
+        return curve_of(read_lines(self.folder.log), self.config, self.result)
 
     @cached_property
     def ranks(self) -> dict[str, np.ndarray]:

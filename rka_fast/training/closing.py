@@ -16,13 +16,14 @@ def closing_lines(
     """The lines below the table of scores. epochs: those that were trained."""
     run, best, lines = shlex.quote(str(folder.path)), result["best_epoch"], []
     if best and best == epochs and "test" in result and config.patience is not None:
-        lines.append(
-            f"the best epoch was the last one: more may be better, rka-fast train --resume {run} "
-            f"--epochs {2 * epochs}"
-        )
+        more = f"rka-fast train --resume {run} --epochs {2 * epochs}"
+        if "epochs" not in config.resumable:
+            more = f"a new run with --epochs {2 * epochs}, by which the learning rate decays"
+        lines.append(f"the best epoch was the last one: more may be better, {more}")
     if (folder.path / "curve.png").is_file():
         lines.append(f"learning curve: {folder.path / 'curve.png'}")
-    user = shlex.quote(sequences.user_ids[0])
+    # A terminal would obey what is not printable.
+    user = shlex.quote(next(filter(str.isprintable, sequences.user_ids), "ID"))
     lines.append(f"page of the run: rka-fast report {run} --out report.html")
     lines.append(f"recommend: rka-fast recommend {run} --user {user}, or --all --out recs.csv")
     return lines

@@ -15,6 +15,7 @@ from rka_fast.commands import refuse_unknown
 from rka_fast.errors import ConfigError
 from rka_fast.models import MODELS
 from rka_fast.training.config import Config
+from rka_fast.training.metrics_log import read_lines
 from rka_fast.training.presets import presets
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.settings import GROUPS
@@ -110,7 +111,9 @@ def parse_with(
     if folder:
         config.check_resume(defaults)
         if config.epochs and defaults.epochs and config.epochs < defaults.epochs:
-            done = max((line["epoch"] for line in folder.read_log() if "epoch" in line), default=0)
+            done = max(
+                (line["epoch"] for line in read_lines(folder.log) if "epoch" in line), default=0
+            )
             if config.epochs < done:
                 raise ConfigError(
                     f"epochs {config.epochs}: the run in {folder.path} has {done} already; give as "

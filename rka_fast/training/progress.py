@@ -16,6 +16,7 @@ from rka_fast.data.sequences import Sequences
 from rka_fast.errors import CheckpointError, FolderError
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
+from rka_fast.training.metrics_log import read_lines, state_of
 from rka_fast.training.run_folder import RunFolder
 
 
@@ -91,7 +92,7 @@ class Checkpoints:
 
     def _refuse_lost(self, steps_per_epoch: int) -> None:
         """Raise CheckpointError where there has been a checkpoint, which is gone."""
-        steps = max((line["step"] for line in self.folder.read_log()), default=0)
+        steps = max((line["step"] for line in read_lines(self.folder.log)), default=0)
         if steps > steps_per_epoch or self.folder.result.exists():
             raise CheckpointError(
                 f"there is no {self.folder.last}, though {self.folder.log} tells of {steps} steps; "
@@ -119,7 +120,7 @@ class Checkpoints:
                 "progress": asdict(progress),
                 "config": self.config.to_json(),
                 "data": self.data,
-                "log": self.folder.log_state() if log is not None else None,
+                "log": state_of(self.folder.log) if log is not None else None,
                 "scaler": scaler.state_dict() if scaler else None,
             },
             catalogue=self.catalogue,

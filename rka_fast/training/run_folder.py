@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import io
 import json
-import math
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -332,75 +331,6 @@ class RunFolder:
         if "format" not in values:
             values = {"format": 1, **values}
         return Config.from_json({**values, "out": str(self.path)}, str(self.path / "config.json"))
-
-    def read_log(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that was cut off is left out.
-
-        Raises FolderError, naming the line, where one is damaged.
-        """
-        try:
-            lines = self.log.read_bytes().splitlines(True) if self.log.exists() else []
-        except OSError as error:
-            raise FolderError(f"cannot read {self.log}: {error.strerror}") from None
-        if lines and not lines[-1].endswith(b"\n"):
-            lines.pop()
-        return [self._log_line(number, line) for number, line in enumerate(lines, start=1)]
-
-    def _log_line(self, number: int, line: bytes) -> dict[str, Any]:
-        try:
-            values = json.loads(line)
-            if _is_log_line(values):
-                return values
-        except (ValueError, RecursionError):
-            pass
-        raise FolderError(
-            f"line {number} of {self.log} is damaged; restore the file from a copy, or delete it: "
-            "training goes on exactly without it"
-        )
-
-    def log_state(self) -> dict[str, Any]:
-        """Size and checksum of the log, for the checkpoint that belongs to it."""
-        content = self.log.read_bytes()
-        return {"size": len(content), "sha256": _sum(content)}
-
-    def truncate_log(self, step: int, state: dict[str, Any] | None = None) -> None:
-        """Drop what was logged after `step`, the one that training goes on from.
-
-        state: of the log then, where the checkpoint has it. Raises FolderError for another log; a
-        log that was deleted begins anew.
-        """
-        if state is None or not self.log.exists():
-            kept = [line for line in self.read_log() if line["step"] <= step]
-            content = "".join(json.dumps(line) + "\n" for line in kept).encode()
-        else:
-            content = self.log.read_bytes()[: state["size"]]
-            if _sum(content) != state["sha256"]:
-                self.read_log()  # names the line where it can
-                raise FolderError(
-                    f"{self.log} is damaged: it is not what the run wrote up to step {step}; "
-                    "restore it from a copy, or delete it: training goes on exactly without it"
-                )
-        write_atomically(self.log, content)
-
-
-def _is_log_line(values: Any) -> bool:
-    def is_number(value: Any) -> bool:
-        kind = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return kind and math.isfinite(value)
-
-    if not (isinstance(values, dict) and type(values.get("step")) is int and values["step"] >= 1):
-        return False
-    if "valid" not in values:
-        return is_number(values.get("loss"))
-    return (
-        type(values.get("epoch")) is int
-        and values["epoch"] >= 1
-        and isinstance(values["valid"], dict)
-        and all(
-            isinstance(scores, dict) and all(map(is_number, scores.values()))
-            for scores in values["valid"].values()
-        )
-    )
 
 
 def _npz(arrays: dict[str, Any]) -> bytes:

@@ -10,7 +10,6 @@ generator state and computes what the uninterrupted one would have, bit for bit.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 import shlex
@@ -44,6 +43,7 @@ from rka_fast.training.curves import curve_of
 from rka_fast.training.devices import make_accelerator, seed_torch, shard, stop_signals
 from rka_fast.training.evaluator import Evaluator
 from rka_fast.training.metrics import Ranked, both_metrics
+from rka_fast.training.metrics_log import read_lines, truncate, write_line
 from rka_fast.training.optimiser import averaged, learning_rate
 from rka_fast.training.progress import Checkpoints, Progress, State
 from rka_fast.training.report import curve_png
@@ -195,7 +195,7 @@ class Trainer:
 
     def _run(self) -> dict[str, Any]:
         if self.main:
-            self.folder.truncate_log(self.progress.step, self.log_state)
+            truncate(self.folder.log, self.progress.step, self.log_state)
         if self.optimizer is None:
             self._save(self.folder.best)
         elif not self.finished:
@@ -207,7 +207,7 @@ class Trainer:
             self.tracking.log({"test": result["test"]}, self.progress.step)
         if self.main:
             synthetic = bool(self.description.get("synthetic"))
-            curve = curve_png(curve_of(self.folder.read_log(), self.config, result), synthetic)
+            curve = curve_png(curve_of(read_lines(self.folder.log), self.config, result), synthetic)
             users = self.split.targets("test").users
             self.folder.write_results(result, tested, users, curve)
         self.accelerator.wait_for_everyone()
@@ -411,9 +411,3 @@ class Trainer:
             },
             "config": self.config.to_json(),
         }
-
-
-def write_line(log: IO[str], values: dict[str, Any]) -> None:
-    """One line of JSON, handed to the operating system at once."""
-    log.write(json.dumps(values) + "\n")
-    log.flush()

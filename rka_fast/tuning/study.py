@@ -27,17 +27,15 @@ from rka_fast.training.trainer import SELECTION
 from rka_fast.tuning.space import Space, holds
 
 NAME = "tune"
-PRUNERS = ("median", "hyperband", "none")
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-FILES = ("study.json", "study.db", "trials")
 
 
 class Tuning:
     """A study in a folder, which the caller has locked.
 
-    base: the settings that all trials share. space: what is searched. pruner: one of PRUNERS.
-    sequences, description: of `load_data`. Raises ConfigError where the folder holds another study,
-    FolderError where it holds something else.
+    base: the settings that all trials share. space: what is searched. pruner: "median",
+    "hyperband" or "none". sequences, description: of `load_data`. Raises ConfigError where the
+    folder holds another study, FolderError where it holds something else.
     """
 
     def __init__(

@@ -1,5 +1,7 @@
 """Trainings that are broken off at a step, and what of them must not depend on it."""
 
+from rka_fast.training.metrics_log import read_lines
+
 
 def break_at(trainer, step, action):
     """Let `action` see the loss parts of training step `step`, the first being 1."""
@@ -16,7 +18,7 @@ def break_at(trainer, step, action):
 def lines(trainer, key):
     return [
         {name: line[name] for name in ("step", key)}
-        for line in trainer.folder.read_log()
+        for line in read_lines(trainer.folder.log)
         if key in line
     ]
 

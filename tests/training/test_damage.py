@@ -20,6 +20,7 @@ from rka_fast.run import Run
 from rka_fast.train import main
 from rka_fast.training import trainer
 from rka_fast.training.checkpoint import Checkpoint
+from rka_fast.training.metrics_log import read_lines
 from rka_fast.training.run_folder import RunFolder
 
 FILES = (
@@ -306,7 +307,7 @@ def test_an_error_of_the_system_is_one_line_with_what_was_saved(
 
 def test_no_space_for_the_log_is_one_line_with_what_was_saved(run, monkeypatch):
     """Which is the checkpoint before; from there it goes on."""
-    before = RunFolder(run).read_log()
+    before = read_lines(RunFolder(run).log)
 
     def full_disk(log, values):
         raise OSError(28, os.strerror(28))
@@ -316,7 +317,7 @@ def test_no_space_for_the_log_is_one_line_with_what_was_saved(run, monkeypatch):
         status, said = resumed(run, "--epochs", "3")
     assert status == 2 and "Traceback" not in said
     assert f"{run}: No space left on device; the last good checkpoint is kept in {run}" in said
-    assert RunFolder(run).read_log() == before
+    assert read_lines(RunFolder(run).log) == before
     assert resumed(run, "--epochs", "3")[0] == 0
 
 
