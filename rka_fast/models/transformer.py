@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """query = LN(x), key = value = x; the residual adds LN(x) (SASRec's and the paper's order)."""
 
+    usual_expansion: ClassVar[int] = 1
+
     def __init__(
         self, attention: nn.Module, width: int, dropout: float, expansion: int | None
     ) -> None:
@@ -46,7 +48,7 @@ class Block(nn.Module):
         self.attention = attention
         self.attention_norm = nn.LayerNorm(width, eps=1e-8)
         self.feed_forward_norm = nn.LayerNorm(width, eps=1e-8)
-        self.feed_forward = FeedForward(width, dropout, expansion or 1)
+        self.feed_forward = FeedForward(width, dropout, expansion or self.usual_expansion)
 
     def forward(self, x: Tensor, groups: LengthGroups, inputs: list[dict[str, Any]]) -> Tensor:
         query = self.attention_norm(x)
@@ -81,6 +83,8 @@ class GatedBlock(nn.Module):
     The gates read x as it is. LiGR (Borisyuk et al., arXiv 2502.03417), as eSASRec has it.
     """
 
+    usual_expansion: ClassVar[int] = 4
+
     def __init__(
         self, attention: nn.Module, width: int, dropout: float, expansion: int | None
     ) -> None:
@@ -90,7 +94,7 @@ class GatedBlock(nn.Module):
         self.attention_gate = nn.Linear(width, width)
         self.feed_forward_norm = nn.LayerNorm(width, eps=1e-8)
         self.feed_forward_gate = nn.Linear(width, width)
-        self.feed_forward = SwiGLU(width, dropout, expansion or 4)
+        self.feed_forward = SwiGLU(width, dropout, expansion or self.usual_expansion)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, groups: LengthGroups, inputs: list[dict[str, Any]]) -> Tensor:
@@ -127,8 +131,7 @@ class TransformerRecommender(Recommender):
 
     block: "sasrec", or "ligr": gated blocks, no sqrt(d), no final normalisation, and the tables
         and all of the blocks that has two dimensions or more start Xavier-normal.
-    expansion: hidden width of the position-wise network in widths; None is 1 for sasrec, 4 for
-        ligr.
+    expansion: hidden width of the position-wise network in widths; None is the block's usual one.
     temperature: states and items are compared by their cosine over it; None, by inner product.
     tied: False gives the output an item embedding of its own.
     features: float32 (num_items, F), which the item vectors are made of too; see `ItemTable`.

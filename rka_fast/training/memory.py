@@ -23,6 +23,7 @@ from rka_fast.data.split_rules import SPLITS
 from rka_fast.errors import ConfigError, TrainingError, UserError
 from rka_fast.models import MODELS, Recommender
 from rka_fast.models.losses import CHUNK, LOSSES, WHOLE
+from rka_fast.models.transformer import BLOCKS
 from rka_fast.training.assemble import split_options
 from rka_fast.training.config import Config
 from rka_fast.training.metrics import SCORES_AT_ONCE
@@ -129,7 +130,8 @@ def _step(config: Config, split: Split, model: Recommender) -> int:
     batch = min(config.batch_size or 1, len(lengths))
     positions = batch * lengths.mean() + 2 * lengths.std() * batch**0.5
     width, blocks, n = config.width or 1, config.blocks or 1, config.max_length
-    per_position = ACTIVATIONS[model.uses_cooccurrence] + 4 * (config.expansion or 1)
+    expansion = config.expansion or (BLOCKS[config.block].usual_expansion if config.block else 1)
+    per_position = ACTIVATIONS[model.uses_cooccurrence] + 4 * expansion
     total = FLOAT * positions * width * (per_position * blocks + 8)
     if model.uses_cooccurrence:
         total += 3 * FLOAT * batch * n * n

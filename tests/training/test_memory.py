@@ -122,3 +122,4 @@ def test_longer_histories_and_batches_take_more():
     assert step(20) < step(40)
     assert step(40, max_length=10) < step(40)
     assert step(40, batch_size=16) < step(40, batch_size=128)
+    assert step(20, block="ligr") == step(20, block="ligr", expansion=4) > step(20)
