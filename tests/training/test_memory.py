@@ -1,10 +1,12 @@
 """The memory of a run: foreseen against the measured peak, limits of containers, refusals."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 import scale
+import torch
 from support.runs import SMALL, train
 from support.sequences import sequences_of
 
@@ -110,6 +112,26 @@ def test_the_speed_is_told(log, tmp_path, capsys):
     assert reproduce([*cells, "--set", "batch_size=20", "--out", str(tmp_path / "cells")]) == 0
     quiet = tmp_path / "cells" / log.stem / "sasrec" / "seed0" / "metrics.jsonl"
     assert quiet.read_text() == (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_nothing_is_told_of_a_gpu(monkeypatch):
+    sequences = sequences_of([range(1, 9)] * 5, 40)
+
+    def told(device):
+        return memory.check_fits(Config(model="sasrec", device=device, data="x"), sequences)
+
+    def has(module, is_there):  # torch looks at what it wraps
+        found = functools.wraps(module.is_available)(lambda: is_there)
+        monkeypatch.setattr(module, "is_available", found)
+
+    gpus = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    for module in gpus.values():
+        has(module, False)
+    assert "at the peak" in told("auto")[0] and "at the peak" in told("cpu")[0]
+    for name, module in gpus.items():
+        has(module, True)
+        assert told("auto") == told(name) == [] != told("cpu")
+        has(module, False)
 
 
 def test_longer_histories_and_batches_take_more():
