@@ -17,6 +17,7 @@ import torch
 from scipy.stats import rankdata
 
 from rka_fast.commands import exit_status
+from rka_fast.errors import ConfigError
 from rka_fast.reproduction.significance import user_ndcg
 from rka_fast.run import Run
 from rka_fast.training.metrics import target_ranks
@@ -86,7 +87,7 @@ def summary(path: str) -> dict[str, float]:
     """The lines that are printed, of one run."""
     run = Run(path)
     if run.config.model != "rksa":
-        sys.exit(f"{path} is a run of {run.config.model}; only rksa draws its attention logits")
+        raise ConfigError(f"{path} is a run of {run.config.model}; only rksa draws its logits")
     torch.manual_seed(0)
     rows = np.arange(len(run.batcher.split.targets("test").users))
     chunks = np.array_split(rows, -(-len(rows) // AT_ONCE))
