@@ -8,7 +8,6 @@ of 50 random items for what a model makes of a history; the 50 are hidden. `Rank
 """
 
 import argparse
-import resource
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from scale import peak_memory
 from torch import Tensor
 
 from rka_fast.commands import machine
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> float:
         alone, together = (milliseconds(ranker, histories, batch) for batch in (1, 64))
         lines.append(f"| {'approximate' if ann else 'every item'} | {alone:.2f} | {together:.2f} |")
     recall = ranker.recall(histories)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory() / 2**30
     text = "\n".join(lines) + (
         f"\n\n{flags.items:,} items of width {flags.width}, top {TOP}, {HIDDEN} hidden. "
         f"Approximate search finds {recall:.1%} of the exact lists; "
