@@ -8,7 +8,7 @@
 #include "../skew_normal.h"
 #include "../times.h"
 #include "cholesky.h"
-#include "noise.h"
+#include "philox.h"
 #include "views.h"
 
 namespace rka {

@@ -1,7 +1,7 @@
 // A block's view of its sequence: shared memory, the tile in hand, reductions over its rows.
 #pragma once
 
-#include "noise.h"
+#include "philox.h"
 #include "problem.h"
 
 namespace rka::cuda {

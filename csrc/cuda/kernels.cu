@@ -1,8 +1,7 @@
 // The two kernels, each for a factor in shared memory and in global memory.
 #include <cuda_runtime.h>
 
-#include "backward.h"
-#include "forward.h"
+#include "attention_backward.h"
 #include "launch.h"
 
 namespace rka::cuda {

@@ -16,8 +16,7 @@
 #include <vector>
 
 #include "../check.h"
-#include "backward.h"
-#include "forward.h"
+#include "attention_backward.h"
 #include "launch.h"
 #include "strip_plan.h"
 

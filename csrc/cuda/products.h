@@ -2,7 +2,7 @@
 // vectors, and outer products summed over the rows of the tile.
 #pragma once
 
-#include "packed.h"
+#include "frame.h"
 
 namespace rka::cuda {
 

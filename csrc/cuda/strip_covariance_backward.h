@@ -1,7 +1,7 @@
 // From the gradient of the factor to those of features, gate, mixture and concentrations.
 #pragma once
 
-#include "strip_correlation.h"
+#include "strip_covariance.h"
 
 namespace rka::cuda {
 

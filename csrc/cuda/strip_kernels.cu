@@ -1,6 +1,6 @@
 // The kernels for short sequences, for up to 56 and up to 64 rows and columns.
 #include "launch.h"
-#include "strip_forward.h"
+#include "strip_attention.h"
 #include "strip_launch.h"
 #include "strip_plan.h"
 

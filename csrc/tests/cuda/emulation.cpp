@@ -11,10 +11,9 @@
 #include <random>
 #include <vector>
 
-#include "../../cuda/backward.h"
-#include "../../cuda/forward.h"
+#include "../../cuda/attention_backward.h"
 #include "../../cuda/launch.h"
-#include "../../cuda/strip_backward.h"
+#include "../../cuda/strip_attention_backward.h"
 #include "../../cuda/strip_plan.h"
 #include "threads.h"
 

@@ -3,7 +3,7 @@
 // Nothing of the forward pass is kept: the weights are computed again, tile by tile.
 #pragma once
 
-#include "logits.h"
+#include "attention.h"
 
 namespace rka::cuda {
 

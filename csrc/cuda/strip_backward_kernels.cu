@@ -1,6 +1,6 @@
 // The backward kernel for short sequences, of up to 56 rows and columns.
 #include "launch.h"
-#include "strip_backward.h"
+#include "strip_attention_backward.h"
 #include "strip_launch.h"
 #include "strip_plan.h"
 

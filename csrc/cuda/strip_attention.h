@@ -1,14 +1,104 @@
-// The forward pass for short sequences: one block of four warps a sequence, nothing in global
-// memory but arguments and output.
+// softmax(Z) V of short sequences: one block of four warps a sequence, nothing in global memory but
+// arguments and output.
 //
 // A warp owns 16 rows of everything, so rows are never exchanged; a barrier stands only where an
 // operand comes to shared memory or its place is needed again.
 #pragma once
 
 #include "strip_cholesky.h"
-#include "strip_logits.h"
+#include "strip_skew_normal.h"
 
 namespace rka::cuda {
+
+constexpr float LN_2 = 0.6931471805599453f;
+
+// Dropout's factors: bit 4 j + c is set where element c of tile j is kept.
+template <class S>
+RKA_DEVICE uint32_t draw_dropout(const Sequence<S>& s, const Rows& rows, int head) {
+  const uint64_t seed = uint64_t(*s.p.seed);
+  const int64_t noise_head = s.noise_head(head);
+  uint32_t kept = 0;
+#pragma unroll 1
+  for (int j = 0; j < S::TILES; ++j) {
+    if (j / 2 >= rows.pairs) break;
+    float tile[4];
+    draw_tile(
+        s.lane, j,
+        [&](int group, int row) {
+          return dropout_factors(seed, group, row, noise_head, s.p.dropout);
+        },
+        tile);
+    for (int c = 0; c < 4; ++c) kept |= (tile[c] != 0.0f ? 1u : 0u) << (4 * j + c);
+  }
+  return kept;
+}
+
+// From scale scores: x <- omega o x, omega = softplus = max(z, 0) + log(1 + e^-|z|).
+template <class S>
+RKA_DEVICE void apply_scale(const Rows& rows, const Strip<S::TILES>& scores, float factor,
+                            float bias, Strip<S::TILES>& x) {
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    if (j / 2 >= rows.pairs) continue;
+    for (int c = 0; c < 4; ++c) {
+      const float z = fmaf(scores[j][c], factor, bias);
+      const float e = exp2_fast(-LOG2_E * fabsf(z));
+      x[j][c] *= fmaf(LN_2, log2_fast(1.0f + e), z < 0.0f ? 0.0f : z);
+    }
+  }
+}
+
+template <class S>
+RKA_DEVICE void add_bias(const Sequence<S>& s, const Rows& rows, int head, Strip<S::TILES>& x) {
+  const int column = kept(s.lane.column(0)), row = kept(s.lane.row(0));
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    for (int c = 0; c < 4; ++c) {
+      if (!rows.allowed(j, c)) continue;
+      x[j][c] += s.p.bias.at(s.b, head, row + c / 2 * 8, column + 8 * j + c % 2);
+    }
+  }
+}
+
+// From location scores in y (their activation applied) and omega o S in x: exp(z - max z) into x,
+// and the inverse of its sum over the row, 0 where the row sees nothing.
+template <class S>
+RKA_DEVICE void softmax(const Sequence<S>& s, const Rows& rows, int head, const Strip<S::TILES>& y,
+                        Strip<S::TILES>& x, float (&inverse)[2]) {
+  if (s.p.bias.data) add_bias(s, rows, head, x);
+  float largest[2] = {-3.40282347e38f, -3.40282347e38f}, total[2] = {};
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    if (j / 2 >= rows.pairs) continue;
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      x[j][c] = rows.allowed(j, c) ? y[j][c] + x[j][c] : -INFINITY;
+      largest[c / 2] = fmaxf(largest[c / 2], x[j][c]);
+    }
+  }
+  for (float& l : largest) l = largest_of_row(l);
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    if (j / 2 >= rows.pairs) continue;
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      x[j][c] = exp2_fast(LOG2_E * (x[j][c] - largest[c / 2]));
+      total[c / 2] += x[j][c];
+    }
+  }
+  for (int half = 0; half < 2; ++half) {
+    const float sum = sum_of_row(total[half]);
+    inverse[half] = sum == 0.0f ? 0.0f : reciprocal(sum);
+  }
+}
+
+template <class S>
+RKA_DEVICE void drop(uint32_t kept, float factor, Strip<S::TILES>& x) {
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    for (int c = 0; c < 4; ++c) x[j][c] *= kept >> (4 * j + c) & 1 ? factor : 0.0f;
+  }
+}
 
 // The right operands of a head in the order of their use; their parity names the buffer.
 enum Operand { SHAPE_KEY, SCALE_KEY, LOCATION_KEY, VALUE, NO_OPERAND };

@@ -1,9 +1,10 @@
-// K of one sequence from features, gate and counts into the packed triangle, the backward pass, and
-// the prior of the shape.
+// K of one sequence from features, gate and counts into the packed triangle, its gradients, and the
+// prior of the shape.
 #pragma once
 
 #include "../covariance.h"
 #include "products.h"
+#include "triangle.h"
 
 namespace rka::cuda {
 
@@ -82,82 +83,6 @@ RKA_DEVICE void correlation(const F& f) {
         k *= scale;
       }
       packed_at(f.factor, i, j) = k;
-    });
-  }
-}
-
-// A ready-made L, or K for the mean, into the packed triangle.
-template <class F>
-RKA_DEVICE void load_ready(const F& f) {
-  const Problem& p = f.p;
-  const bool lower = p.mode == Mode::sample;
-  const float* x = (lower ? p.factor : p.correlation) + int64_t(f.b) * p.keys * p.keys;
-  for (int index = 0; index << p.layout.tile_shift < p.layout.keys4; ++index) {
-    const Tile t = f.key_tile(index);
-    f.elements_by_row(t.cols4, [&](int j, int row) {
-      const int i = t.t0 + row;
-      if (i >= p.layout.keys4 || j / 4 > i / 4) return;
-      const bool inside = i < p.keys && j < p.keys, given = inside && (j <= i || !lower);
-      const float beyond = i == j ? 1.0f : 0.0f;
-      packed_at(f.factor, i, j) = given ? x[int64_t(i) * p.keys + j] : beyond;
-    });
-  }
-}
-
-// The gradient of a ready-made L, zeros above its diagonal, or of K for the mean.
-template <class F>
-RKA_DEVICE void store_ready(const F& f) {
-  const Problem& p = f.p;
-  const int keys = p.keys;
-  float* to = p.mode == Mode::sample ? p.d_factor : p.d_correlation;
-  if (!to) return;
-  to += int64_t(f.b) * keys * keys;
-  f.block.for_each(keys * keys, [&](int i) {
-    const bool above = p.mode == Mode::sample && i % keys > i / keys;
-    to[i] = above ? 0.0f : f.d_covariance[i];
-  });
-}
-
-// d_covariance <- L^-T Phi(L' d_covariance) L^-1, the gradient of K from that of L up to symmetry
-// (Murray, arXiv 1602.07527). L is replaced by its inverse on the way.
-template <class F>
-RKA_DEVICE void cholesky_backward(const F& f) {
-  const int keys = f.p.keys;
-  float *gradient = f.d_covariance, *in = f.tile[0], *out = f.tile[1];
-  const auto gradient_at = [&](int i, int j) -> float& { return gradient[int64_t(i) * keys + j]; };
-  const auto load_columns = [&](const Tile& t, bool lower) {
-    f.elements(t.cols4, [&](int k, int r) {
-      const bool inside = k < keys && r < t.rows && (!lower || k >= t.t0 + r);
-      in[f.at(k, r)] = inside ? gradient_at(k, t.t0 + r) : 0.0f;
-    });
-  };
-  for (int index = 0; index < f.key_tile_count(); ++index) {
-    const Tile t = f.key_tile(index);
-    load_columns(t, true);
-    multiply_packed<Packed::lower>(f, t.cols4, in, out);
-    f.elements(t.cols4, [&](int i, int r) {
-      const int j = t.t0 + r;
-      if (i >= keys || r >= t.rows) return;
-      gradient_at(i, j) = i < j ? 0.0f : (i == j ? 0.5f : 1.0f) * out[f.at(i, r)];
-    });
-  }
-  invert(f);
-  for (int index = 0; index < f.key_tile_count(); ++index) {
-    const Tile t = f.key_tile(index);
-    load_columns(t, false);
-    multiply_packed<Packed::lower>(f, t.cols4, in, out);
-    f.elements(t.cols4, [&](int i, int r) {
-      if (i < keys && r < t.rows) gradient_at(i, t.t0 + r) = out[f.at(i, r)];
-    });
-  }
-  for (int index = 0; index < f.key_tile_count(); ++index) {
-    const Tile t = f.key_tile(index);
-    f.elements_by_row(t.cols4, [&](int k, int r) {
-      in[f.at(k, r)] = k < keys && r < t.rows ? gradient_at(t.t0 + r, k) : 0.0f;
-    });
-    multiply_packed<Packed::lower>(f, t.cols4, in, out);
-    f.elements_by_row(t.cols4, [&](int j, int r) {
-      if (j < keys && r < t.rows) gradient_at(t.t0 + r, j) = out[f.at(j, r)];
     });
   }
 }

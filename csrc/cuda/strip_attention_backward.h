@@ -5,8 +5,8 @@
 // cache. Sums over the rows go through squares in shared memory; every gradient has one owner.
 #pragma once
 
+#include "strip_attention.h"
 #include "strip_covariance_backward.h"
-#include "strip_forward.h"
 
 namespace rka::cuda {
 
