@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.sequences import left_padded
+from rka_fast.data.counting import Counts
+from rka_fast.data.sequences import UserItems, distinct, left_padded
 from rka_fast.data.split import STAGES, Split
 from rka_fast.errors import DataError
 
@@ -17,6 +17,7 @@ from rka_fast.errors import DataError
 _ORDER, _NEGATIVES, _KERNEL_ITEMS, _CANDIDATES = range(4)
 
 NEGATIVES = 100  # a target is ranked against, where as many are left
+ROWS_AT_ONCE = 2**14  # of sampled candidates that are drawn together
 
 
 class Batch(NamedTuple):
@@ -67,7 +68,7 @@ class Batcher:
     def __init__(
         self,
         split: Split,
-        cooccurrence: CoOccurrence | None,
+        cooccurrence: Counts | None,
         max_length: int,
         seed: int,
         negatives: int = 0,
@@ -133,7 +134,8 @@ class Batcher:
             rng = _generator(self.seed, step, _NEGATIVES)
             negatives = self._negatives(users, targets, rng)
         if self.kernel_loss:
-            kernel_items = np.setdiff1d(np.concatenate((items, targets)), 0)
+            kernel_items = distinct(np.concatenate((items, targets), axis=None))
+            kernel_items = kernel_items[kernel_items > 0]
             if len(kernel_items) > self.kernel_items:
                 rng = _generator(self.seed, step, _KERNEL_ITEMS)
                 kernel_items = np.sort(rng.choice(kernel_items, self.kernel_items, replace=False))
@@ -274,18 +276,31 @@ def sampled_candidates(
     # Rejection would be slow where few items are left: there the rest is shuffled instead.
     few = free < 4 * count + num_items // 10
     for row in np.flatnonzero(few):
-        rest = np.setdiff1d(np.arange(1, num_items + 1), taken.of(int(row)))
+        rest = np.delete(np.arange(1, num_items + 1), taken.of(int(row)) - 1)
         drawn = rng.permutation(rest)[:count]
         chosen[row, : len(drawn)] = drawn
-    row, column = np.nonzero((chosen == 0) & ~few[:, None])
-    while len(row):
-        chosen[row, column] = rng.integers(1, num_items, len(row), endpoint=True)
-        bad = np.zeros_like(chosen, dtype=bool)
-        bad[row, column] = taken.contains(row, chosen[row, column])
-        redrawn = np.unique(row)
-        bad[redrawn] |= _repeats(chosen[redrawn])
-        row, column = np.nonzero(bad)
+    missing = (chosen == 0) & ~few[:, None]
+    while missing.any():
+        for first in range(0, rows, ROWS_AT_ONCE):  # the draws are those of all rows at once
+            part = slice(first, first + ROWS_AT_ONCE)
+            _redraw(rng, chosen[part], missing[part], taken, first, num_items)
     return chosen
+
+
+def _redraw(
+    rng: np.random.Generator,
+    chosen: np.ndarray,
+    missing: np.ndarray,
+    taken: UserItems,
+    first: int,
+    num_items: int,
+) -> None:
+    """Draw what is missing of some rows, from `first` on, and mark what is missing still."""
+    row, column = np.nonzero(missing)
+    chosen[row, column] = rng.integers(1, num_items, len(row), endpoint=True)
+    missing[row, column] = taken.contains(row + first, chosen[row, column])
+    redrawn = distinct(row)
+    missing[redrawn] |= _repeats(chosen[redrawn])
 
 
 def _repeats(rows: np.ndarray) -> np.ndarray:

@@ -18,9 +18,6 @@ from rka_fast.data.split import Split
 PAIR_BYTES = 8
 """Of a stored pair: its column and its count."""
 
-TOLD = 2**30
-"""Bytes of counts from which a person is told what they take."""
-
 
 def incidence(split: Split) -> scipy.sparse.csr_matrix:
     """Who trains on what that counts: int32 (num_users, num_items + 1) of 0 and 1."""
@@ -185,36 +182,6 @@ def likely_pairs(split: Split, sample: int = 500) -> int:
     had = incidence(split)
     stored = (had.T.tocsr()[chosen] @ had).getnnz(axis=1)
     return int(total * (stored / most[chosen]).mean())
-
-
-def describe_counts(split: Split) -> tuple[dict[str, Any], list[str]]:
-    """What is left out of the counts and what they may take, told before they are made.
-
-    JSON-able facts and lines for a person, none where nothing is left out and little is taken.
-    """
-    over = split.over_counted
-    users, left_out = int((over > 0).sum()), int(over.sum())
-    trained = split.train_end - split.sequences.indptr[:-1]
-    highest = PAIR_BYTES * float(
-        np.square(np.minimum(trained, split.max_counted), dtype=float).sum()
-    )
-    if not users and highest < TOLD:
-        return {}, []
-    size = PAIR_BYTES * most_pairs(split)
-    lines, facts = [], {}
-    if users:
-        facts["counted"] = {"most": split.max_counted, "users": users, "left_out": left_out}
-        lines.append(
-            f"co-occurrence: {users:,} user{'s have' if users > 1 else ' has'} more than "
-            f"{split.max_counted:,} training events, of which the last {split.max_counted:,} count "
-            f"and {left_out:,} do not (--max-counted)"
-        )
-    if users or size >= TOLD:
-        lines.append(
-            f"co-occurrence: up to {size // PAIR_BYTES:,} pairs of items, {size / 2**30:.2f} GiB; "
-            "a lower --max-counted takes less"
-        )
-    return facts, lines
 
 
 def gather(

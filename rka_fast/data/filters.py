@@ -149,7 +149,7 @@ def build_sequences(
     def keep(rule: str, kept: np.ndarray) -> None:
         nonlocal rows
         left = rows[kept]
-        users, items = (len(np.unique(c[rows])) - len(np.unique(c[left])) for c in (user, item))
+        users, items = (_number(c[rows]) - _number(c[left]) for c in (user, item))
         dropped.append(Dropped(rule, len(rows) - len(left), users, items))
         rows = left
 
@@ -208,8 +208,15 @@ def _index(ids: pl.Series) -> tuple[np.ndarray, list[str]]:
 
 def _reindex(index: np.ndarray, ids: list[str]) -> tuple[np.ndarray, list[str]]:
     """Close the gaps that dropped users or items left."""
-    kept, index = np.unique(index, return_inverse=True)
-    return index, [ids[old] for old in kept]
+    there = np.bincount(index, minlength=len(ids)) > 0
+    if there.all():
+        return index, ids
+    return (np.cumsum(there) - 1)[index], [ids[old] for old in np.flatnonzero(there)]
+
+
+def _number(index: np.ndarray) -> int:
+    """How many different indices there are."""
+    return int(np.count_nonzero(np.bincount(index)))
 
 
 def _ties(user: np.ndarray, time: np.ndarray) -> np.ndarray:

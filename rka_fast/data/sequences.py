@@ -201,7 +201,9 @@ class UserItems:
         self, users: np.ndarray, items: np.ndarray, num_users: int, num_items: int
     ) -> None:
         self._stride = num_items + 1
-        self._keys = np.unique(self._key(users, items))
+        keys = np.multiply(users, self._stride, dtype=np.int64)
+        keys += items
+        self._keys = distinct(keys)
         # How many distinct items each user has, int64 (num_users,).
         self.distinct = np.bincount(self._keys // self._stride, minlength=num_users)
         # How many users each item has, int64 (num_items + 1,).
@@ -221,6 +223,11 @@ class UserItems:
         ends = np.searchsorted(self._keys, (first * self._stride, last * self._stride))
         return np.divmod(self._keys[slice(*ends)], self._stride)
 
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each user's items begin, int64 (num_users + 1,), and all of them, int32, sorted."""
+        begin = np.append(0, np.cumsum(self.distinct))
+        return begin, (self._keys % self._stride).astype(np.int32)
+
     def mask(self, users: np.ndarray) -> np.ndarray:
         """Bool (len(users), num_items + 1): which items each user has; padding counts as had."""
         first, last = (np.searchsorted(self._keys, (users + k) * self._stride) for k in (0, 1))
@@ -234,6 +241,18 @@ class UserItems:
 
     def _key(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         return np.asarray(users, np.int64) * self._stride + items
+
+
+def distinct(values: np.ndarray) -> np.ndarray:
+    """Sorted distinct values of an array of one dimension.
+
+    np.unique of numpy 2.4 does not sort whole numbers but hashes them, which takes a hundred times
+    as long where they are many.
+    """
+    values = np.sort(values)
+    first = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=first[1:])
+    return values if first.all() else values[first]
 
 
 def lookup(sorted_keys: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from rka_fast.data.sequences import Sequences
+from rka_fast.data.sequences import Sequences, distinct
 from rka_fast.data.split import MAX_COUNTED, NOBODY, STAGES, Split, Targets
 from rka_fast.errors import DataError
 
@@ -239,7 +239,7 @@ def sampled(split: Split, users: int | str | None) -> Split:
     sampled_of = {}
     for number, stage in enumerate(STAGES):
         targets = split.targets(stage)
-        asked = np.unique(targets.users)
+        asked = distinct(targets.users)
         most = _most_users(len(asked), len(targets.users) * split.sequences.num_items, users)
         if most < len(asked):
             rng = np.random.Generator(np.random.Philox(key=[0, number]))

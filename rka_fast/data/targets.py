@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
 from rka_fast.data.batches import NEGATIVES
+from rka_fast.data.sequences import distinct
 from rka_fast.data.split import STAGES, Split
 
 FEW = 200  # users under which a mean says little
@@ -13,7 +12,7 @@ OFTEN = 0.05  # share of targets had before from which hiding them should be tho
 
 def describe_targets(split: Split) -> tuple[dict[str, Any], list[str]]:
     """JSON-able facts about the targets of both stages, and the report's lines."""
-    users = {stage: len(np.unique(split.targets(stage).users)) for stage in STAGES}
+    users = {stage: len(distinct(split.targets(stage).users)) for stage in STAGES}
     rows = {stage: len(split.targets(stage).users) for stage in STAGES}
     had = {stage: float(split.had(stage).mean()) if rows[stage] else 0.0 for stage in STAGES}
     facts: dict[str, Any] = {"targets": rows, "target_users": users, "targets_had": had}

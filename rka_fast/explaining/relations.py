@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.counting import Counts, counts_of
 from rka_fast.explaining.asking import History, Trained, best
 from rka_fast.models.rksa import KERNELS, RKSA
 from rka_fast.ops.reference.covariance import cosine_kernel, counting_kernel
@@ -72,7 +72,7 @@ class Neighbourhood:
 
     def __init__(self, run: Trained) -> None:
         split = run.batcher.split
-        self.counts = run.batcher.cooccurrence or CoOccurrence.from_split(split)
+        self.counts = run.batcher.cooccurrence or counts_of(split)
         self.holders = split.training_items.holders
         # 1 for the item that most have; equal ones share the better rank.
         ordered = np.sort(self.holders[1:])[::-1]
@@ -91,7 +91,7 @@ class Neighbourhood:
 
 
 def neighbours(
-    run: Trained, items: list[int], by: str, counts: CoOccurrence | None = None
+    run: Trained, items: list[int], by: str, counts: Counts | None = None
 ) -> list[list[tuple[int, float]]]:
     """Of each item the most similar ones, as `rka_fast.recommending.similar` has them, and how."""
     found, values = similar_items(run.model, run.batcher, np.array(items), NEIGHBOURS, by, counts)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rka_fast.data.sequences import lookup
+from rka_fast.data.sequences import distinct, lookup
 from rka_fast.errors import ConfigError
 from rka_fast.models.base import Recommender
 
@@ -52,7 +52,7 @@ class Nearest:
         """
         states, total = states.float().cpu(), len(self.vectors)
         rows, places = hidden
-        keys = np.unique(rows * total + places)  # what somebody had twice is hidden once
+        keys = distinct(rows * total + places)  # what somebody had twice is hidden once
         gone = np.bincount(keys // total, minlength=len(states))
         count = min(total, MORE * top + int(gone.max(initial=0)))
         found = np.sort(self.index.search(states.numpy(), count)[1], axis=1)  # by place

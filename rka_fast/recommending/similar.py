@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.counting import Counts, counts_of
 from rka_fast.errors import ConfigError, hint
 from rka_fast.models.rksa import RKSA
 from rka_fast.recommending.options import check_number
@@ -30,7 +30,7 @@ def similar_items(
     items: np.ndarray,
     top: int,
     by: str | None,
-    counts: CoOccurrence | None = None,
+    counts: Counts | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Item indices, int64 (B, k), 0 where there are fewer, and similarities, float32 (B, k).
 
@@ -59,7 +59,7 @@ def _best(values: Tensor, rows: np.ndarray, top: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _comparison(
-    model: Recommender, batcher: Batcher, by: str | None, counts: CoOccurrence | None
+    model: Recommender, batcher: Batcher, by: str | None, counts: Counts | None
 ) -> Callable[[np.ndarray], Tensor]:
     """A function of items (b,) that gives their similarity to every item, (b, num_items + 1)."""
     has: dict[str, Callable[[], Callable[[np.ndarray], Tensor]]] = {}
@@ -69,7 +69,7 @@ def _comparison(
     if model.has_vectors:
         has["embedding"] = lambda: _cosine(model.item_vectors(), lambda cos: cos)
     has["cooccurrence"] = lambda: _counting(
-        counts or batcher.cooccurrence or CoOccurrence.from_split(batcher.split)
+        counts or batcher.cooccurrence or counts_of(batcher.split)
     )
     by = by or next(iter(has))
     if by not in BY:
@@ -89,7 +89,7 @@ def _cosine(vectors: Tensor, kernel: Callable[[Tensor], Tensor]) -> Callable[[np
     return lambda rows: kernel(unit[torch.from_numpy(rows).to(unit.device)] @ unit.T).float().cpu()
 
 
-def _counting(counts: CoOccurrence) -> Callable[[np.ndarray], Tensor]:
+def _counting(counts: Counts) -> Callable[[np.ndarray], Tensor]:
     def compare(rows: np.ndarray) -> Tensor:
         found = counts.cosines(rows)
         found[found == 0] = -np.inf  # nobody had both

@@ -20,6 +20,7 @@ import tyro
 
 from rka_fast import exporting
 from rka_fast.commands import exit_status, parse
+from rka_fast.data.user_index import UserIndex
 from rka_fast.errors import ConfigError, FolderError
 from rka_fast.explaining.asking import mode_of
 from rka_fast.files import to_json, write_atomically
@@ -103,6 +104,12 @@ def _exportable(run: Run) -> TransformerRecommender:
         raise ConfigError(
             "a run with time_bias cannot be exported: its scores depend on when they are asked "
             "for; train it without --time-bias, or serve the run itself"
+        )
+    if isinstance(run.batcher.cooccurrence, UserIndex):
+        raise ConfigError(
+            "a run whose co-occurrence is an index of who has what cannot be exported: a graph "
+            "would hold all pairs of items; serve the run itself, or train it with --counting "
+            "pairs or a lower --max-counted"
         )
     return run.model
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from rka_fast.data.batches import Batcher
-from rka_fast.data.cooccurrence import CoOccurrence, describe_counts
+from rka_fast.data.counting import Counts, counts_of, describe_counts
 from rka_fast.data.filters import Filters, build_sequences
 from rka_fast.data.item_features import read_item_features, with_features
 from rka_fast.data.joining import joined
@@ -88,7 +88,7 @@ def load_data(
     facts, split_lines = rule.describe(sequences, split_options(config))
     split = rule(sequences, split_options(config))
     target_facts, target_lines = describe_targets(split)
-    count_facts, count_lines = describe_counts(split)
+    count_facts, count_lines = describe_counts(split, config.counting)
     lines += split_lines + target_lines + count_lines
     return sequences, {**description, **facts, **target_facts, **count_facts}, lines
 
@@ -149,7 +149,7 @@ class Parts(NamedTuple):
     batcher: Batcher
 
 
-def assemble(config: Config, sequences: Sequences, counts: CoOccurrence | None = None) -> Parts:
+def assemble(config: Config, sequences: Sequences, counts: Counts | None = None) -> Parts:
     """The parts of the run of a config on the data; weights are drawn from torch's generator.
 
     counts: of the training events, where they are known already. Raises DataError where the data
@@ -158,7 +158,7 @@ def assemble(config: Config, sequences: Sequences, counts: CoOccurrence | None =
     split = SPLITS[config.split](sequences, split_options(config))
     model = MODELS[config.model].from_config(config, split)
     if counts is None and model.uses_cooccurrence:
-        counts = CoOccurrence.from_split(split)
+        counts = counts_of(split, config.counting)
     batcher = Batcher(
         split,
         counts,

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Of config.json. 1, which had no number, had the values of settings that the model ignored."""
 
-RESUMABLE = ("epochs", "patience", "device", "backend", "json", "save_every", "track", "force")
+RESUMABLE = (
+    "epochs", "patience", "device", "backend", "json", "save_every", "track", "force", "counting",
+)  # fmt: skip
 """Settings that may be changed when a run is resumed; all others shape what was computed.
 
 Of a run whose learning rate decays so do the epochs."""
@@ -51,7 +53,7 @@ TRAINING = {
 
 UNNAMED = (
     "data", "model", "seed", "out", "json", "device", "backend", "save_every", "track", "from_run",
-    "force",
+    "force", "counting",
 )  # fmt: skip
 """Settings that the default name of a run folder has already, or that do not shape the run."""
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rka_fast.data.batches import Batcher, sampled_candidates
-from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.counting import Counts, counts_of
 from rka_fast.data.split import STAGES, Split
 from rka_fast.models import MODELS, Recommender
 from rka_fast.training.config import Config
@@ -69,9 +69,9 @@ class Evaluator:
         }
 
     @cached_property
-    def _counts(self) -> CoOccurrence:
+    def _counts(self) -> Counts:
         """The model's, or made once where it has none."""
-        return self.batcher.cooccurrence or CoOccurrence.from_split(self.split)
+        return self.batcher.cooccurrence or counts_of(self.split, self.config.counting)
 
     def popularity(self) -> dict[str, Any]:
         """Scores of popularity, which every result is shown beside."""

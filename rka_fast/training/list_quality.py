@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.counting import Counts, counts_of
 from rka_fast.training.metrics import LISTED, METRICS, RANKINGS, gains
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ QUALITIES = {
 
 
 def list_qualities(
-    lists: np.ndarray, ranks: np.ndarray, split: Split, counts: CoOccurrence | None = None
+    lists: np.ndarray, ranks: np.ndarray, split: Split, counts: Counts | None = None
 ) -> dict[str, float]:
     """Of the test lists (targets, LISTED), 0 = none, and the full ranks (targets,) of a model.
 
@@ -54,7 +54,7 @@ def list_qualities(
         f"gini@{LISTED}": gini(exposure),
         f"novelty@{LISTED}": float(np.abs(np.log2(share[shown])).mean()) if len(shown) else 0.0,
         f"popularity@{LISTED}": float(events[shown].mean()) if len(shown) else 0.0,
-        f"similarity@{LISTED}": similarity(lists, counts or CoOccurrence.from_split(split)),
+        f"similarity@{LISTED}": similarity(lists, counts or counts_of(split)),
         f"hit@{LISTED}-items": mean_by(items, gains(ranks, f"hit@{LISTED}")),
         f"ndcg@{LISTED}-items": mean_by(items, gains(ranks, f"ndcg@{LISTED}")),
     }
@@ -70,7 +70,7 @@ def gini(amounts: np.ndarray) -> float:
     return float((weights * ordered).sum() / (count * total))
 
 
-def similarity(lists: np.ndarray, counts: CoOccurrence) -> float:
+def similarity(lists: np.ndarray, counts: Counts) -> float:
     """Mean over the lists of the mean cosine c_ij / sqrt(c_ii c_jj) of their pairs of items."""
     means = []
     for part in np.array_split(lists, max(1, -(-len(lists) // 4096))):

@@ -17,6 +17,7 @@ import torch
 from rka_fast import native
 from rka_fast.data.batches import NEGATIVES
 from rka_fast.data.cooccurrence import PAIR_BYTES, likely_pairs
+from rka_fast.data.counting import form, index_bytes
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import STAGES, Split
 from rka_fast.data.split_rules import SPLITS
@@ -104,12 +105,12 @@ def foreseen(config: Config, split: Split) -> Memory:
     targets = sum(len(split.targets(stage).users) for stage in STAGES)
     kept = targets * NEGATIVES * FLOAT + len(split.sequences.items) * PER_EVENT
     if not model.trains:
-        fitted = weights + buffers
-        return Memory(_resident() + kept, fitted, _counts(split), True, 0, fitted, evaluation)
+        fitted, counts = weights + buffers, _counts(config, split)
+        return Memory(_resident() + kept, fitted, counts, True, 0, fitted, evaluation)
     return Memory(
         now=_resident() + kept,
         weights=4 * weights + buffers + averages * (weights + buffers),
-        counts=_counts(split),
+        counts=_counts(config, split),
         held=model.uses_cooccurrence,
         step=largest + _step(config, split, model),
         saving=SAVED_AT_ONCE * (3 + averages) * weights,
@@ -117,7 +118,9 @@ def foreseen(config: Config, split: Split) -> Memory:
     )
 
 
-def _counts(split: Split) -> int:
+def _counts(config: Config, split: Split) -> int:
+    if form(split, config.counting) == "index":
+        return index_bytes(split)
     return PAIR_BYTES * likely_pairs(split)
 
 

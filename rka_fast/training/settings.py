@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rka_fast.data.counting import COUNTING, STORED
 from rka_fast.data.filters import CHOICES
 from rka_fast.data.lists import FORMS
 from rka_fast.data.readers import MAX_MISSING, MAX_UNPACKED
@@ -166,6 +167,14 @@ class Settings:
         "grows with their square.",
         MAX_COUNTED,
         rule=COUNT,
+    )
+    counting: str = setting(
+        "data",
+        "Store the co-occurrence of pairs of items, or count it for each batch from an index of "
+        "who has what: the same numbers. auto stores what surely takes less than "
+        f"{STORED // 2**30} GiB.",
+        COUNTING[0],
+        choices=COUNTING,
     )
     item_features: str | None = setting(
         "data",

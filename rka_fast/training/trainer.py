@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rka_fast.data.batches import Batch
-from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.counting import Counts
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import STAGES
 from rka_fast.errors import (
@@ -87,7 +87,7 @@ class Trainer:
         description: dict[str, Any],
         quiet: bool = False,
         watch: Watch | None = None,
-        counts: CoOccurrence | None = None,
+        counts: Counts | None = None,
         popularity: dict[str, Any] | None = None,
     ) -> None:
         self.config, self.folder, self.description = config, folder, description

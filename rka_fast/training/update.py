@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rka_fast.data.cooccurrence import CoOccurrence, incidence
+from rka_fast.data.counting import form
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import Split
 from rka_fast.data.split_rules import SPLITS
@@ -108,7 +109,7 @@ class Start(NamedTuple):
         return cls(config.from_run, split, checkpoint.model, folder.read_counts(old))
 
     def counts_on(self, sequences: Sequences, config: Config) -> CoOccurrence | None:
-        """The counts of the joined data; None where the model reads none.
+        """The stored counts of the joined data; None where the model reads none or an index.
 
         The old run's have those of the new events added, where its folder has them: that of a run
         that itself went on from another.
@@ -116,6 +117,8 @@ class Start(NamedTuple):
         if not MODELS[config.model].uses_cooccurrence:
             return None
         split = SPLITS[config.split](sequences, split_options(config))
+        if form(split, config.counting) != "pairs":  # made anew, in the time that reading takes
+            return None
         if self.counts is None:
             return CoOccurrence.from_split(split)
         return self.counts.updated(self.split, split)

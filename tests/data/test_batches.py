@@ -219,6 +219,15 @@ def test_candidates_are_distinct_and_never_had(num_items):
     assert (sampled_candidates(split, "valid", 20, 3) != chosen).any()
 
 
+@pytest.mark.parametrize("num_items", [40, 1000])
+def test_candidates_do_not_depend_on_how_many_are_drawn_together(num_items, monkeypatch):
+    rng = np.random.default_rng(2)
+    split = make([rng.integers(1, num_items + 1, 9) for _ in range(50)], num_items)
+    whole = sampled_candidates(split, "test", 20, seed=3)
+    monkeypatch.setattr("rka_fast.data.batches.ROWS_AT_ONCE", 7)
+    assert (sampled_candidates(split, "test", 20, seed=3) == whole).all()
+
+
 @pytest.mark.parametrize("num_items", [60, 400])
 def test_candidates_are_uniform(num_items):
     split = make([[1, 2, 3]] * 4000, num_items)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.sequences import sequences_of
 
-from rka_fast.data.sequences import Sequences, UserItems, left_padded
+from rka_fast.data.sequences import Sequences, UserItems, distinct, left_padded
 from rka_fast.errors import DataError
 
 
@@ -86,3 +86,17 @@ def test_left_padded():
     items = np.arange(10, 20, dtype=np.int32)
     rows = left_padded(items, np.array([0, 3, 7]), np.array([3, 9, 7]), 4)
     assert rows.tolist() == [[0, 10, 11, 12], [15, 16, 17, 18], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("values", [[], [3], [5, 5], [3, -1, 3, 7, -1, 0]])
+def test_distinct_values(values):
+    given = np.array(values, np.int64)
+    assert distinct(given).tolist() == sorted(set(values))
+    assert given.tolist() == values  # left as they were
+
+
+def test_who_has_what_as_rows():
+    having = UserItems(np.array([2, 0, 0, 2, 2]), np.array([4, 3, 1, 4, 2]), 4, 5)
+    begin, items = having.rows()
+    assert begin.tolist() == [0, 2, 2, 4, 4] and items.tolist() == [1, 3, 2, 4]
+    assert begin.dtype == np.int64 and items.dtype == np.int32

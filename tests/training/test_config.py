@@ -79,6 +79,7 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "split_boundaries": "0.5,0.6",
         "split_targets": "last",
         "max_counted": 15,
+        "counting": "index",
         "force": True,
         "eval_users": 16,
         "seen": "keep",
