@@ -12,10 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rka_fast.errors import FolderError, printable
+from rka_fast.errors import ConfigError, FolderError, printable
 
 LOCK = ".lock"
 """The file whose lock is that of its folder."""
+
+
+def path_of(given: Any, name: str, expected: str = "a path") -> str | os.PathLike:
+    """What was given, where it is a path. Raises ConfigError by the argument's name."""
+    if not isinstance(given, (str, os.PathLike)):
+        raise ConfigError(f"{name}: expected {expected}, got {printable(repr(given))}")
+    return given
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:

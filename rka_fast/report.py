@@ -15,7 +15,7 @@ from rka_fast.commands import exit_status, parse
 from rka_fast.errors import ConfigError, printable
 from rka_fast.files import check_writable, to_json, write_output
 from rka_fast.pages.report_page import report_page
-from rka_fast.recommending.asked import read_titles
+from rka_fast.recommending.titles import titles_of
 from rka_fast.reporting.report import report as report_on
 from rka_fast.reporting.runs import read_runs
 
@@ -42,7 +42,7 @@ def report(flags: Flags) -> str:
         raise ConfigError("give --out FILE.html for the page, or --json for its numbers, or both")
     if flags.out is not None:
         check_writable(flags.out)
-    titles = None if flags.titles is None else read_titles(flags.titles)
+    titles = titles_of(flags.titles)
     found = report_on(read_runs(flags.runs), titles)
     if flags.out is not None:
         write_output(flags.out, report_page(found))

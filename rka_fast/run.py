@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ import polars as pl
 import torch
 
 from rka_fast.commands import ALIASES
+from rka_fast.data.records import FRAME
 from rka_fast.data.split import STAGES
-from rka_fast.errors import ConfigError, DataError, hint
+from rka_fast.errors import ConfigError, DataError, hint, printable
 from rka_fast.explaining.asking import History
 from rka_fast.explaining.explanation import DRAWS, Explanation, explain
+from rka_fast.files import path_of
 from rka_fast.models.transformer import TransformerRecommender
 from rka_fast.pages.rendering import Page
 from rka_fast.pages.report_page import report_page
@@ -30,9 +33,6 @@ from rka_fast.recommending.asked import (
     is_frame,
     is_id,
     listed,
-    read_titles,
-    titles_by_id,
-    titles_in,
 )
 from rka_fast.recommending.histories import Histories, item_indices, seconds
 from rka_fast.recommending.later import later_batcher, later_split
@@ -43,6 +43,7 @@ from rka_fast.recommending.plan import Plan, notes_of, shown_to
 from rka_fast.recommending.ranking import Ranker
 from rka_fast.recommending.similar import similar_items, table_of
 from rka_fast.recommending.tables import like, polars_frame
+from rka_fast.recommending.titles import titles_of
 from rka_fast.reporting.report import report
 from rka_fast.reporting.runs import read_runs
 from rka_fast.train import train
@@ -58,9 +59,6 @@ from rka_fast.training.update import updated
 if TYPE_CHECKING:
     import pandas as pd
 
-FRAME = "frame"
-"""What a run says its data was, where it came as a data frame."""
-
 
 def fit(
     data: str | os.PathLike | Iterable[str | os.PathLike] | pl.DataFrame | pd.DataFrame,
@@ -74,7 +72,8 @@ def fit(
         frame with such columns.
     from_run: a run, or its folder, to go on from: `data` has the new events (or all of them), which
         join its own; its weights are carried over by id, and its settings hold unless given.
-    settings: those of `Config`: model="sasrec", out="runs/mine", epochs=20 and so on.
+    settings: those of `Config`: model="sasrec", out="runs/mine", epochs=20 and so on. Those that
+        name files (valid, test, item_features) may be data frames too.
 
     Raises ConfigError, DataError, FolderError or TrainingError like the command.
     """
@@ -88,6 +87,9 @@ def fit(
     others = {name: settings[name] for name in ("valid", "test") if settings.get(name) is not None}
     logs = {"data": data, **others}
     named = {**settings, **{name: _source(name, log) for name, log in logs.items()}}
+    features = None
+    if is_frame(settings.get("item_features")):
+        features, named["item_features"] = polars_frame(settings["item_features"]), FRAME
     if from_run is None:
         config = Config(**named)
     else:
@@ -95,7 +97,8 @@ def fit(
     frames = {
         name: read_log(config, polars_frame(log)) for name, log in logs.items() if is_frame(log)
     }
-    train(config, interactions=frames, chosen=from_run is not None or "loss" in settings)
+    chosen = from_run is not None or "loss" in settings
+    train(config, interactions=frames, features=features, chosen=chosen)
     return Run.load(config.run_dir)
 
 
@@ -164,9 +167,7 @@ class Run:
         and, as they apply, title, mean, std and by ("popularity" where a history has no known item
         and the most popular items stand there). Raises DataError or ConfigError.
         """
-        plan = self.plan(of, top, **options)
-        for note in plan.notes:
-            warnings.warn(note, stacklevel=2)
+        plan = self._told(of, top, options)
         quiet = len(plan) < MANY_LISTS if progress is None else not progress
         parts = []
         with progress_bar(len(plan), "user", quiet=quiet) as bar:
@@ -190,10 +191,19 @@ class Run:
         call goes on where it was. In CSV and TSV text that a spreadsheet would compute, such as
         "=1+1" or "-5", gets a quote in front.
         """
+        path_of(out, "out")
+        plan = self._told(of, top, options)
+        return self.write(plan, out, at_given=options.get("at") is not None, progress=progress)[0]
+
+    def _told(self, of: Any, top: int, options: dict[str, Any]) -> Plan:
+        """The plan of a call of this class, whose notes are warnings there."""
+        known = list(inspect.signature(self.plan).parameters)
+        if others := [name for name in options if name not in known]:
+            raise ConfigError(f"unknown option {others[0]!r}; {hint(others[0], known)}")
         plan = self.plan(of, top, **options)
         for note in plan.notes:
-            warnings.warn(note, stacklevel=2)
-        return self.write(plan, out, at_given=options.get("at") is not None, progress=progress)[0]
+            warnings.warn(note, stacklevel=3)
+        return plan
 
     def write(
         self, plan: Plan, out: str | os.PathLike, *, at_given: bool = True, progress: bool = True
@@ -230,7 +240,7 @@ class Run:
         if ann:
             notes = [*notes, ranker.recall_note(histories)]
         cold = bool((histories.lengths == 0).any())
-        lister = Lister(self.sequences, _titles(titles), cold, self.config.model)
+        lister = Lister(self.sequences, titles_of(titles), cold, self.config.model)
         return Plan(histories, ranker, lister, [*notes, *notes_of(histories)])
 
     def histories(
@@ -286,7 +296,7 @@ class Run:
         it is. `rka_fast.pages.explain_page` makes a page of it. Raises DataError or ConfigError.
         """
         history = History.of(self.histories(of, times=times, at=at))
-        named = _titles(titles)
+        named = titles_of(titles)
         return explain(self, history, self.description, top=top, draws=draws, titles=named)
 
     def similar(
@@ -317,7 +327,7 @@ class Run:
             raise DataError("items: expected at least one item id")
         indices = item_indices(self.sequences, ids)
         found, values = similar_items(self.model, self.batcher, indices, top, by)
-        table = table_of(self.sequences.item_ids, indices, found, values, _titles(titles))
+        table = table_of(self.sequences.item_ids, indices, found, values, titles_of(titles))
         return like(table, items)
 
     def evaluate(self, on: Any = "test") -> dict[str, dict[str, float]]:
@@ -357,34 +367,25 @@ class Run:
         ConfigError where a run cannot be read.
         """
         folders = [of.folder if isinstance(of, Run) else of for of in (self, *others)]
-        return report_page(report(read_runs(folders), _titles(titles)))
+        return report_page(report(read_runs(folders), titles_of(titles)))
 
     def export(self, folder: str | os.PathLike, format: str = "onnx") -> Path:
         """The model in a new folder that answers without rka_fast; see `export_run`."""
         from rka_fast.serving.export import export_run
 
-        return export_run(self, folder, format)
+        return export_run(self, path_of(folder, "folder"), format)
 
 
 MANY_LISTS = 2000
 """Histories from which on a bar is shown."""
 
 
-def _titles(given: Any) -> Mapping[str, str] | None:
-    """Titles by item id, of a file, a mapping or a frame."""
-    if given is None:
-        return None
-    if isinstance(given, Mapping):
-        return titles_by_id(given.items())
-    if is_frame(given):
-        return titles_in(polars_frame(given), "titles")
-    return read_titles(given)
-
-
 def _source(name: str, given: Any) -> str:
     """What the settings say of data that was given."""
-    if isinstance(given, (str, os.PathLike)):
-        return str(given)
     if is_frame(given):
         return FRAME
-    return ",".join(map(str, listed(given, f"{name}: expected files, a folder or a data frame")))
+    expected = f"{name}: expected files, a folder or a data frame"
+    paths = [given] if isinstance(given, (str, os.PathLike)) else listed(given, expected)
+    if not paths or not all(isinstance(path, (str, os.PathLike)) and str(path) for path in paths):
+        raise DataError(f"{expected}, got {printable(repr(given))}")
+    return ",".join(map(str, paths))

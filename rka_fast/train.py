@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import polars as pl
 import torch
 
 from rka_fast.commands import exit_status
@@ -34,12 +35,14 @@ def train(
     config: Config,
     folder: RunFolder | None = None,
     interactions: Mapping[str, Interactions] | None = None,
+    features: pl.DataFrame | None = None,
     chosen: bool = True,
 ) -> dict[str, Any]:
     """Start the run of the config, or go on with the one in `folder`. Returns its result.
 
     interactions: the logs that are not to be read from the files in the settings, by the name of
         the setting: data, valid, test.
+    features: of the items, likewise.
     chosen: whether the loss is that of the config; else the number of items may choose another.
     """
     main = int(os.environ.get("RANK", 0)) == 0  # of several processes this one writes
@@ -63,7 +66,7 @@ def train(
         else:
             if config.from_run is not None:
                 start = Start.of(config)
-            sequences, description, lines = load_data(config, interactions)
+            sequences, description, lines = load_data(config, interactions, features)
             if not chosen:
                 config, more = with_loss_for(config, sequences.num_items)
                 lines += more

@@ -85,9 +85,12 @@ def test_what_names_nothing_is_told(run, log, tmp_path):
             Run.load(given)
         with pytest.raises(DataError, match=f"items: expected an item id or several|id '{given}'"):
             run.similar(given)
+    for given in ("", [], [log, ""], [5]):
+        with pytest.raises(DataError, match=r"data: expected files, .* got ('|\[)"):
+            fit(given, model="pop", out=out)
     with pytest.raises(DataError, match="test: expected files"):
         fit(log, test=5, model="pop", out=out)
-    with pytest.raises(DataError, match="expected ids of users, or histories .* got <object"):
+    with pytest.raises(DataError, match="of: expected ids of users, or histories .* got <object"):
         run.recommend(object())
     for name, given in (("items", 5), ("exclude", 5), ("exclude", {"u1": 5})):
         with pytest.raises(DataError, match=f"{name}: expected a list of item ids, got 5"):
@@ -95,6 +98,18 @@ def test_what_names_nothing_is_told(run, log, tmp_path):
     for ask in (run.recommend, run.similar, run.explain):
         with pytest.raises(ConfigError, match="top must be a whole number, got '5'"):
             ask("u1" if ask != run.similar else "i3", top="5")
+    with pytest.raises(DataError, match=r"items: expected a list of item ids, got {'u1'"):
+        run.recommend("u1", items={"u1": ["i3"]})  # which is for everybody
+    with pytest.raises(ConfigError, match="unknown option 'titels'; did you mean 'titles'"):
+        run.recommend("u1", titels={})
+    with pytest.raises(ConfigError, match="ann must be True or False, got 'no'"):
+        run.recommend("u1", ann="no")
+    for call, name in ((run.recommend_to, "out"), (run.export, "folder")):
+        with pytest.raises(ConfigError, match=f"{name}: expected a path, got 5"):
+            call(5)
+    for ask in (run.recommend, run.similar, run.explain):
+        with pytest.raises(ConfigError, match="titles: expected a file, a dict"):
+            ask("u1" if ask != run.similar else "i3", titles=5)
     with pytest.raises(DataError, match="unknown must be skip or refuse, got 'sikp'"):
         run.recommend("u1", unknown="sikp")
     with pytest.raises(ConfigError, match="seen must be one of hide, keep, got ''"):

@@ -14,6 +14,7 @@ import polars as pl
 
 from rka_fast.data import columns as cols
 from rka_fast.data import inputs
+from rka_fast.data.records import FRAME
 from rka_fast.data.sequences import Sequences
 from rka_fast.errors import DataError, printable
 
@@ -32,15 +33,20 @@ class Columns(NamedTuple):
     note: str
 
 
-def read_item_features(path: str | os.PathLike) -> pl.DataFrame:
-    """A Parquet file, or a text file with a header, whose values are then text.
+def read_item_features(path: str | os.PathLike | pl.DataFrame) -> pl.DataFrame:
+    """A data frame, a Parquet file, or a text file with a header, whose values are then text.
 
     The items are first, as text in a column "item". Raises DataError.
     """
+    if isinstance(path, pl.DataFrame):
+        return _with_items(path, "item_features")
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"item_features: cannot read {path}: {error.strerror}") from None
+        again = ""
+        if path == FRAME:
+            again = "; the features were a data frame, which is to be given again (or a file)"
+        raise DataError(f"item_features: cannot read {path}: {error.strerror}{again}") from None
     try:
         if content[:4] == b"PAR1":
             frame = pl.read_parquet(io.BytesIO(content))
@@ -53,6 +59,11 @@ def read_item_features(path: str | os.PathLike) -> pl.DataFrame:
             frame = pl.read_csv(io.BytesIO(text), separator=separator, infer_schema=False)
     except pl.exceptions.PolarsError as error:
         raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+    return _with_items(frame, str(path))
+
+
+def _with_items(frame: pl.DataFrame, path: str) -> pl.DataFrame:
+    """The frame with the ids first, as text without blanks in a column "item"."""
     place = cols.recognise(frame.columns).get("item", 0)
     ids = frame.to_series(place)
     if ids.dtype.is_nested() or ids.dtype.is_float():

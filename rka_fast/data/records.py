@@ -10,6 +10,9 @@ from rka_fast.data.columns import recognise
 from rka_fast.data.sources import SAMPLE, Source, Types, by_place
 from rka_fast.errors import DataError, printable
 
+FRAME = "frame"
+"""What a run says its data was, where it came as a data frame."""
+
 
 def read_parquet(content: bytes, path: str) -> Source:
     """A Parquet file; columns are read when they are asked for."""
@@ -43,12 +46,12 @@ def of_frame(frame: pl.DataFrame) -> Source:
     """A data frame, read as a Parquet file with its columns is."""
     names = frame.columns
     return Source(
-        "frame",
+        FRAME,
         "data frame",
         names,
         by_place(frame.head(SAMPLE)),
         lambda positions, types: frame.select(pl.col(names[p]).alias(str(p)) for p in positions),
-        lambda row: f"frame, row {row + 1}",
+        lambda row: f"{FRAME}, row {row + 1}",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -16,9 +16,10 @@ from rka_fast.data.readers import MAX_UNPACKED
 from rka_fast.data.sequences import Sequences
 from rka_fast.errors import DataError, printable
 from rka_fast.recommending.histories import Histories, everybody, of_lists, of_users, seconds
-from rka_fast.recommending.tables import TITLES, polars_frame, table_in
+from rka_fast.recommending.tables import polars_frame, table_in
 
 Lists = dict[str, list[Any]]
+WHOM = "ids of users, or histories that are lists of item ids"
 
 
 def is_frame(value: object) -> TypeGuard[Any]:
@@ -76,10 +77,12 @@ def _named(
                 "times: expected a dictionary with the names of the histories, got "
                 f"{printable(repr(times))}"
             )
-        return None, {name_of(name): items for name, items in of.items()}, times
+        if wrong := [name for name in of if not is_id(name)]:
+            raise DataError(f"of: expected text or numbers as names, got {wrong[0]!r}")
+        return None, _by_name(of), None if times is None else _by_name(times)
     if is_id(of):
         return [of], None, None
-    given = listed(of, "expected ids of users, or histories that are lists of item ids")
+    given = listed(of, f"of: expected {WHOM}")
     if not given:
         raise DataError("nobody was named: the list is empty")
     if all(map(is_id, given)):
@@ -87,7 +90,7 @@ def _named(
     if any(map(is_id, given)):
         one = next(filter(is_id, given))
         raise DataError(
-            "expected ids of users, or histories that are lists of item ids, got both: "
+            f"of: expected {WHOM}, got both: "
             f"{one!r} beside a list; write [{one!r}] for a history of one item"
         )
     if times is not None:
@@ -102,7 +105,7 @@ def read_histories(path: str) -> tuple[Lists, Lists | None]:
     event a row, oldest first unless there is a time; or JSON, or a JSON document a line: a list of
     ids, {"user": ..., "items": [...], "times": [...]}, or {name: [ids]}. Raises DataError.
     """
-    content = _content(path)
+    content = content_of(path)
     if content[:4] != b"PAR1":
         text = inputs.decode(content, path).decode()
         if text.lstrip()[:1] in ("{", "["):
@@ -223,7 +226,11 @@ def _histories_in(record: Any, number: int, path: str) -> list[tuple[str, Any, A
             raise DataError(f"{path}: user {name!r}: expected text or a number")
         name = name_of(name)
         return [(name, record[known[0]], record.get("times", record.get("timestamps")))]
-    return [(name_of(name), items, None) for name, items in record.items()]
+    return [(name, items, None) for name, items in _by_name(record).items()]
+
+
+def _by_name(lists: Mapping[Any, Any]) -> Lists:
+    return {name_of(name): items for name, items in lists.items()}
 
 
 def _numbered(lists: list[Any]) -> Lists:
@@ -234,9 +241,11 @@ def _numbered(lists: list[Any]) -> Lists:
 def listed(given: Any, expected: str) -> list[Any]:
     """The elements of what is a list or like one. Raises DataError that says what was expected."""
     try:
-        return list(given)
+        if not isinstance(given, Mapping):
+            return list(given)
     except TypeError:
-        raise DataError(f"{expected}, got {printable(repr(given))}") from None
+        pass
+    raise DataError(f"{expected}, got {printable(repr(given))}")
 
 
 def name_of(of: Any) -> str:
@@ -252,7 +261,7 @@ def is_id(value: Any) -> bool:
 def read_ids(path: str) -> tuple[list[str], list[str] | None]:
     """Item ids of a file, one a line or in a column `item`, or a JSON list; users where it has a
     column of them. Raises DataError."""
-    content = _content(path)
+    content = content_of(path)
     if content.lstrip()[:1] == b"[":
         try:
             return list(json.loads(content)), None
@@ -266,36 +275,7 @@ def read_ids(path: str) -> tuple[list[str], list[str] | None]:
     return items, frame.to_series(roles["user"]).to_list() if "user" in roles else None
 
 
-def read_titles(path: str | os.PathLike) -> dict[str, str]:
-    """Titles of items by id: a table with columns item and title (or name), with or without a
-    header, or MovieLens' movies.dat, u.item and movies.csv. Raises DataError."""
-    return titles_in(table_in(_content(path), str(path)), str(path))
-
-
-def titles_in(frame: pl.DataFrame, path: str) -> dict[str, str]:
-    """Titles of items by id; by name, or the first two columns. Raises DataError."""
-    item = columns.recognise(frame.columns).get("item", 0)
-    plain = [name.strip().lower() for name in frame.columns]
-    named = (k for k, n in enumerate(plain) if n in TITLES or n.endswith(("title", "_name")))
-    title = next(named, 1)
-    if frame.width < 2 or item == title:
-        raise DataError(
-            f"{path}: expected the columns item and title, got "
-            f"{', '.join(map(printable, frame.columns))}"
-        )
-    return titles_by_id(zip(frame.to_series(item), frame.to_series(title), strict=True))
-
-
-def titles_by_id(pairs: Iterable[tuple[Any, Any]]) -> dict[str, str]:
-    """Titles by id, both as text, of the items that have one."""
-    found: dict[str, str] = {}
-    for item, title in pairs:
-        if title is not None:
-            found[str(item)] = found[name_of(item)] = str(title)
-    return found
-
-
-def _content(path: str | os.PathLike) -> bytes:
+def content_of(path: str | os.PathLike) -> bytes:
     """The content of one file, unpacked. Raises DataError."""
     found = inputs.find([path], MAX_UNPACKED)
     if len(found) > 1:

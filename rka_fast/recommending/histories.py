@@ -85,7 +85,7 @@ def of_users(sequences: Sequences, users: Iterable[Any], at: float | None = None
 def of_lists(
     sequences: Sequences,
     histories: Mapping[str, Any],
-    times: Mapping[str, Sequence[Any]] | None = None,
+    times: Mapping[str, Any] | None = None,
     at: float | None = None,
     skip_unknown: bool = False,
 ) -> Histories:
@@ -94,19 +94,23 @@ def of_lists(
     times: of the events, as `seconds` reads them. skip_unknown: leave unknown items out. Raises
     DataError that names them otherwise, and for a history that is no list of ids.
     """
+    if times is not None and (others := [name for name in times if name not in histories]):
+        raise DataError(f"times: {printable(others[0])} is the name of no history")
     names, lengths, flat, when = [], [], [], []
     for name, items in histories.items():
         if hasattr(items, "to_list"):  # a column of polars or pandas
             items = items.to_list()
         if isinstance(items, (str, bytes)) or not isinstance(items, (Sequence, np.ndarray)):
+            remedy = f"; write [{items!r}] for one item" if isinstance(items, (str, int)) else ""
             raise DataError(
-                f"a history is a list of item ids, got {items!r}; write [{items!r}] for one item"
+                f"history {printable(name)}: expected a list of item ids, got "
+                f"{printable(repr(items))}{remedy}"
             )
         names.append(name)
         lengths.append(len(items))
         flat.extend(items)
         if times is not None:
-            given = times.get(name) if isinstance(times, Mapping) else times
+            given = times.get(name)
             if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, (str, bytes)):
                 raise DataError(
                     f"history {printable(name)}: expected a list of times, one of each item, got "
@@ -182,7 +186,7 @@ def seconds(value: Any, name: str = "time") -> float:
     if hasattr(value, "timestamp"):  # a datetime
         value = value.isoformat()
     try:
-        found = float(value)
+        found = None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         found = iso_seconds(str(value).strip())
     if found is None or not math.isfinite(found):

@@ -39,6 +39,8 @@ class Options:
             value = getattr(self, name)
             if name == "top" or value is not None:
                 check_number(name, value, least)
+        if not isinstance(self.ann, bool):
+            raise ConfigError(f"ann must be True or False, got {self.ann!r}")
         if self.ann and (self.draws is not None or self.order != "mean"):
             raise ConfigError(
                 "ann goes without draws, and with the order by the mean; leave it out"

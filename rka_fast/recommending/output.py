@@ -12,7 +12,6 @@ import html
 import io
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -125,7 +124,7 @@ def _digest(plan: Plan, model: str) -> str:
 
 def _joined(files: list[Path], path: Path, join: Callable[[pl.LazyFrame, Path], None]) -> int:
     """Make one file of the parts. Returns how many lists are in it."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = files[0].with_name("whole")  # goes with the parts where this is killed
     try:
         table = pl.scan_parquet(files)
         join(table, temporary)
@@ -135,12 +134,11 @@ def _joined(files: list[Path], path: Path, join: Callable[[pl.LazyFrame, Path], 
         os.replace(temporary, path)
         sync_folder(path.parent)
     except (OSError, pl.exceptions.PolarsError) as error:
+        temporary.unlink(missing_ok=True)  # where the disk is full, it is the largest there
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise FolderError(
             f"cannot write {path}: {reason}; the same command goes on from {path.name}.parts"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return count
 
 

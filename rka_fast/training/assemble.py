@@ -27,11 +27,14 @@ from rka_fast.training.run_folder import RunFolder
 
 
 def load_data(
-    config: Config, given: Mapping[str, Interactions] | None = None
+    config: Config,
+    given: Mapping[str, Interactions] | None = None,
+    features: pl.DataFrame | None = None,
 ) -> tuple[Sequences, dict[str, Any], list[str]]:
     """Read, filter and index the data of a config.
 
-    given: what was read already, by the name of the setting: data, valid, test.
+    given: what was read already, by the name of the setting: data, valid, test. features: of the
+        items, in place of the file that the settings name.
 
     Returns the sequences, a JSON-able description, and the report's lines for a person. Raises
     DataError for input that cannot be used.
@@ -81,8 +84,8 @@ def load_data(
             f"{added['new_items']:,} items ({there:,} events were there already)"
         )
     if config.item_features is not None:
-        features = read_item_features(config.item_features)
-        sequences, description["item_features"], told = with_features(sequences, features)
+        table = read_item_features(config.item_features if features is None else features)
+        sequences, description["item_features"], told = with_features(sequences, table)
         lines += told
     rule = SPLITS[config.split]
     facts, split_lines = rule.describe(sequences, split_options(config))

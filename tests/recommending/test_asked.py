@@ -15,11 +15,10 @@ from rka_fast.recommending.asked import (
     histories_of,
     read_histories,
     read_ids,
-    read_titles,
-    titles_by_id,
 )
 from rka_fast.recommending.histories import of_lists
 from rka_fast.recommending.tables import polars_frame
+from rka_fast.recommending.titles import read_titles, titles_by_id
 
 LISTS = {"ann": ["a,b", " c", "7"], "bob": ["7"]}
 
@@ -143,6 +142,10 @@ def test_times_are_in_the_form_of_the_histories(sequences):
         histories_of({"a": ["x"], "b": ["y"]}, sequences, times=[5])
     with pytest.raises(DataError, match="times: expected a list of times for each history, got 5"):
         histories_of([["x"]], sequences, times=5)
+    for of, times, other in (([["x"]], [[5], [6]], "1"), ({"a": ["x"]}, {"a": [5], "b": []}, "b")):
+        with pytest.raises(DataError, match=f"times: {other} is the name of no history"):
+            histories_of(of, sequences, times=times)
+    assert histories_of({7: ["x"]}, sequences, times={7.0: [5]}).names.to_list() == ["7"]
 
 
 def test_no_number_is_no_user(sequences, tmp_path):
@@ -157,7 +160,7 @@ def test_no_number_is_no_user(sequences, tmp_path):
     assert read_histories(str(tmp_path / "file")) == ({"nan": ["x"]}, None)
 
 
-@pytest.mark.parametrize("times", [{"a": 5}, {"a": "12"}, {"a": None}, {}, 5])
+@pytest.mark.parametrize("times", [{"a": 5}, {"a": "12"}, {"a": None}, {}])
 def test_times_that_are_no_list_are_told(times, sequences):
     with pytest.raises(DataError, match="history a: expected a list of times"):
         of_lists(sequences, {"a": ["x", "y"]}, times)

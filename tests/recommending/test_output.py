@@ -2,11 +2,15 @@
 
 import csv
 import json
+from hashlib import sha256
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from support import kills
+from support.processes import python
 from support.runs import train
 
 from rka_fast.errors import ConfigError, FolderError
@@ -123,6 +127,28 @@ def test_stopped_it_goes_on(run, tmp_path, ending, options, monkeypatch):
     assert out.read_bytes() == whole and not parts.exists()
     assert len(made) == len(set(made)) == 1 + 6  # nothing was made twice
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, f"whole{ending}"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "every"),
+    [(".parquet", 17), *(pytest.param(e, 1, marks=pytest.mark.slow) for e in (".parquet", ".csv"))],
+)
+def test_killed_anywhere_the_same_command_goes_on(run, tmp_path, ending, every):
+    """By kill -9 beside its parts, and at any call of the operating system; to the same bytes."""
+    whole = run.recommend_to(tmp_path / f"whole{ending}", top=3, progress=False).read_bytes()
+    out = tmp_path / "killed" / f"recs{ending}"
+    out.parent.mkdir()
+    tests = str(Path(kills.__file__).parents[1])
+    code = (
+        f"import pathlib, sys; sys.path.append({tests!r}); from support.killed_lists import run; "
+        f"run({str(run.folder)!r}, pathlib.Path({str(out)!r}), {every}, 16)"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stderr.splitlines() if line.startswith(("call", "sig"))]
+    assert {tuple(line[1:]) for line in lines} == {("0", sha256(whole).hexdigest(), out.name)}
+    found = [line[0] for line in lines]
+    assert found.count("call") * every >= 60 and found.count("signal") >= 3  # of 6 parts
 
 
 def test_the_command(run, tmp_path, capsys):

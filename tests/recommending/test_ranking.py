@@ -217,9 +217,11 @@ def test_who_is_asked_for(runs):
     ("of", "parts"),
     [
         (["i3", "i5"], ["unknown user ids 'i3', 'i5'", "'i3' is the id of an item", "[[id, ...]]"]),
-        ({"a": "242"}, ["a history is a list of item ids, got '242'", "['242']"]),
+        ({"a": "242"}, ["history a: expected a list of item ids, got '242'", "['242']"]),
         ([["i3"], "i5"], ["got both", "['i5']"]),
         ([["i3", None]], ["item id None", "NoneType"]),
+        ([None], ["history 0: expected a list of item ids, got None"]),
+        ({None: ["i3"]}, ["of: expected text or numbers as names, got None"]),
         ([], ["empty"]),
         ([["u3"]], ["unknown item id 'u3'", "'u3' is the id of a user"]),
         (7, ["unknown user id '7'", "ids look like u"]),

@@ -16,8 +16,10 @@ CALLS = ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink", "ftru
 DIED = 137
 
 
-def in_a_fork(work):
+def in_a_fork(work, beside=lambda child: None):
     """The exit status of `work` in a fork of this process: what it returns, 99 where it raises.
+
+    `beside` is called with the fork's number while it works.
 
     None of the threads there were are in it: it computes on one, and polars, which would wait for
     its own for ever, is ended after ten minutes.
@@ -32,6 +34,7 @@ def in_a_fork(work):
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(99)
+    beside(child)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

@@ -10,6 +10,7 @@ import torch
 from support.runs import SMALL
 
 from rka_fast import fit
+from rka_fast.errors import DataError
 from rka_fast.models.item_table import ItemTable
 from rka_fast.serving.graph import RankingGraph
 from rka_fast.train import main
@@ -113,6 +114,24 @@ def test_the_loss_compares_with_trained_items_alone(run):
     gradient = model.items.weight.grad
     assert not gradient[torch.from_numpy(~kept)].any() and gradient[1:].any()
     assert model.items.map.weight.grad.any()
+
+
+@pytest.mark.parametrize("kind", ["polars", "pandas"])
+def test_features_may_be_a_frame(kind, log, features, tmp_path):
+    table = pl.read_csv(features)
+    if kind == "pandas":
+        table = pytest.importorskip("pandas").DataFrame(table.to_dict(as_series=False))
+    settings = {**SMALL, "model": "sasrec", "epochs": 1}
+    of_file = fit(log, item_features=str(features), out=str(tmp_path / "file"), **settings)
+    run = fit(log, item_features=table, out=str(tmp_path / "frame"), **settings)
+    logs = [(folder / "metrics.jsonl").read_text() for folder in (of_file.folder, run.folder)]
+    assert logs[0] == logs[1]
+    assert run.config.item_features == "frame"
+    more = {"from_run": run, "out": str(tmp_path / "later"), "epochs": 1}
+    with pytest.raises(DataError, match="data frame, which is to be given again"):
+        fit(log, **more)
+    later = fit(log, item_features=table, **more)
+    assert later.sequences.feature_names == run.sequences.feature_names
 
 
 def test_a_run_with_features_goes_on_without_their_file(log, features, tmp_path):
