@@ -17,6 +17,7 @@ from rka_fast.version import __version__
 
 COMMANDS = {
     "train": "Train a model on an interaction log.",
+    "prepare": "Write a log's sequences to a folder that is trained on, for large logs.",
     "recommend": "Recommend items from a finished or interrupted run.",
     "similar": "Show the items most like an item, from a run.",
     "explain": "Show on a page why a run recommends what it does.",

@@ -19,7 +19,7 @@ from rka_fast.commands import exit_status
 from rka_fast.data.readers import Interactions
 from rka_fast.errors import printable
 from rka_fast.files import check_writable, to_json, write_output
-from rka_fast.training.assemble import load_data
+from rka_fast.training.assemble import load_data, prepared_counts
 from rka_fast.training.closing import closing_lines
 from rka_fast.training.config import Config
 from rka_fast.training.flags import parse
@@ -77,7 +77,8 @@ def train(
         lines = check_fits(config, sequences)
         if main and lines:
             print("\n".join(lines), flush=True)
-        trainer = Trainer(config, sequences, folder, description, counts=counts)
+        known = counts if resuming or counts is not None else prepared_counts(config)
+        trainer = Trainer(config, sequences, folder, description, counts=known)
         if start is not None:
             lines = start.carry_into(trainer.model, trainer.split)
             if main:

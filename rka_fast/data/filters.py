@@ -1,17 +1,16 @@
 """From a log to sequences: filter, sort by time, index, and report what happened."""
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from rka_fast.data.data_report import DataReport, Dropped, Summary, Told
 from rka_fast.data.readers import Interactions
 from rka_fast.data.sequences import Sequences
 from rka_fast.errors import DataError
 
-_QUANTILES = {"min": 0, "25%": 0.25, "median": 0.5, "75%": 0.75, "90%": 0.9, "max": 1}
 CHOICES = {
     "duplicates": ("keep", "drop"),
     "ties": ("file", "shuffle", "drop"),
@@ -53,75 +52,6 @@ class Filters:
                 raise DataError(f"{name}={getattr(self, name)}: expected 0 or more")
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """How many events, and so users and items, one rule took away."""
-
-    rule: str
-    events: int
-    users: int
-    items: int
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """What was read and kept. `lengths` holds quantiles of the events of a user.
-
-    short_users: users with fewer than 3 events; under leave-one-out they train only.
-    ties: events at the same time as the user's event before, None without times.
-    tied_targets: users with 3 events or more whose last is such an event.
-    repeated: events with the item of the user's event before.
-    notes: what was decided in reading, and what was left out.
-    """
-
-    form: str
-    users: int
-    items: int
-    events: int
-    density: float
-    lengths: dict[str, float]
-    short_users: int
-    ties: int | None
-    tied_targets: int | None
-    repeated: int
-    notes: list[str] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        """The report as text, one entry a line."""
-        quantiles = ", ".join(f"{name} {value:g}" for name, value in self.lengths.items())
-        lines = [
-            f"read as {self.form}",
-            f"users {self.users:,}, items {self.items:,}, events {self.events:,}, "
-            f"density {self.density:.3%}",
-            f"events per user: {quantiles}",
-            *self.notes,
-        ]
-        lines += [
-            f"dropped by {d.rule}: {d.events:,} events, {d.users:,} users, {d.items:,} items"
-            for d in self.dropped
-        ]
-        if self.short_users:
-            have = "user has" if self.short_users == 1 else "users have"
-            lines.append(f"{self.short_users:,} {have} fewer than 3 events")
-        if self.ties is None:
-            lines.append("no times: the order of the file is taken as the order in time")
-            if self.repeated:
-                lines.append(f"{self.repeated:,} events have the item of the one before")
-        elif self.ties:
-            targets = self.users - self.short_users
-            lines.append(
-                f"{self.ties:,} events ({self.ties / self.events:.0%}) tie in time with the one "
-                f"before, among them the last of {self.tied_targets:,} of {targets:,} users"
-            )
-        return lines + [f"warning: {warning}" for warning in self.warnings]
-
-    def to_json(self) -> dict:
-        """The same as plain values."""
-        return dataclasses.asdict(self)
-
-
 def build_sequences(
     interactions: Interactions, filters: Filters | None = None
 ) -> tuple[Sequences, DataReport]:
@@ -158,7 +88,7 @@ def build_sequences(
         if equal.any():
             keep("duplicates=drop", ~equal)
     if filters.ties == "drop" and time is not None:
-        keep("ties=drop", ~_ties(user[rows], time[rows]))
+        keep("ties=drop", ~ties(user[rows], time[rows]))
     if filters.min_rating is not None:
         if "rating" not in frame.columns:
             raise DataError(
@@ -178,16 +108,20 @@ def build_sequences(
         )
         keep(rule, _core(user[rows], item[rows], filters))
 
-    _refuse_too_few(user[rows], user_ids, interactions, dropped)
+    left = np.unique(user[rows])
+    refuse_too_few(len(left), [user_ids[index] for index in left[:1]], interactions.form, dropped)
     user, user_ids = _reindex(user[rows], user_ids)
     item, item_ids = _reindex(item[rows], item_ids)
     time = None if time is None else time[rows]
-    tied = None if time is None else _ties(user, time)
+    tied = None if time is None else ties(user, time)
     time = None if time is None else seconds(time, interactions.dated)
     indptr = np.concatenate(([0], np.cumsum(np.bincount(user)))).astype(np.int64)
     part = None if part is None else part[rows].astype(np.int8)
     sequences = Sequences(indptr, (item + 1).astype(np.int32), user_ids, item_ids, time, part)
-    return sequences, _report(sequences, interactions, filters, dropped, tied)
+    summary = Summary(item_ids, filters.ties)
+    summary.add(indptr, sequences.items, tied)
+    told = Told(interactions.form, interactions.ordered, interactions.notes, interactions.warnings)
+    return sequences, summary.report(told, dropped)
 
 
 def seconds(time: np.ndarray, dated: bool) -> np.ndarray:
@@ -219,7 +153,7 @@ def _number(index: np.ndarray) -> int:
     return int(np.count_nonzero(np.bincount(index)))
 
 
-def _ties(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+def ties(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     """For events in order of user and time, which are at the time of the one before."""
     tied = np.zeros(len(user), bool)
     tied[1:] = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
@@ -228,7 +162,7 @@ def _ties(user: np.ndarray, time: np.ndarray) -> np.ndarray:
 
 def _equal_rows(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
     """For events in order of user and time, which equal one before in user, item and time."""
-    tied = _ties(user, time)
+    tied = ties(user, time)
     equal = np.zeros(len(user), bool)
     if tied.any():
         # Only inside of ties can rows be equal; a tie is numbered by where it begins.
@@ -259,71 +193,18 @@ def _core(user: np.ndarray, item: np.ndarray, filters: Filters) -> np.ndarray:
         kept &= enough
 
 
-def _refuse_too_few(
-    user: np.ndarray, user_ids: list[str], interactions: Interactions, dropped: list[Dropped]
-) -> None:
+def refuse_too_few(users: int, some: list[str], form: str, dropped: list[Dropped]) -> None:
+    """Raise DataError where no users are left, or one. some: an id of those that are."""
     rules = "; ".join(f"{d.rule} dropped {d.events:,} events" for d in dropped)
-    if len(user) == 0:
+    if users == 0:
         raise DataError(f"no events are left ({rules or 'the log is empty'}); relax the filters")
-    if (user == user[0]).all():
+    if users == 1:
         raise DataError(
-            f"only one user, {user_ids[user[0]]!r}, "
+            f"only one user, {some[0]!r}, "
             + (
                 f"is left ({rules}); relax the filters"
                 if rules
-                else f"in the data (read as {interactions.form}); "
+                else f"in the data (read as {form}); "
                 "check which column is the user, and name it with --columns"
             )
         )
-
-
-def _report(
-    sequences: Sequences,
-    interactions: Interactions,
-    filters: Filters,
-    dropped: list[Dropped],
-    tied: np.ndarray | None,
-) -> DataReport:
-    lengths, events = sequences.lengths, len(sequences.items)
-    same_user = np.diff(sequences.event_users) == 0
-    warnings = list(interactions.warnings)
-    if not interactions.ordered:
-        warnings.append(
-            "the data has no order: it has no times, and every user's items are sorted by id. "
-            "The order of the file is taken as the order in time, so the targets are the items "
-            "with the largest ids; the scores say little about what a user does next"
-        )
-    if tied is not None and filters.ties == "file" and _stand_by_id(sequences, tied):
-        warnings.append(
-            f"{tied.sum():,} events tie in time with the one before and stand in the order of the "
-            "item ids, which is no order of choice: scores are too high where a model learns it. "
-            "Compare with --ties shuffle"
-        )
-    last = sequences.indptr[1:][lengths >= 3] - 1
-    return DataReport(
-        form=interactions.form,
-        users=sequences.num_users,
-        items=sequences.num_items,
-        events=events,
-        density=events / (sequences.num_users * sequences.num_items),
-        lengths={name: float(np.quantile(lengths, q)) for name, q in _QUANTILES.items()},
-        short_users=int((lengths < 3).sum()),
-        ties=None if tied is None else int(tied.sum()),
-        tied_targets=None if tied is None else int(tied[last].sum()),
-        repeated=int((same_user & (np.diff(sequences.items) == 0)).sum()),
-        notes=list(interactions.notes),
-        dropped=dropped,
-        warnings=warnings,
-    )
-
-
-def _stand_by_id(sequences: Sequences, tied: np.ndarray) -> bool:
-    """Whether nearly all events of ties ascend (or descend) by item id, beyond chance."""
-    ids = sequences.item_ids
-    numbers = all(name.isdecimal() and len(name) < 19 for name in ids)
-    order = np.argsort(np.array([int(name) for name in ids] if numbers else ids), kind="stable")
-    rank = np.empty(len(ids), np.int64)
-    rank[order] = np.arange(len(ids))
-    steps = np.diff(rank[sequences.items - 1])[tied[1:]]
-    steps = steps[steps != 0]
-    return len(steps) >= 20 and max((steps > 0).sum(), (steps < 0).sum()) >= 0.95 * len(steps)

@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,64 +77,115 @@ def read_interactions(
 
     Raises DataError, with the line where there is one, for whatever cannot be read.
     """
-    if isinstance(path, pl.DataFrame):
-        if path.is_empty():
-            raise DataError("the data frame has no row")
-        sources = [of_frame(path)]
-    else:
-        sources = _sources(path, columns, form, max_unpacked)
-    wanted, tally = conditions(where), Tally()
-    decision = decide(sources[0], columns, time_format, max_missing, wanted)
-    frames = [
-        events(
-            source,
-            _roles_in(source, sources[0], decision),
-            decision.kind,
-            decision.lists,
-            wanted,
-            tally,
-        )
-        for source in sources
-    ]
-    titles = {role: printable(sources[0].title(p)) for role, p in decision.roles.items()}
-    tally.check(
-        max_missing,
-        titles,
-        sources[0].path,
-        "name another column with --columns, or allow more with",
+    log = Log(
+        path,
+        columns,
+        form=form,
+        time_format=time_format,
+        where=where,
+        max_missing=max_missing,
+        max_unpacked=max_unpacked,
     )
-    notes = [*sources[0].notes, *decision.notes, *tally.notes(wanted)]
-    if len(sources) > 1 and cols.is_session(titles["user"]):
-        frames = _key_sessions(sources, frames, notes)
+    frames = list(log.frames())
+    if log.prefixes is not None:
+        frames = [prefixed(*pair) for pair in zip(log.prefixes, frames, strict=True)]
     frame = pl.concat(frames, how="vertical_relaxed")
-    if len(frame) == 0:
-        raise DataError(_nothing_left(sources, wanted, where))
-    points = any(source.has_points for source in sources)
-    name = _form(sources[0], decision) + (f" ({len(sources)} files pooled)" if sources[1:] else "")
+    log.refuse_nothing(len(frame))
     return Interactions(
         frame,
-        name,
+        log.form,
         ordered="timestamp" in frame.columns or not _sorted_by_id(frame),
-        dated=decision.kind is not None and decision.kind.is_real,
-        notes=notes,
-        warnings=decision.warnings + (_mixed_ids(frame) if points else []),
+        dated=log.dated,
+        notes=log.notes,
+        warnings=[*log.warnings, *log.mixed(frame)],
     )
 
 
-def _sources(
-    path: str | os.PathLike | Iterable[str | os.PathLike],
-    columns: Sequence[str] | None,
-    form: str,
-    max_unpacked: float,
-) -> list[Source]:
-    """The files that hold anything, all of one form."""
-    found = inputs.find(path, max_unpacked)
-    sources = [_open(file, columns, form, len(found) > 1) for file in found]
-    sources = [source for source in sources if source is not None]
-    if not sources:
-        raise DataError(f"{found[0].path} and the {len(found) - 1:,} other files are empty")
-    _refuse_different(sources)
-    return sources
+class Log:
+    """A log that is read file by file, all of them by what is decided on the first.
+
+    The arguments are those of `read_interactions`. The rest is known once `frames` has ended:
+
+    form, dated, notes, warnings: see `Interactions`. has_points: whether there are points in it.
+    prefixes: of the users of every file, where sessions are numbered anew in each; else None.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike | Iterable[str | os.PathLike] | pl.DataFrame,
+        columns: Sequence[str] | None = None,
+        *,
+        form: str = "auto",
+        time_format: str | None = None,
+        where: str | None = None,
+        max_missing: float = MAX_MISSING,
+        max_unpacked: float = MAX_UNPACKED,
+    ) -> None:
+        self._path, self._columns, self._form = path, columns, form
+        self._time_format, self._where = time_format, where
+        self._max_missing, self._max_unpacked = max_missing, max_unpacked
+        self._first: Source | None = None
+        self.form, self.dated, self.has_points = "", False, False
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+        self.prefixes: list[str] | None = None
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """The events of every file that holds anything, as in `Interactions.frame`.
+
+        Raises DataError, with the line where there is one, for whatever cannot be read.
+        """
+        sources, wanted, tally = self._sources(), conditions(self._where), Tally()
+        first = self._first = next(sources)
+        decision = decide(first, self._columns, self._time_format, self._max_missing, wanted)
+        titles = {role: printable(first.title(p)) for role, p in decision.roles.items()}
+        files, sessions = 0, _Sessions()
+        for source in itertools.chain([first], sources):
+            _refuse_different(first, source)
+            roles = _roles_in(source, first, decision)
+            frame = events(source, roles, decision.kind, decision.lists, wanted, tally)
+            self.has_points |= source.has_points
+            files += 1
+            if cols.is_session(titles["user"]):
+                sessions.add(source.path, frame)
+            yield frame
+        tally.check(
+            self._max_missing,
+            titles,
+            first.path,
+            "name another column with --columns, or allow more with",
+        )
+        self.notes = [*first.notes, *decision.notes, *tally.notes(wanted)]
+        self.prefixes = sessions.prefixes(self.notes)
+        self.form = _form(first, decision) + (f" ({files} files pooled)" if files > 1 else "")
+        self.dated = decision.kind is not None and decision.kind.is_real
+        self.warnings = decision.warnings
+
+    def mixed(self, ids: Mapping[str, pl.Series] | pl.DataFrame) -> list[str]:
+        """Warnings about ids under "user" and "item" that are written in two ways."""
+        return _mixed_ids(ids) if self.has_points else []
+
+    def refuse_nothing(self, events: int) -> None:
+        """Raise DataError where there are no events."""
+        if not events:
+            assert self._first is not None
+            raise DataError(_nothing_left(self._first, conditions(self._where), self._where))
+
+    def _sources(self) -> Iterator[Source]:
+        """The files that hold anything."""
+        if isinstance(self._path, pl.DataFrame):
+            if self._path.is_empty():
+                raise DataError("the data frame has no row")
+            yield of_frame(self._path)
+            return
+        found, empty = inputs.find(self._path, self._max_unpacked), True
+        for file in found:
+            source = _open(file, self._columns, self._form, len(found) > 1)
+            if source is not None:
+                empty = False
+                yield source
+        if empty:
+            raise DataError(f"{found[0].path} and the {len(found) - 1:,} other files are empty")
 
 
 def _open(
@@ -180,19 +231,17 @@ def _first_lines(text: bytes) -> list[str]:
     return lines[:LINES]
 
 
-def _refuse_different(sources: list[Source]) -> None:
-    first = sources[0]
-    for other in sources[1:]:
-        same = first.kind == other.kind and (
-            set(first.names) == set(other.names)
-            if first.names and other.names
-            else first.width == other.width
+def _refuse_different(first: Source, other: Source) -> None:
+    same = first.kind == other.kind and (
+        set(first.names) == set(other.names)
+        if first.names and other.names
+        else first.width == other.width
+    )
+    if not same:
+        raise DataError(
+            f"files of different forms: {first.path} is {_outline(first)}; {other.path} is "
+            f"{_outline(other)}; give those that belong together"
         )
-        if not same:
-            raise DataError(
-                f"files of different forms: {first.path} is {_outline(first)}; {other.path} is "
-                f"{_outline(other)}; give those that belong together"
-            )
 
 
 def _outline(source: Source) -> str:
@@ -208,34 +257,49 @@ def _roles_in(source: Source, first: Source, decision: Decision) -> dict[str, in
     return {role: source.names.index(first.names[p]) for role, p in decision.roles.items()}
 
 
-def _key_sessions(
-    sources: list[Source], frames: list[pl.DataFrame], notes: list[str]
-) -> list[pl.DataFrame]:
+class _Sessions:
     """Sessions that every file numbers anew, told by most of them being in several files."""
-    names = [os.path.basename(source.path).split(".")[0] for source in sources]
-    known = [set(frame["user"].unique()) for frame in frames]
-    smaller = [min(len(a), len(b)) for a, b in itertools.pairwise(known)]
-    shared = [len(a & b) for a, b in itertools.pairwise(known)]
-    parts = all(re.match(r"part-\d+", name) for name in names)  # one table, written by many
-    if parts or sum(shared) <= 0.5 * sum(smaller):
-        if any(shared):
-            notes.append("a session that is in several files is one session")
-        return frames
-    notes.append("sessions are numbered anew in every file, so a user is file:session")
-    return [
-        frame.with_columns(pl.concat_str(pl.lit(f"{name}:"), "user").alias("user"))
-        for name, frame in zip(names, frames, strict=True)
-    ]
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._known: set[str] = set()  # of the file before
+        self._smaller = self._shared = 0
+
+    def add(self, path: str, frame: pl.DataFrame) -> None:
+        """Take account of a file."""
+        known = set(frame["user"].unique())
+        if self.names:
+            self._smaller += min(len(self._known), len(known))
+            self._shared += len(self._known & known)
+        self.names.append(os.path.basename(path).split(".")[0])
+        self._known = known
+
+    def prefixes(self, notes: list[str]) -> list[str] | None:
+        """What makes the users of each file their own, where that is meant; adds to the notes."""
+        if len(self.names) < 2:
+            return None
+        parts = all(re.match(r"part-\d+", name) for name in self.names)  # one table of many writers
+        if parts or self._shared <= 0.5 * self._smaller:
+            if self._shared:
+                notes.append("a session that is in several files is one session")
+            return None
+        notes.append("sessions are numbered anew in every file, so a user is file:session")
+        return [f"{name}:" for name in self.names]
 
 
-def _nothing_left(sources: list[Source], wanted: list, where: str | None) -> str:
+def prefixed(prefix: str, frame: pl.DataFrame, column: str = "user") -> pl.DataFrame:
+    """The events with other names of their users, which stand in a column."""
+    return frame.with_columns(pl.concat_str(pl.lit(prefix), column).alias(column))
+
+
+def _nothing_left(first: Source, wanted: list, where: str | None) -> str:
     if not wanted:
-        return f"{sources[0].path}: no row has a user and an item"
-    position = wanted[0].position(sources[0].names, sources[0].width)
-    column = sources[0].sample[str(position)]
+        return f"{first.path}: no row has a user and an item"
+    position = wanted[0].position(first.names, first.width)
+    column = first.sample[str(position)]
     seen = column.cast(pl.String, strict=False).drop_nulls().unique(maintain_order=True).head(6)
     return (
-        f"where={printable(where or '')}: no row is left; {sources[0].title(position)} has values "
+        f"where={printable(where or '')}: no row is left; {first.title(position)} has values "
         f"such as {', '.join(map(printable, seen))}"
     )
 
@@ -254,15 +318,15 @@ def _form(source: Source, decision: Decision) -> str:
     return f"{kind}: columns {cols.listed(used)}"
 
 
-def _mixed_ids(frame: pl.DataFrame) -> list[str]:
+def _mixed_ids(ids: Mapping[str, pl.Series] | pl.DataFrame) -> list[str]:
     """Ids such as 1 and 1.0 in one column, which may be one thing written in two ways."""
     found = []
     for role in ("user", "item"):
-        whole = frame[role].str.ends_with(".0")
+        whole = ids[role].str.ends_with(".0")
         if not whole.any() or whole.all():
             continue
-        floats = frame[role].filter(whole).unique()
-        both = floats.str.strip_suffix(".0").is_in(frame[role].filter(~whole).unique().implode())
+        floats = ids[role].filter(whole).unique()
+        both = floats.str.strip_suffix(".0").is_in(ids[role].filter(~whole).unique().implode())
         if both.any():
             example = printable(floats.filter(both).sort()[0])
             found.append(
@@ -274,11 +338,18 @@ def _mixed_ids(frame: pl.DataFrame) -> list[str]:
 
 def _sorted_by_id(frame: pl.DataFrame) -> bool:
     """Whether every user's items stand sorted by id, and that cannot be chance."""
-    return _descends_never(frame.head(5_000)) is not False and bool(_descends_never(frame))
+    head = rises(frame.head(5_000))
+    return head is not None and is_no_chance(rises(frame))
 
 
-def _descends_never(frame: pl.DataFrame) -> bool | None:
-    """Whether every user's items ascend by id; None where too few events could tell."""
+def is_no_chance(steps: int | None) -> bool:
+    """Whether what `rises` found cannot be chance."""
+    # Each further event of a user would be in place by chance with probability 1/2 at most.
+    return steps is not None and steps >= 20
+
+
+def rises(frame: pl.DataFrame) -> int | None:
+    """How many events come after one of the same user; None where an id is below that before."""
     ids = frame["item"].cast(pl.Int64, strict=False)
     ids = ids if ids.null_count() == 0 else frame["item"]
     codes = ids.rank("dense").to_numpy()
@@ -286,7 +357,4 @@ def _descends_never(frame: pl.DataFrame) -> bool | None:
     order = np.argsort(users, kind="stable")
     users, codes = users[order], codes[order].astype(np.int64)
     same = users[1:] == users[:-1]
-    if (same & (codes[1:] < codes[:-1])).any():
-        return False
-    # Each further event of a user would be in place by chance with probability 1/2 at most.
-    return True if int(same.sum()) >= 20 else None
+    return None if (same & (codes[1:] < codes[:-1])).any() else int(same.sum())

@@ -16,11 +16,12 @@ from rka_fast.data.item_features import read_item_features, with_features
 from rka_fast.data.joining import joined
 from rka_fast.data.readers import Interactions, read_interactions
 from rka_fast.data.sequences import Sequences
+from rka_fast.data.shards import Prepared
 from rka_fast.data.split import Split
 from rka_fast.data.split_rules import SPLITS, SplitOptions
 from rka_fast.data.synthetic import synthetic
 from rka_fast.data.targets import describe_targets
-from rka_fast.errors import DataError
+from rka_fast.errors import ConfigError, DataError
 from rka_fast.models import MODELS, Recommender
 from rka_fast.training.config import Config
 from rka_fast.training.run_folder import RunFolder
@@ -40,6 +41,8 @@ def load_data(
     DataError for input that cannot be used.
     """
     given = given or {}
+    if "data" not in given and Prepared.is_one(config.data):
+        return load_prepared(config, Prepared.open(config.data))
     is_synthetic = config.data == "synthetic"
     if is_synthetic:
         interactions = synthetic()
@@ -51,8 +54,7 @@ def load_data(
             for name, path in (("valid", config.valid), ("test", config.test))
         ]
         interactions = pooled([interactions, *others])
-    # Its fields are settings, under the same names.
-    filters = Filters(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Filters)})
+    filters = filters_of(config)
     old, there = None, 0
     if config.from_run is not None:
         old = RunFolder.open(config.from_run).read_sequences()
@@ -83,6 +85,55 @@ def load_data(
             f"{added['new_events']:,} events, {added['new_users']:,} users, "
             f"{added['new_items']:,} items ({there:,} events were there already)"
         )
+    return _described(config, sequences, description, lines)
+
+
+def load_prepared(
+    config: Config, prepared: Prepared
+) -> tuple[Sequences, dict[str, Any], list[str]]:
+    """The same of a folder of prepared data, all of it in memory."""
+    refuse_other_settings(config, prepared)
+    report = prepared.report
+    description = {
+        "source": config.data,
+        "synthetic": False,
+        "split": config.split,
+        **report.to_json(),
+        "prepared": {name: prepared.facts[name] for name in ("engine", "content")},
+    }
+    lines = [f"data: {config.data}, prepared by {prepared.facts['engine']}", *report.lines()]
+    return _described(config, prepared.sequences(), description, lines)
+
+
+def prepared_counts(config: Config) -> CoOccurrence | None:
+    """The counts of the config's data, where they are prepared and its model reads them."""
+    if not (MODELS[config.model].uses_cooccurrence and Prepared.is_one(config.data)):
+        return None
+    return Prepared.open(config.data).counts(config.split, config.max_counted)
+
+
+def refuse_other_settings(config: Config, prepared: Prepared) -> None:
+    """Raise ConfigError where the config asks for other data than was prepared."""
+    for name in ("valid", "test", "from_run"):
+        if (value := getattr(config, name)) is not None:
+            flag = "from" if name == "from_run" else name
+            raise ConfigError(
+                f"--{flag} {value} does not go with prepared data ({prepared.path}); give --data "
+                "the log itself"
+            )
+    usual = {field.name: field.default for field in dataclasses.fields(Config)}
+    for name, value in prepared.facts["settings"].items():
+        if getattr(config, name) not in (value, usual[name]):
+            raise ConfigError(
+                f"{name} {getattr(config, name)!r} cannot be changed now: {prepared.path} was "
+                f"prepared with {value!r}; leave it out, or prepare the log again with it"
+            )
+
+
+def _described(
+    config: Config, sequences: Sequences, description: dict[str, Any], lines: list[str]
+) -> tuple[Sequences, dict[str, Any], list[str]]:
+    """What `load_data` returns, from the sequences, with features and what the split comes to."""
     if config.item_features is not None:
         table = read_item_features(config.item_features if features is None else features)
         sequences, description["item_features"], told = with_features(sequences, table)
@@ -98,15 +149,18 @@ def load_data(
 
 def read_log(config: Config, path: str | os.PathLike | pl.DataFrame) -> Interactions:
     """A log as the settings of a config say that it is to be read."""
-    return read_interactions(
-        path,
-        config.column_names,
-        form=config.form,
-        time_format=config.time_format,
-        where=config.where,
-        max_missing=config.max_missing,
-        max_unpacked=config.max_unpacked,
-    )
+    return read_interactions(path, config.column_names, **reading(config))
+
+
+def reading(config: Config) -> dict[str, Any]:
+    """The keywords of `read_interactions` and `Log` that a config has beside the columns."""
+    names = ("form", "time_format", "where", "max_missing", "max_unpacked")
+    return {name: getattr(config, name) for name in names}
+
+
+def filters_of(config: Config) -> Filters:
+    """The filters of a config: its settings of the same names."""
+    return Filters(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Filters)})
 
 
 def pooled(parts: list[Interactions]) -> Interactions:

@@ -1,0 +1,72 @@
+"""`rka-fast prepare`, and training on what it wrote."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.runs import small, train, write_log
+
+from rka_fast.commands import main
+from rka_fast.data.shards import Prepared, shard_path
+from rka_fast.train import main as train_main
+
+LOG = 400  # events at least
+
+
+def dated_log(path: Path) -> Path:
+    """The log of `write_log` with times, rising a day at a time."""
+    lines = write_log(path).read_text().split("\n")
+    rows = [f"{line} {1_500_000_000 + 86_400 * k}" for k, line in enumerate(lines) if line]
+    assert len(rows) > LOG
+    path.write_text("\n".join(rows))
+    return path
+
+
+@pytest.mark.parametrize("model", ["rksa", "sasrec"])
+def test_training_on_the_folder_is_training_on_the_log(model, tmp_path, capsys):
+    log, out = dated_log(tmp_path / "log"), tmp_path / "prepared"
+    flags = ("--min-item-events", "2")
+    assert main(["prepare", str(log), "--out", str(out), "--shards", "3", *flags]) == 0
+    assert "train on it: rka-fast train --data" in capsys.readouterr().out
+    more = ("--model", model, "--epochs", "2")
+    assert train(log, tmp_path / "a", *more, *flags) == 0
+    told = capsys.readouterr().out
+    assert train(out, tmp_path / "b", *more) == 0
+    assert told.split("evaluated:")[0].split("\n")[2:] in (
+        capsys.readouterr().out.split("evaluated:")[0].split("\n")[2:],
+    )
+    for name in ("metrics.jsonl", "ranks.npz", "lists.npz", "sequences/sequences.npz"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in "ab"]
+    for name in ("valid", "test", "popularity", "intervals", "lists", "best_epoch"):
+        assert results[0][name] == results[1][name], name
+    facts = Prepared.open(out).facts
+    assert results[1]["data"].pop("prepared") == {"engine": "polars", "content": facts["content"]}
+    data = [{**result["data"], "source": None} for result in results]
+    assert data[0] == data[1]
+    assert train_main(["--resume", str(tmp_path / "b")]) == 0
+
+
+def test_mistakes_are_told_in_one_line(tmp_path, capsys):
+    log, out = dated_log(tmp_path / "log"), tmp_path / "prepared"
+
+    def told(*argv: object) -> str:
+        assert main([str(word) for word in argv]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "log2 does not exist" in told("prepare", tmp_path / "log2", "--out", out)
+    assert "shards must be at least 1" in told("prepare", log, "--out", out, "--shards", 0)
+    assert "min_user_events must be at least 1" in told(
+        "prepare", log, "--out", out, "--min-user-events", 0
+    )
+    assert main(["prepare", str(log), "--out", str(out), "--min-user-events", "2"]) == 0
+    capsys.readouterr()
+    assert "is prepared already" in told("prepare", log, "--out", out)
+    run = ("train", "--data", out, "--out", tmp_path / "run", *small("sasrec"), "--model", "sasrec")
+    assert "min_user_events 3 cannot be changed now" in told(*run, "--min-user-events", 3)
+    assert "--valid x does not go with prepared data" in told(*run, "--valid", "x", "--test", "y")
+    shard_path(out, 0).write_bytes(b"PAR1")
+    assert "00000.parquet is damaged" in told(*run)
+    assert not (tmp_path / "run").exists()
+    assert Prepared.open(out).facts["settings"]["min_user_events"] == 2
