@@ -249,7 +249,7 @@ class _Preparing:
         self.engine.table("pairs", [path])
         self.engine.copy(query.COUNTS.format("pairs"), self.out / shards.COUNTS)
         counts = shards.read_parquet(self.out / shards.COUNTS)
-        return {**told, "sha256": shards.counts_sum(counts)}
+        return {**told, "pairs": len(counts), "sha256": shards.counts_sum(counts)}
 
     def _sum(self, number: int, count: int, users: int, summary: Summary) -> str:
         """The checksum of a shard, which is taken account of."""

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from rka_fast.data.batches import Batcher
-from rka_fast.data.counting import Counts, counts_of, describe_counts
+from rka_fast.data.cooccurrence import PAIR_BYTES, CoOccurrence
+from rka_fast.data.counting import STORED, Counts, counts_of, describe_counts
 from rka_fast.data.filters import Filters, build_sequences
 from rka_fast.data.item_features import read_item_features, with_features
 from rka_fast.data.joining import joined
@@ -42,7 +43,7 @@ def load_data(
     """
     given = given or {}
     if "data" not in given and Prepared.is_one(config.data):
-        return load_prepared(config, Prepared.open(config.data))
+        return load_prepared(config, Prepared.open(config.data), features)
     is_synthetic = config.data == "synthetic"
     if is_synthetic:
         interactions = synthetic()
@@ -85,11 +86,11 @@ def load_data(
             f"{added['new_events']:,} events, {added['new_users']:,} users, "
             f"{added['new_items']:,} items ({there:,} events were there already)"
         )
-    return _described(config, sequences, description, lines)
+    return _described(config, sequences, description, lines, features)
 
 
 def load_prepared(
-    config: Config, prepared: Prepared
+    config: Config, prepared: Prepared, features: pl.DataFrame | None = None
 ) -> tuple[Sequences, dict[str, Any], list[str]]:
     """The same of a folder of prepared data, all of it in memory."""
     refuse_other_settings(config, prepared)
@@ -102,14 +103,18 @@ def load_prepared(
         "prepared": {name: prepared.facts[name] for name in ("engine", "content")},
     }
     lines = [f"data: {config.data}, prepared by {prepared.facts['engine']}", *report.lines()]
-    return _described(config, prepared.sequences(), description, lines)
+    return _described(config, prepared.sequences(), description, lines, features)
 
 
 def prepared_counts(config: Config) -> CoOccurrence | None:
-    """The counts of the config's data, where they are prepared and its model reads them."""
+    """The counts of the config's data, where they are prepared and its model stores them."""
     if not (MODELS[config.model].uses_cooccurrence and Prepared.is_one(config.data)):
         return None
-    return Prepared.open(config.data).counts(config.split, config.max_counted)
+    prepared = Prepared.open(config.data)
+    size = 2 * PAIR_BYTES * (prepared.facts["counts"] or {"pairs": 0})["pairs"]
+    if config.counting == "index" or (config.counting == "auto" and size > STORED):
+        return None
+    return prepared.counts(config.split, config.max_counted)
 
 
 def refuse_other_settings(config: Config, prepared: Prepared) -> None:
@@ -131,7 +136,11 @@ def refuse_other_settings(config: Config, prepared: Prepared) -> None:
 
 
 def _described(
-    config: Config, sequences: Sequences, description: dict[str, Any], lines: list[str]
+    config: Config,
+    sequences: Sequences,
+    description: dict[str, Any],
+    lines: list[str],
+    features: pl.DataFrame | None,
 ) -> tuple[Sequences, dict[str, Any], list[str]]:
     """What `load_data` returns, from the sequences, with features and what the split comes to."""
     if config.item_features is not None:
