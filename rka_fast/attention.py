@@ -1,7 +1,7 @@
 """`KernelizedAttention`: the operator with its projections, in place of MultiheadAttention."""
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from rka_fast import nested
 from rka_fast.context import told
 from rka_fast.errors import expect
 from rka_fast.kernels import RelationKernels, initialised_by, zero_bias
+from rka_fast.ops import check
 from rka_fast.ops.api import kernelized_attention
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
 from rka_fast.ops.backends import BACKENDS
@@ -61,6 +62,9 @@ class KernelizedAttention(nn.MultiheadAttention):
         for name, given in (("add_bias_kv", add_bias_kv), ("add_zero_attn", add_zero_attn)):
             if given:
                 raise ValueError(f"{name}: expected False, got True: its key has no features")
+        _check_sizes(embed_dim, num_heads, kdim, vdim)
+        check.flags(bias=bias, batch_first=batch_first, own_kernels=own_kernels)
+        check.dropout("dropout", expect("dropout", dropout, Real, "a number"))
         check_settings(activation, initial_scale, backend)
         super().__init__(
             embed_dim, num_heads, dropout, bias, kdim=kdim, vdim=vdim, batch_first=batch_first,
@@ -166,6 +170,7 @@ class KernelizedAttention(nn.MultiheadAttention):
         for name, x in optional:
             if x is not None:
                 expect(name, x, Tensor, "a tensor or None")
+        check.flags(need_weights=need_weights, average_attn_weights=average_attn_weights)
         if query.is_nested or key.is_nested or value.is_nested:
             _refuse_with_nested(times, row_offset)
             return nested.attend(
@@ -175,7 +180,8 @@ class KernelizedAttention(nn.MultiheadAttention):
                 kernels=kernels, seed=seed,
             )  # fmt: skip
         outside = told(self)
-        mode = mode or outside.mode or ("sample" if self.training else "mean")
+        if mode is None:
+            mode = outside.mode or ("sample" if self.training else "mean")
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
         same = (query is key, key is value)
@@ -312,6 +318,19 @@ class KernelizedAttention(nn.MultiheadAttention):
                 padding, key_bias = None, key_bias[:, None, None, :]
                 bias = key_bias if bias is None else bias + key_bias
         return mask, padding, bias
+
+
+def _check_sizes(embed_dim: int, num_heads: int, kdim: int | None, vdim: int | None) -> None:
+    sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "kdim": kdim, "vdim": vdim}
+    for name, size in sizes.items():
+        if size is None and name in ("kdim", "vdim"):
+            continue
+        if expect(name, size, Integral, "an int") < 1:
+            raise ValueError(f"{name}: expected 1 or more, got {size}")
+    if embed_dim % num_heads:
+        raise ValueError(
+            f"embed_dim: expected a multiple of num_heads, got {embed_dim} for {num_heads} heads"
+        )
 
 
 def check_settings(activation: str, initial_scale: float, backend: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from rka_fast.errors import expect, hint
+from rka_fast.ops import check
 from rka_fast.ops.arguments import MODES
 
 
@@ -74,6 +75,7 @@ def use_relations(
     for name, x in (("cooccurrence", cooccurrence), ("user", user)):
         if x is not None:
             expect(name, x, Tensor, "a tensor or None")
+    check.flags(aligned=aligned)
     for module in _some_attentions(model):
         if user is not None and (module.kernels is None or module.kernels.user_dim is None):
             raise ValueError(

@@ -51,6 +51,8 @@ class Decoder:
         own = {"is_causal", "row_offset", "backend", "check_counts"}
         if given := sorted(own & options.keys()):
             raise TypeError(f"options: expected none that decoding sets itself, got {given}")
+        if seed is None:  # each call would draw its own
+            raise TypeError("seed: expected an int or a tensor of one int64, got None")
         check.groups(location, covariance, shape)
         shapes.ranks(location.query, location.key)
         rows, keys = location.query.shape[2], location.key.shape[2]
@@ -98,7 +100,7 @@ class ModuleDecoder:
                 "own_kernels=False: decode with `Decoder` and the kernels that its calls bring"
             )
         self.module, self.seed, self.user = module, seed, user
-        self.mode = mode or ("sample" if module.training else "mean")
+        self.mode = ("sample" if module.training else "mean") if mode is None else mode
         self.decoder = Decoder()
         self.cache: list[Tensor] | None = None  # key, value, scale key, shape key, features
 

@@ -88,7 +88,8 @@ def export(
             f"args: expected a tuple of example inputs, got {type(args).__name__}; pass (x,)"
         )
     args = tuple(expect("args", args, Sequence, "a tuple of example inputs"))
-    keywords = dict(expect("keywords", keywords or {}, Mapping, "a dict of example inputs"))
+    keywords = {} if keywords is None else keywords
+    keywords = dict(expect("keywords", keywords, Mapping, "a dict of example inputs"))
     try:
         signature(model.forward).bind(*args, **keywords)
     except TypeError as error:

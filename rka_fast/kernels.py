@@ -70,6 +70,9 @@ class RelationKernels(nn.Module):
         `known_user` (B,) bool is False where the row of `user` stands for nobody: the user kernel
         is dropped there and the others renormalised.
         """
+        for name, x in (("features", features), ("user", user), ("known_user", known_user)):
+            if x is not None or name == "features":
+                expect(name, x, Tensor, "a tensor")
         if user is not None and self.user_dim is None:
             raise ValueError("user: this module was built without user_dim; pass user_dim=...")
         if user is not None and user.shape != (features.shape[0], self.user_dim):

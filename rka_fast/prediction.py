@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rka_fast.context import use_draws
 from rka_fast.errors import expect
+from rka_fast.ops import check
 
 
 class Prediction(NamedTuple):
@@ -59,6 +60,7 @@ def predict(
         expect("generator", generator, torch.Generator, "a torch.Generator or None")
     if output is not None:
         expect("output", output, Callable, "a function of the model's output, or None")
+    check.flags(return_draws=return_draws)
     if draws < 2:
         raise ValueError(f"draws: expected at least 2, for a spread, got {draws}")
     if model.training:

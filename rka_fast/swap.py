@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from rka_fast.attention import KernelizedAttention
 from rka_fast.errors import expect, hint
@@ -48,8 +49,8 @@ def swap_attention(
 
     Raises:
         ValueError, TypeError: where an attention cannot be replaced (`add_bias_kv`,
-            `add_zero_attn`, timm's normalised or gated kinds) or an argument is wrong; the message
-            names it, and nothing has been changed.
+            `add_zero_attn`, timm's normalised or gated kinds, hooks and prunings) or an argument is
+            wrong; the message names it, and nothing has been changed.
     """
     expect("model", model, nn.Module, "a torch.nn.Module")
     if filter_fn is not None:
@@ -68,8 +69,13 @@ def swap_attention(
         convert = _converter(module)
         if convert is None or (filter_fn is not None and not filter_fn(name, module)):
             continue
+        if name.rpartition(".")[2] == "_orig_mod":
+            raise ValueError(
+                f"{name}: expected an attention that is not compiled: swap, then compile"
+            )
         if id(module) not in replacements:  # one that is used twice stays one
             try:
+                _refuse_additions(module)
                 replacements[id(module)] = convert(module, options)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}; leave it out by filter_fn") from error
@@ -119,6 +125,23 @@ def _converter(module: nn.Module) -> Callable[[Any, dict], KernelizedAttention] 
     return _from_timm if known and is_timm else None
 
 
+def _has_additions(module: nn.Module) -> bool:
+    """Whether calls of the module run more than its class says: hooks (prunings), a new forward."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+    return any(hooks) or "forward" in vars(module)
+
+
+def _refuse_additions(theirs: nn.Module) -> None:
+    """Raise ValueError where the replacement would not have what was put on the attention."""
+    dissolved = [theirs, theirs.qkv] if hasattr(theirs, "qkv") else [theirs]
+    if any(_has_additions(x) or is_parametrized(x) for x in dissolved):
+        raise ValueError(
+            "expected an attention without hooks, prunings and parametrisations, which its "
+            "replacement would not have: remove them or make them permanent, and put hooks on the "
+            "replacement"
+        )
+
+
 def _from_torch(theirs: nn.MultiheadAttention, options: dict) -> KernelizedAttention:
     weight = theirs.out_proj.weight
     ours = KernelizedAttention(
@@ -140,6 +163,9 @@ def _from_timm(theirs: Any, options: dict) -> TimmAttention:
         raise ValueError(
             "expected an attention without qk_norm, scale_norm and gate whose heads fill its width"
         )
+    if type(theirs.qkv) is not nn.Linear:
+        kind = type(theirs.qkv)
+        raise ValueError(f"expected qkv to be an nn.Linear, got {kind.__module__}.{kind.__name__}")
     weight = theirs.qkv.weight
     ours = TimmAttention(
         width, theirs.num_heads, theirs.attn_drop.p, batch_first=True, device=weight.device,

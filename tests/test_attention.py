@@ -297,7 +297,12 @@ MESSAGES = {
     "mode": ({"mode": "median"}, "mode: expected one of sample.*'median'"),
     "numpy": ({"query": torch.zeros(B, N, D).numpy()}, "query: expected a tensor, got ndarray"),
     "kernels": ({"kernels": {}}, r"covariance.kernels: expected rka_fast.Kernels\(.*got dict"),
-    "seed": ({"mode": "sample", "seed": "1"}, "seed .*got str"),
+    "no mode": ({"mode": ()}, "mode: expected one of sample"),
+    "seed": ({"mode": "sample", "seed": "1"}, "seed: expected an int.*got str"),
+    "a mask for weights": (
+        {"need_weights": torch.zeros(N, N)},
+        "need_weights: expected a bool, got Tensor",
+    ),
     "user": ({"user": torch.zeros(B, 3)}, "user: .*user_dim"),
     "counts": ({"cooccurrence": torch.zeros(B, 2, 2)}, r"cooccurrence: expected shape \(3, 7, 7\)"),
 }
@@ -319,8 +324,15 @@ def test_errors_of_a_call(case):
         ({"add_zero_attn": True}, "add_zero_attn"),
         ({"activation": "gelu"}, "activation: expected.*'gelu'"),
         ({"initial_scale": 0.0}, "initial_scale"),
+        ({"num_heads": 5}, "embed_dim: expected a multiple of num_heads, got 12 for 5 heads"),
+        ({"num_heads": 0}, "num_heads: expected 1 or more, got 0"),
+        ({"kdim": 2.5}, "kdim: expected an int, got float"),
+        ({"embed_dim": None}, "embed_dim: expected an int, got NoneType"),
+        ({"dropout": 1.0}, "dropout: expected 0 <= dropout < 1, got 1.0"),
+        ({"dropout": "0.1"}, "dropout: expected a number, got str"),
+        ({"batch_first": 1}, "batch_first: expected a bool, got int"),
     ],
 )
 def test_errors_of_the_constructor(options, message):
-    with pytest.raises(ValueError, match=message):
-        KernelizedAttention(D, H, **options)
+    with pytest.raises((ValueError, TypeError), match=message):
+        KernelizedAttention(**{"embed_dim": D, "num_heads": H, **options})

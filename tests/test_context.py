@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
+from torch.utils.checkpoint import checkpoint
 
 from rka_fast import KernelizedAttention
 from rka_fast.context import use_draws, use_relations
@@ -136,6 +137,38 @@ def test_at_most_two_graphs():
     assert counter.frame_count == 2
 
 
+def test_a_checkpointed_block_sees_them_where_it_runs_again():
+    """In the block, or by PyTorch's own `context_fn` where the backward pass is elsewhere."""
+    model, c = Block(), counts()
+    x = torch.randn(B, N, D)
+
+    def gradient(run):
+        model.zero_grad()
+        torch.manual_seed(3)
+        run()
+        return model.second.in_proj_weight.grad.clone()
+
+    def block():
+        return use_relations(model, cooccurrence=c)
+
+    def plain():
+        with block():
+            model(x).square().sum().backward()
+
+    def inside(reentrant):
+        with block():
+            y = checkpoint(model, x.clone().requires_grad_(), use_reentrant=reentrant)
+            y.square().sum().backward()
+
+    def elsewhere():
+        y = checkpoint(model, x, use_reentrant=False, context_fn=lambda: (block(), block()))
+        y.square().sum().backward()
+
+    expected = gradient(plain)
+    for run in (lambda: inside(True), lambda: inside(False), elsewhere):
+        assert torch.equal(gradient(run), expected)
+
+
 def test_cross_attention_takes_counts_only_as_aligned():
     class Normed(nn.Module):
         def __init__(self):
@@ -168,6 +201,7 @@ def test_errors():
     for given, message in (
         ({"cooccurrence": [[1]]}, "cooccurrence: expected a tensor or None, got list"),
         ({"user": [1, 2]}, "user: expected a tensor or None, got list"),
+        ({"aligned": "yes"}, "aligned: expected a bool, got str"),
     ):
         with pytest.raises(TypeError, match=message), use_relations(Block(), **given):
             pass

@@ -134,6 +134,10 @@ def test_wrong_calls_are_named():
     query, key = inputs["location"][:2]
     with pytest.raises(ValueError, match="location.query: expected 4 dimensions"):
         Decoder()(**{**inputs, "location": Location(query[0, 0], key)}, seed=1)
+    with pytest.raises(TypeError, match="seed: expected an int or a tensor of one int64, got None"):
+        ModuleDecoder(module, seed=None)(torch.zeros(1, 2, 8))  # pyright: ignore
+    with pytest.raises(TypeError, match="user: expected a tensor, got int"):
+        ModuleDecoder(module, seed=1, user=3)(torch.zeros(1, 2, 8))  # pyright: ignore
     with pytest.raises(TypeError, match="x: expected a tensor, got list"):
         decoder([[0.0]])  # pyright: ignore[reportArgumentType]
 

@@ -75,6 +75,7 @@ def test_errors(model):
         ({"draws": "16"}, TypeError, "draws: expected an int, got str"),
         ({"draws": True}, TypeError, "draws: expected an int, got bool"),
         ({"generator": 3}, TypeError, "generator: expected a torch.Generator or None, got int"),
+        ({"return_draws": "all"}, TypeError, "return_draws: expected a bool, got str"),
         ({"output": "logits"}, TypeError, "output: expected a function.*got str"),
         ({"output": torch.fft.fft}, ValueError, "output: expected real numbers, got torch.complex"),
         (

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from rka_fast import KernelizedAttention
 from rka_fast.context import use_draws
@@ -159,6 +160,50 @@ def test_errors_name_the_attention_and_leave_the_model():
         swap_attention(model[0])
     around = nn.ModuleList([model[0]])  # as the message says
     assert swap_attention(around) == ["0"] and isinstance(around[0], KernelizedAttention)
+
+
+def on_itself(attention: nn.Module) -> nn.Module:
+    attention.register_forward_hook(lambda *_: None)
+    return attention
+
+
+def pruned(attention: nn.Module) -> nn.Module:
+    return prune.l1_unstructured(attention, "in_proj_weight", 0.5)
+
+
+def parametrised(attention: nn.Module) -> nn.Module:
+    return parametrize.register_parametrization(attention, "in_proj_weight", nn.Tanh())
+
+
+@pytest.mark.parametrize("change", [on_itself, pruned, parametrised])
+def test_what_was_put_on_an_attention_does_not_get_lost(change):
+    model = nn.ModuleList([change(nn.MultiheadAttention(D, H))])
+    with pytest.raises(ValueError, match="^0: expected an attention without hooks, prunings"):
+        swap_attention(model)
+    assert not ours(model)
+
+
+def test_changes_of_timms_projections_do_not_get_lost():
+    timm = pytest.importorskip("timm")
+    model = nn.ModuleList([timm.layers.Attention(D, H)])
+    prune.l1_unstructured(model[0].qkv, "weight", 0.5)
+    with pytest.raises(ValueError, match="^0: expected an attention without hooks, prunings"):
+        swap_attention(model)
+    model = nn.ModuleList([timm.layers.Attention(D, H)])
+    model[0].qkv = nn.Sequential(nn.Linear(D, 3 * D))
+    model[0].qkv.in_features = D
+    with pytest.raises(ValueError, match="^0: expected qkv to be an nn.Linear.*Sequential"):
+        swap_attention(model)
+
+
+def test_one_that_is_compiled_by_itself_is_refused():
+    """It would go on calling what it has compiled; a compiled model is none the worse."""
+    layer = nn.TransformerEncoderLayer(D, H, 32, batch_first=True)
+    compiled = torch.compile(layer, backend="eager")
+    assert swap_attention(compiled) == ["_orig_mod.self_attn"]
+    model = nn.ModuleList([torch.compile(nn.MultiheadAttention(D, H), backend="eager")])
+    with pytest.raises(ValueError, match="^0._orig_mod: expected an attention that is not comp"):
+        swap_attention(model)
 
 
 def test_timms_attention_itself_is_told():

@@ -4,13 +4,15 @@
     model.save_pretrained(folder)
     model = from_pretrained(AutoModelForCausalLM, folder)
 
-Every attention of the model gets a `HeadSpread`: what scale, shape and covariance need, made of the
-heads of queries and keys that the model computes itself (rotated, cached and shared as it likes).
+Every attention of the model, cross-attention too, gets a `HeadSpread`: what scale, shape and
+covariance need, made of the heads of queries and keys that the model computes itself (rotated,
+cached and shared as it likes).
 Importing this module registers the name; transformers is imported with it.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "rka_fast"
-_UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")
+_UNSUPPORTED = ("softcap", "s_aux", "head_mask")
+_CROSS = ("cross", "encoder_attn", "encdec")  # in the names of attentions to another sequence
 
 
 class HeadSpread(nn.Module):
@@ -43,6 +46,7 @@ class HeadSpread(nn.Module):
     """
 
     takes_relations = True
+    cross = False  # whether its keys are another sequence's
 
     def __init__(
         self, heads: int, key_heads: int, width: int, *, start: str, activation: str,
@@ -89,7 +93,7 @@ def add_attention(
     user_dim: int | None = None,
     backend: str = "auto",
 ) -> PreTrainedModel:
-    """Gives every self-attention of `model` what ours needs, in place, and selects it by name.
+    """Gives every attention of `model` what ours needs, in place, and selects it by name.
 
     Args as in `rka_fast.swap_attention`: by default the trained function is kept in evaluation.
     The settings go into `model.config.rka_fast` and with it into `save_pretrained`. What has been
@@ -99,7 +103,8 @@ def add_attention(
         The model.
 
     Raises:
-        ValueError: where no attention is found that Transformers dispatches by name.
+        ValueError: where no attention is found that Transformers dispatches by name, or one whose
+            heads are of a size that it does not tell.
     """
     expect("model", model, nn.Module, "a model of Transformers")
     if not hasattr(model, "set_attn_implementation"):
@@ -109,18 +114,19 @@ def add_attention(
         )
     options = {**start_options(start, activation, initial_scale), "start": start}
     options |= {"user_dim": user_dim, "backend": backend}
-    found = [module for module in model.modules() if _takes_a_name(module)]
+    found = {name: module for name, module in model.named_modules() if _takes_a_name(module)}
     if not found:
         raise ValueError(
-            f"model: {type(model).__name__} has no self-attention that Transformers dispatches by "
-            "name; rka_fast.swap_attention replaces nn.MultiheadAttention"
+            f"model: {type(model).__name__} has no attention that Transformers dispatches by name; "
+            "rka_fast.swap_attention replaces nn.MultiheadAttention"
         )
-    without = [module for module in found if not hasattr(module, NAME)]
-    for module in without:
+    without = {name: module for name, module in found.items() if not hasattr(module, NAME)}
+    for name, module in without.items():
         parameter = next(module.parameters())
         new = {"device": parameter.device, "dtype": parameter.dtype}
-        module.add_module(NAME, HeadSpread(*_sizes(module), **options, **new))
-        module.get_submodule(NAME).train(module.training)
+        spread = HeadSpread(*_sizes(name, module), **options, **new).train(module.training)
+        spread.cross = any(part in name.lower() for part in _CROSS)
+        module.add_module(NAME, spread)
     if without:
         model.config.rka_fast = options
     model.set_attn_implementation(NAME)
@@ -169,6 +175,7 @@ def attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """The function that Transformers calls: heads in, (B, n, H, width) out, no weights."""
@@ -184,20 +191,26 @@ def attention_forward(
             f"{type(module).__name__}: {', '.join(given)} is not supported by "
             f"attn_implementation={NAME!r}; use 'eager' for this model"
         )
+    if query.shape[-1] != spread.query.in_features:
+        raise ValueError(
+            f"{type(module).__name__}: expected heads of width {spread.query.in_features}, which "
+            f"it tells, got {query.shape[-1]}; use 'eager' for this model"
+        )
     outside = told(spread)
+    counts = None if outside.cooccurrence is None else outside.counts(not spread.cross)
     mode = outside.mode or ("sample" if module.training else "mean")
-    mask = bias = None
+    mask, bias = None, position_bias
     if attention_mask is not None:
         if attention_mask.dtype == torch.bool:
             mask = attention_mask
         else:
-            bias = attention_mask
+            bias = attention_mask if bias is None else bias + attention_mask
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", False))
     rows, keys = query.shape[2], key.shape[2]
     covariance = shape = None
     if mode != "location":
-        covariance, shape = spread(query, key, outside.cooccurrence, outside.user)
+        covariance, shape = spread(query, key, counts, outside.user)
     if scaling is not None and math.isclose(scaling, query.shape[-1] ** -0.5):
         scaling = None  # the default, which every backend has
     output = kernelized_attention(
@@ -212,7 +225,7 @@ def attention_forward(
         dropout_p=dropout,
         scale=scaling,
         # With a cache the queries are the last keys; counts must know which.
-        row_offset=0 if outside.cooccurrence is None else keys - rows,
+        row_offset=0 if counts is None else keys - rows,
         enable_gqa=key.shape[1] != query.shape[1],
         backend=spread.backend,
     )
@@ -225,22 +238,25 @@ def attention_mask(*args: Any, **options: Any) -> Tensor | None:
 
 
 def _takes_a_name(module: nn.Module) -> bool:
-    kind = type(module).__name__
-    if not kind.endswith("Attention") or "Cross" in kind:
-        return False
-    if getattr(module, "is_cross_attention", False) or not hasattr(module, "config"):
-        return False
-    return hasattr(module, "head_dim") or hasattr(module, "attention_head_size")
+    """Whether its forward looks up the function of its attention by the model's setting."""
+    forward = inspect.unwrap(type(module).forward)
+    return (
+        "ALL_ATTENTION_FUNCTIONS" in getattr(forward, "__code__", _takes_a_name.__code__).co_names
+    )
 
 
-def _sizes(module: Any) -> tuple[int, int, int]:
+def _sizes(name: str, module: Any) -> tuple[int, int, int]:
     """Heads of queries, heads of keys, and their width."""
-    config = module.config
-    width = getattr(module, "head_dim", None) or module.attention_head_size
-    heads = next(
-        n for name in ("num_heads", "num_attention_heads")
-        for x in (module, config) if (n := getattr(x, name, None)) is not None
-    )  # fmt: skip
+
+    def told_as(*names: str) -> int:
+        for place in (module, getattr(module, "config", None)):
+            for attribute in names:
+                if (size := getattr(place, attribute, None)) is not None:
+                    return size
+        raise ValueError(f"model: {name} ({type(module).__name__}) has none of {', '.join(names)}")
+
+    width = told_as("head_dim", "attention_head_size", "head_size")
+    heads = told_as("num_heads", "num_attention_heads")
     return heads, heads // getattr(module, "num_key_value_groups", 1), width
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from operator import index
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 import torch.nn.functional as F
@@ -93,8 +93,7 @@ def kernelized_attention(
     """
     check.groups(location, covariance, shape)
     is_tensor("value", value)
-    if not isinstance(is_causal, (bool, torch.SymBool)):
-        raise TypeError(f"is_causal: expected a bool, got {type(is_causal).__name__}")
+    check.flags(is_causal=is_causal, enable_gqa=enable_gqa, check_counts=check_counts)
     check.scale(scale)
     check.row_offset(row_offset)
     if enable_gqa:
@@ -169,6 +168,7 @@ def relation_factor(
             f"kernels: expected rka_fast.Kernels({', '.join(Kernels._fields)}), got "
             f"{type(kernels).__name__}"
         )
+    check.flags(is_causal=is_causal, check_counts=check_counts)
     features = is_tensor("kernels.features", kernels.features)
     if features.dim() != 3:
         raise ValueError(
@@ -206,7 +206,7 @@ def _share_heads(
     heads = location.query.shape[1]
 
     def repeat(name: str, x: Tensor) -> Tensor:
-        given = is_tensor(name, x).shape[1] if x.dim() == 4 else 0
+        given = x.shape[1] if x.dim() == 4 else 0
         if given == 0 or heads % given != 0:
             raise ValueError(
                 f"{name}: expected (batch, heads, length, width) with a divisor of the queries' "
@@ -228,19 +228,27 @@ def as_seed(
     """One int64 on `device`, or one for each draw: given, or drawn from PyTorch's generator."""
     if seed is None:
         return torch.randint(2**63 - 1, () if draws is None else (draws,), device=device)
-    if not isinstance(seed, Tensor) and hasattr(seed, "__index__"):  # NumPy's integers too
-        seed = torch.tensor(_wrapped(index(seed)), device=device)  # any 64 bits
-    seed = is_tensor("seed (an int or a tensor of one int64)", seed)
+    if not isinstance(seed, Tensor):
+        seed = torch.tensor(_wrapped(_whole_number(seed)), device=device)  # any 64 bits
     if draws is None or seed.numel() != 1 or seed.dtype != torch.int64:
         return seed  # as it is, or to be refused
     return seed.reshape(1) + torch.arange(draws, device=seed.device) * _wrapped(SEED_STEP)
 
 
-def _number(name: str, x: float) -> float:
+def _number(name: str, x: Any) -> float:
     try:
-        return float(x)
+        return float(None if isinstance(x, bool) else x)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected a number, got {type(x).__name__}") from None
+
+
+def _whole_number(seed: Any) -> int:
+    try:
+        return index(None if isinstance(seed, bool) else seed)  # NumPy's integers too
+    except TypeError:
+        raise TypeError(
+            f"seed: expected an int or a tensor of one int64, got {type(seed).__name__}"
+        ) from None
 
 
 def _wrapped(x: int) -> int:

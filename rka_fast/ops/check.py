@@ -36,6 +36,16 @@ def groups(location: Location, covariance: Covariance | None, shape: Shape | Non
                 'attention is kernelized_attention(Location(q, k), v, mode="location", '
                 'activation="identity")'
             )
+        if x is not None:
+            for field in ("query", "key"):
+                shapes.is_tensor(f"{name}.{field}", getattr(x, field))
+
+
+def flags(**given: object) -> None:
+    """Refuse what is neither True nor False."""
+    for name, x in given.items():
+        if not isinstance(x, (bool, torch.SymBool)):
+            raise TypeError(f"{name}: expected a bool, got {type(x).__name__}")
 
 
 def options(a: Arguments, has_covariance: bool) -> None:
@@ -51,10 +61,15 @@ def options(a: Arguments, has_covariance: bool) -> None:
         raise ValueError(
             f"activation: expected one of {', '.join(ACTIVATIONS)}, got {a.activation!r}"
         )
-    if not 0.0 <= a.dropout < 1.0:
-        raise ValueError(f"dropout_p: expected 0 <= dropout_p < 1, got {a.dropout}")
+    dropout("dropout_p", a.dropout)
     if not 0.0 < a.jitter < math.inf:  # isfinite() is not for compiled graphs
         raise ValueError(f"jitter: expected a positive number such as 1e-4, got {a.jitter}")
+
+
+def dropout(name: str, x: float) -> None:
+    """Refuse what is no probability below 1."""
+    if not 0.0 <= x < 1.0:
+        raise ValueError(f"{name}: expected 0 <= {name} < 1, got {x}")
 
 
 def scale(x: float | None) -> None:

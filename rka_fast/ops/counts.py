@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rka_fast.ops.shapes import is_tensor
+from rka_fast.ops.shapes import boolean_padding, expect, is_tensor
 from rka_fast.ops.tracing import is_traced
 
 _REMEDY = (
@@ -22,7 +22,7 @@ def check_counts(cooccurrence: Tensor, key_padding_mask: Tensor | None = None) -
         key_padding_mask: bool (B, m), True where a key is padding, which is not looked at.
 
     Raises:
-        ValueError, TypeError: where it is no tensor (batch, keys, keys), where an entry is not
+        ValueError, TypeError: where they are no tensors of these shapes, where an entry is not
             finite or negative, where the matrix is not symmetric, where a pair counts more than one
             of its items alone (c_ij > c_ii), and where there are no users who could give such
             counts: it is then no Gram matrix, which a Cholesky factor of c_ij / sqrt(c_ii c_jj)
@@ -35,6 +35,9 @@ def check_counts(cooccurrence: Tensor, key_padding_mask: Tensor | None = None) -
         raise ValueError(
             f"cooccurrence: expected shape (batch, keys, keys), got {tuple(cooccurrence.shape)}"
         )
+    if key_padding_mask is not None:
+        boolean_padding(is_tensor("key_padding_mask", key_padding_mask))
+        expect("padding", key_padding_mask, tuple(cooccurrence.shape[:2]))
     counts = _of_existing(cooccurrence, key_padding_mask).double()
     support = counts.diagonal(dim1=-2, dim2=-1)
     margin = _rounding(cooccurrence)

@@ -21,9 +21,11 @@ def hide_far_below(
     last: row t sees keys up to t + last when causal.
     """
     bias = location.bias
-    if bias is None or bias.shape[-1] == 0:
+    if bias is None:
         return mask, bias
     check.bias(location)
+    if bias.shape[-1] == 0:
+        return mask, bias
     if mask is not None:
         check.mask(mask, location)
     if padding is not None:

@@ -146,6 +146,67 @@ def test_no_token_sees_its_future(kind):
     assert (before[:, -1] - after[:, -1]).abs().max() > 1e-4
 
 
+T5 = {"d_model": 16, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+BART = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8,
+        "decoder_ffn_dim": 8, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+        "max_position_embeddings": 32, "bos_token_id": 1}  # fmt: skip
+IDS = {"vocab_size": 50, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
+TWO_SEQUENCES = {
+    "t5": lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(**T5, **IDS)),
+    "bart": lambda: transformers.BartForConditionalGeneration(
+        transformers.BartConfig(**BART, **IDS)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TWO_SEQUENCES)
+def test_encoders_with_decoders(kind):
+    """Self-attention and cross-attention, T5's with learned biases of distances."""
+    model = TWO_SEQUENCES[kind]().eval()
+    for module in model.modules():
+        if hasattr(module, "relative_attention_bias"):
+            torch.nn.init.normal_(module.relative_attention_bias.weight)
+    original, x = copy.deepcopy(model), inputs("bert")
+    x = {"input_ids": x["input_ids"], "attention_mask": x["attention_mask"].flip(1)}
+    x["decoder_input_ids"] = torch.randint(1, 50, (B, 5))
+    add_attention(model)
+    assert [m.cross for m in model.modules() if isinstance(m, HeadSpread)] == [False, False, True]
+    with torch.no_grad():
+        expected = original(**x).logits
+        torch.testing.assert_close(model(**x).logits, expected, rtol=1e-5, atol=1e-5)
+        with use_draws(model):
+            assert (model(**x).logits - expected).abs().max() > 1e-5
+        counts = torch.eye(N).expand(B, N, N)
+        with use_relations(model, cooccurrence=counts):  # noqa: SIM117
+            with pytest.raises(ValueError, match="expected self-attention.*model.encoder"):
+                model(**{**x, "decoder_input_ids": x["input_ids"]})
+        with use_relations(model.get_encoder(), cooccurrence=counts):
+            assert model(**x).logits.isfinite().all()
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "num_beams": 2}
+    del x["decoder_input_ids"]
+    found = [model.generate(**x, use_cache=cached, **options) for cached in (True, False)]
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_decoders_that_look_at_another_sequence(kind):
+    options = {"add_cross_attention": True, "attn_implementation": "eager", "is_decoder": True}
+    model = build(kind, **options)
+    original, x = copy.deepcopy(model), inputs(kind)
+    x["encoder_hidden_states"] = torch.randn(B, 4, 32)
+    add_attention(model)
+    with torch.no_grad():
+        expected = logits(original, x)
+        torch.testing.assert_close(logits(model, x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_heads_of_two_widths_are_refused():
+    model = add_attention(build("llama"))
+    model.model.layers[0].self_attn.get_submodule(NAME).query = torch.nn.Linear(5, 10)
+    with pytest.raises(ValueError, match="LlamaAttention: expected heads of width 5.*got 8"):
+        model(**inputs("llama"))
+
+
 def test_relations_reach_it():
     model = add_attention(build("llama"), start="rksa", user_dim=3)
     x = inputs("llama")
@@ -176,11 +237,8 @@ def test_errors(tmp_path):
         from_pretrained(transformers.GPT2LMHeadModel, str(tmp_path))
     with pytest.raises(ValueError, match="start: expected"):
         add_attention(build("bert"), start="new")
-    t5 = transformers.T5Model(
-        transformers.T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    )
-    with pytest.raises(ValueError, match="T5Model"):
-        add_attention(t5)
+    with pytest.raises(ValueError, match="FalconModel has no attention"):
+        add_attention(transformers.FalconModel(transformers.FalconConfig(**SMALL, vocab_size=50)))
     with pytest.raises(TypeError, match="path: expected a folder's name or path, got NoneType"):
         from_pretrained(transformers.GPT2LMHeadModel, None)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="auto_class: expected a class of Transformers, got str"):

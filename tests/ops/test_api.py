@@ -112,14 +112,33 @@ def test_a_memory_of_length_zero_is_as_in_multihead_attention():
         ({"dropout_p": "a"}, "dropout_p: expected a number, got str"),
         ({"dropout_p": None}, "dropout_p: expected a number, got NoneType"),
         ({"jitter": "a"}, "jitter: expected a number, got str"),
+        ({"jitter": True}, "jitter: expected a number, got bool"),
         ({"is_causal": "no"}, "is_causal: expected a bool, got str"),
+        ({"enable_gqa": None}, "enable_gqa: expected a bool, got NoneType"),
+        ({"check_counts": 1}, "check_counts: expected a bool, got int"),
+        ({"seed": True}, "seed: expected an int or a tensor of one int64, got bool"),
+        ({"seed": np.array([1.0])}, "seed: expected an int or a tensor.*got ndarray"),
         ({"value": None}, "value: expected a tensor, got NoneType"),
         ({"mask": [1]}, "mask: expected a tensor, got list"),
+        ({"location.query": None}, "location.query: expected a tensor, got NoneType"),
+        ({"location.bias": 1.0}, "location.bias: expected a tensor, got float"),
+        ({"covariance.key": None}, "covariance.key: expected a tensor, got NoneType"),
+        ({"shape.query": None}, "shape.query: expected a tensor, got NoneType"),
+        ({"shape.key": 1, "enable_gqa": True}, "shape.key: expected a tensor, got int"),
     ],
 )
 def test_arguments_of_another_type_are_named(changes, message):
+    dotted = {name: x for name, x in changes.items() if "." in name}
+    inputs = cases.replace(cases.random_inputs(n=3), dotted)
     with pytest.raises(TypeError, match=message):
-        kernelized_attention(**{**cases.random_inputs(n=3), **changes})
+        kernelized_attention(**inputs | {n: x for n, x in changes.items() if n not in dotted})
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 2, 3, 0)])
+def test_a_bias_of_a_wrong_shape_is_named(shape):
+    inputs = cases.replace(cases.random_inputs(n=3), {"location.bias": torch.zeros(shape)})
+    with pytest.raises(ValueError, match="location.bias: expected"):
+        kernelized_attention(**inputs)
 
 
 def test_counts_that_are_no_tensor_are_named():

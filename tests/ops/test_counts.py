@@ -91,6 +91,12 @@ def test_padding_is_not_looked_at():
 def test_a_shape_is_named():
     with pytest.raises(ValueError, match=r"\(batch, keys, keys\), got \(6, 6\)"):
         check_counts(gram()[0])
+    with pytest.raises(TypeError, match="key_padding_mask: expected a tensor, got list"):
+        check_counts(gram(), [True])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="key_padding_mask: expected dtype bool"):
+        check_counts(gram(), torch.zeros(gram().shape[:2]))
+    with pytest.raises(ValueError, match=r"key_padding_mask: expected shape \(\d, 6\), got \(6,\)"):
+        check_counts(gram(), torch.zeros(6, dtype=torch.bool))
 
 
 def inputs_with(c, **changes):

@@ -297,6 +297,8 @@ def test_wrong_relations_are_named(name):
         relation_factor(kernels, jitter=0.0, backend=name)
     with pytest.raises(TypeError, match="jitter: expected a number, got str"):
         relation_factor(kernels, jitter="small", backend=name)  # pyright: ignore
+    with pytest.raises(TypeError, match="is_causal: expected a bool, got str"):
+        relation_factor(kernels, is_causal="x", backend=name)  # pyright: ignore
     with pytest.raises(ValueError, match="mask: expected a shape broadcastable"):
         relation_factor(kernels, mask=torch.ones(N, 3, dtype=torch.bool), backend=name)
     with pytest.raises(ValueError, match="key_padding_mask: expected shape"):
