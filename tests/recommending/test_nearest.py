@@ -153,5 +153,5 @@ def test_a_server_and_an_export(run, tmp_path):
         assert (found.items == expected.items).all() and found.by == expected.by
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
     (tmp_path / "export.json").touch()
-    with pytest.raises(ConfigError, match="ann goes with a run"):
+    with pytest.raises(ConfigError, match="ann goes with a run: .*; serve the run itself"):
         load(tmp_path, ann=True)
