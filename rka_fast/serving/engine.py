@@ -194,7 +194,7 @@ def load(path: str | os.PathLike, ann: bool = False) -> Engine:
     if (folder / FACTS).is_file():
         if ann:
             raise ConfigError(
-                "ann goes with a run: an export scores every item in its graph; serve the run itself "
+                "ann goes with a run: an export scores all items in its graph; serve the run itself "
                 "or leave ann out"
             )
         return ExportEngine(folder)
