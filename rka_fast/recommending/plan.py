@@ -15,7 +15,7 @@ from rka_fast.recommending.asked import columns_of, is_frame, listed, name_of
 from rka_fast.recommending.histories import Histories, item_indices
 from rka_fast.recommending.lists import POPULARITY, Lister
 from rka_fast.recommending.options import Shown
-from rka_fast.recommending.ranking import ROWS, Ranker
+from rka_fast.recommending.ranking import Ranker
 
 
 @dataclass
@@ -33,8 +33,9 @@ class Plan:
     def tables(self, first: int = 0, last: int | None = None) -> Iterator[tuple[int, pl.DataFrame]]:
         """The lists of histories first..last - 1, in parts with the number of their histories."""
         last = len(self) if last is None else min(last, len(self))
-        for start in range(first, last, ROWS):
-            part = self.histories.between(start, min(start + ROWS, last))
+        rows = self.ranker.at_once
+        for start in range(first, last, rows):
+            part = self.histories.between(start, min(start + rows, last))
             yield len(part), self.lister(part, self.ranker(part, start))
 
     def table(self, first: int = 0, last: int | None = None) -> pl.DataFrame:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rka_fast.context import use_draws
-from rka_fast.data.batches import Batcher
+from rka_fast.data.batches import Batch, Batcher
 from rka_fast.data.sequences import lookup
 from rka_fast.errors import ConfigError
 from rka_fast.models import Recommender
@@ -25,7 +25,8 @@ from rka_fast.recommending.options import Options, Shown
 from rka_fast.training.devices import seed_torch
 from rka_fast.training.metrics import SCORES_AT_ONCE
 
-ROWS = 256  # histories that are encoded at a time
+ENCODED = 128  # histories at a time, of similar length: what they leave fits a processor's cache
+RANKED = 2048  # at a time, by the vectors that they leave
 
 SAMPLED = 200
 """Histories that the recall of approximate search is measured over."""
@@ -97,6 +98,11 @@ class Ranker:
         items = self.candidates[best.pop("items")].masked_fill(best["scores"] == -torch.inf, 0)
         return Top(items.numpy(), **{name: x.numpy() for name, x in best.items()})
 
+    @property
+    def at_once(self) -> int:
+        """How many histories to rank in a call: without vectors each leaves a score of every item."""
+        return ENCODED if self.vectors is None else RANKED
+
     def recall(self, histories: Histories) -> float:
         """The share of the exact lists that approximate search finds, over these histories."""
         exact = copy.copy(self)
@@ -147,20 +153,22 @@ class Ranker:
 
     def _states(self, histories: Histories, warm: np.ndarray) -> Tensor:
         """(B, width), or of a model without vectors the scores; 0 where there is no history."""
-        if not len(warm):
-            width = len(self.candidates) if self.vectors is None else self.vectors.shape[1]
-            return torch.zeros(len(histories), width, device=self.device)
-        of = histories if len(warm) == len(histories) else histories.rows(warm)
-        batch = self.batcher.histories(of.users, of.indptr, of.items, of.times, of.at)
-        batch = batch.to(self.device)
-        if self.vectors is not None:
-            states = self.model.last_states(batch)
-        else:
-            states = self.model.scores(batch)[:, self.candidates.to(self.device)]
-        if len(warm) == len(histories):
-            return states
-        row = torch.from_numpy(warm).to(self.device)
-        return states.new_zeros(len(histories), states.shape[1]).index_copy(0, row, states)
+        width = len(self.candidates) if self.vectors is None else self.vectors.shape[1]
+        states = torch.zeros(len(histories), width, device=self.device)
+        # Those of similar length together, which need little padding.
+        read = np.minimum(histories.lengths, self.batcher.max_length)[warm]
+        ordered = warm[np.argsort(read, kind="stable")]
+        for start in range(0, len(ordered), ENCODED):
+            rows = ordered[start : start + ENCODED]
+            of = histories.rows(rows)
+            batch = self.batcher.histories(of.users, of.indptr, of.items, of.times, of.at)
+            states[torch.from_numpy(rows)] = self._encoded(batch.to(self.device))
+        return states
+
+    def _encoded(self, batch: Batch) -> Tensor:
+        if self.vectors is None:
+            return self.model.scores(batch)[:, self.candidates.to(self.device)]
+        return self.model.last_states(batch)
 
     def _chunk(
         self, states: list[Tensor], part: slice, cold: Tensor, hidden: Hidden

@@ -84,7 +84,7 @@ def test_rows_do_not_depend_on_who_else_is_asked(runs, model, monkeypatch):
     run = runs(model)
     names = ["u7", "u3", "u59"]
     whole = run.recommend(names, top=5)
-    monkeypatch.setattr(ranking, "ROWS", 2)
+    monkeypatch.setattr(ranking, "ENCODED", 2)
     alone = pl.concat([run.recommend(name, top=5) for name in names])
     assert whole["user"].to_list() == [name for name in names for _ in range(5)]
     assert whole["item"].to_list() == alone["item"].to_list()
