@@ -100,7 +100,7 @@ class Ranker:
 
     @property
     def at_once(self) -> int:
-        """How many histories to rank in a call: without vectors each leaves a score of every item."""
+        """Histories to rank in a call: without vectors each leaves a score of every item."""
         return ENCODED if self.vectors is None else RANKED
 
     def recall(self, histories: Histories) -> float:

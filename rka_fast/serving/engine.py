@@ -194,8 +194,8 @@ def load(path: str | os.PathLike, ann: bool = False) -> Engine:
     if (folder / FACTS).is_file():
         if ann:
             raise ConfigError(
-                "ann goes with a run: an export scores all items in its graph; serve the run itself "
-                "or leave ann out"
+                "ann goes with a run: an export scores every item in its graph; serve the run "
+                "itself or leave ann out"
             )
         return ExportEngine(folder)
     from rka_fast.serving.of_run import RunEngine
