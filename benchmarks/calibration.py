@@ -26,6 +26,15 @@ DRAWS, BINS, AT_ONCE = 32, 10, 128
 FEWER = (1, 8)
 
 
+def drawing_run(path: str) -> Run:
+    """A run of RKSA, with the generator of its draws at a start. Raises ConfigError for others."""
+    run = Run(path)
+    if run.config.model != "rksa":
+        raise ConfigError(f"{path} is a run of {run.config.model}; only rksa draws its logits")
+    torch.manual_seed(0)
+    return run
+
+
 def area(score: np.ndarray, hit: np.ndarray) -> float:
     """Probability that a hit scores above a miss, ties counted half (Mann and Whitney)."""
     hits = hit.sum()
@@ -85,10 +94,7 @@ class Chunk:
 @torch.no_grad()
 def summary(path: str) -> dict[str, float]:
     """The lines that are printed, of one run."""
-    run = Run(path)
-    if run.config.model != "rksa":
-        raise ConfigError(f"{path} is a run of {run.config.model}; only rksa draws its logits")
-    torch.manual_seed(0)
+    run = drawing_run(path)
     rows = np.arange(len(run.batcher.split.targets("test").users))
     chunks = np.array_split(rows, -(-len(rows) // AT_ONCE))
     found = [Chunk(run, chunk).measure() for chunk in chunks]

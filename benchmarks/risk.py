@@ -19,12 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from calibration import Chunk, print_means
+from calibration import Chunk, drawing_run, print_means
 
 from rka_fast.commands import exit_status
-from rka_fast.errors import ConfigError
 from rka_fast.reproduction.significance import compare
-from rka_fast.run import Run
 
 DRAWS, AT_ONCE, HALVES = 8, 128, 20
 MISSED = (0.5, 0.2)  # a: the share of users whose set may lack the target
@@ -106,10 +104,7 @@ def _sorted(probabilities: torch.Tensor, target: torch.Tensor, missed: torch.Ten
 @torch.no_grad()
 def summary(path: str) -> dict[str, float]:
     """The lines that are printed, of one run."""
-    run = Run(path)
-    if run.config.model != "rksa":
-        raise ConfigError(f"{path} is a run of {run.config.model}; only rksa draws its logits")
-    torch.manual_seed(0)
+    run = drawing_run(path)
     users = len(run.batcher.split.targets("test").users)
     rows = np.arange(min(users, LARGEST // run.sequences.num_items))
     parts: dict[str, list[np.ndarray]] = {}

@@ -144,6 +144,16 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
+def read_json(what: str, path: str | os.PathLike) -> Any:
+    """The value of a JSON file that a person named. Raises ConfigError where there is none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{what} {path} is not valid JSON: {error}") from None
+
+
 def stem(source: str) -> str:
     """The short name of a log: of its (first) file, without folder, `.gz` and ending."""
     name = Path(source.split(",")[0].strip()).name

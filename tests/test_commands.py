@@ -1,7 +1,12 @@
 """`rka-fast`, its modules, and what they share."""
 
+import contextlib
 import importlib
+import io
 import json
+import re
+from functools import cache
+from pathlib import Path
 
 import pytest
 from support import processes
@@ -31,12 +36,36 @@ def test_the_list_of_commands(capsys):
     assert "unknown command 'trian'; did you mean 'train'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_tells_its_flags(name, capsys):
-    with pytest.raises(SystemExit) as stop:
+@cache
+def help_of(name):
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), pytest.raises(SystemExit) as stop:
         main([name, "--help"])
-    text = capsys.readouterr().out
-    assert stop.value.code == 0 and f"rka-fast {name}" in text and "--help" in text
+    assert stop.value.code == 0
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_its_flags(name):
+    assert f"rka-fast {name}" in help_of(name) and "--help" in help_of(name)
+
+
+def test_what_the_pages_say_can_be_typed():
+    """Every `rka-fast NAME ... --flag` of the pages is a command with such a flag."""
+    root = Path(__file__).parents[1]
+    pages = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("benchmarks/results/*.md")]
+    unknown, seen = [], set()
+    for page in pages:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for name, rest in re.findall(r"rka-fast ([a-z]+)\b([^`\n|;&]*)", text):
+            if name not in COMMANDS:
+                unknown.append((page.name, name))
+                continue
+            seen.add(name)
+            flags = re.findall(r"(?<!\S)--([a-z][a-z-]*)", rest.partition("#")[0])
+            known = re.findall(r"--([a-z][a-z-]*)", help_of(name))
+            unknown += [(page.name, name, flag) for flag in flags if flag not in known]
+    assert unknown == [] and seen >= COMMANDS.keys() - {"similar"}
 
 
 def test_a_command_runs_with_its_own_flags(tmp_path, capsys):

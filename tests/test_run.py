@@ -4,17 +4,12 @@ import json
 
 import polars as pl
 import pytest
-from support.runs import SMALL, train, write_log
+from support.runs import SMALL, train
 
 import rka_fast
 from rka_fast import Config, Run, fit
 from rka_fast.errors import ConfigError, DataError, FolderError
 from rka_fast.training.run_folder import RunFolder
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    return write_log(tmp_path_factory.mktemp("log") / "log.txt")
 
 
 @pytest.fixture(scope="module")

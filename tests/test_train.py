@@ -11,11 +11,6 @@ from rka_fast.training.metrics import METRICS
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    return write_log(tmp_path_factory.mktemp("log") / "log.txt")
-
-
-@pytest.fixture(scope="module")
 def run(log, tmp_path_factory):
     """A finished run, the JSON it wrote, and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "run"

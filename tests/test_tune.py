@@ -22,11 +22,6 @@ SMALL = "--model sasrec --width 8 --max-length 8 --batch-size 16 --device cpu --
 TRIALS = 7
 
 
-@pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    return write_log(tmp_path_factory.mktemp("log") / "log.txt")
-
-
 def command(log, out, *flags):
     return tune.main(["--data", str(log), "--out", str(out), *SMALL, *flags])
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from io import BytesIO
+from typing import Any
 
 import polars as pl
 
@@ -76,13 +77,18 @@ def _is_object(line: bytes) -> bool:
         return not line.strip().startswith(b"{") or line.strip() not in (b"{",)
 
 
-def _read_document(content: bytes, path: str) -> Source:
+def _parsed(text: bytes, where: str, form: str, held: str) -> Any:
+    """Its value. Raises DataError where it is not of the form, or too deep for what it holds."""
     try:
-        value = json.loads(content)
+        return json.loads(text)
     except RecursionError:
-        raise DataError(f"{path}: this JSON is nested too deeply to hold events") from None
+        raise DataError(f"{where}: this JSON is nested too deeply to hold {held}") from None
     except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from None
+        raise DataError(f"{where}: not {form}: {error}") from None
+
+
+def _read_document(content: bytes, path: str) -> Source:
+    value = _parsed(content, path, "JSON", "events")
     if isinstance(value, dict):
         # pandas writes columns as objects of their rows.
         columns = {k: list(v.values()) if isinstance(v, dict) else v for k, v in value.items()}
@@ -154,12 +160,7 @@ def _schema(lines: bytes, path: str, where: Callable[[int], str]) -> dict[str, p
     """The names of all records; raises DataError for a record that is no object."""
     schema: dict[str, pl.DataType] = {}
     for row, line in enumerate(lines.split(b"\n")):
-        try:
-            value = json.loads(line)
-        except RecursionError:
-            raise DataError(f"{path}, {where(row)}: nested too deeply to be an event") from None
-        except ValueError as error:
-            raise DataError(f"{path}, {where(row)}: not a JSON object: {error}") from None
+        value = _parsed(line, f"{path}, {where(row)}", "a JSON object", "an event")
         if not isinstance(value, dict):
             text = printable(line.decode(errors="replace"), 40)
             raise DataError(f"{path}, {where(row)}: not a JSON object: {text}")

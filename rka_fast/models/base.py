@@ -87,11 +87,11 @@ class Recommender(nn.Module):
 
     def encode(self, batch: Batch) -> Tensor:
         """States (B, n, width) after each position of Batch.items."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} scores items without states of histories")
 
     def item_vectors(self) -> Tensor:
         """Output embedding (num_items + 1, width); row 0 is padding."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} scores items without vectors of theirs")
 
     def compared(self, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:
         """The item vectors that a loss compares with, and the targets as rows of them."""

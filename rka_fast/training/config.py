@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-import json
 import re
 import typing
 from collections.abc import Iterable
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from rka_fast.data.split_rules import SPLITS
 from rka_fast.errors import ConfigError, hint
-from rka_fast.files import stem
+from rka_fast.files import read_json, stem
 from rka_fast.models import MODELS
 from rka_fast.models.losses import LOSSES, SHARING, STATE_LOSSES
 from rka_fast.models.rksa import parse_kernels
-from rka_fast.training.settings import NEGATIVE_LOSSES, Settings, check
+from rka_fast.training.rules import check
+from rka_fast.training.settings import NEGATIVE_LOSSES, Settings
 from rka_fast.training.tracking import tracker_names
 
 if TYPE_CHECKING:
@@ -252,13 +252,7 @@ class Config(Settings):
         out, and for another model what that does not read. Raises ConfigError where the file is
         missing or not valid.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read config file {path}: {error.strerror}") from None
-        except ValueError as error:
-            raise ConfigError(f"config file {path} is not valid JSON: {error}") from None
-        values, whole = _current(values, str(path))
+        values, whole = _current(read_json("config file", path), str(path))
         left_out = []
         if whole:
             values = {k: v for k, v in values.items() if k not in ("out", "json")}

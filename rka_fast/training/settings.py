@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
-import re
-import types
-import typing
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 from rka_fast.data.counting import COUNTING, STORED
 from rka_fast.data.filters import CHOICES
@@ -18,53 +11,19 @@ from rka_fast.data.lists import FORMS
 from rka_fast.data.readers import MAX_MISSING, MAX_UNPACKED
 from rka_fast.data.split import MAX_COUNTED, SEEN
 from rka_fast.data.split_rules import BOUNDARIES, MOST_SCORES, SPLITS, TARGETS
-from rka_fast.errors import ConfigError
 from rka_fast.models import MODELS
 from rka_fast.models.losses import LOSSES, SHARING, STATE_LOSSES
 from rka_fast.models.transformer import BLOCKS
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
 from rka_fast.training.metrics import RANKINGS
 from rka_fast.training.optimiser import DECAYS
+from rka_fast.training.rules import COUNT, DEVICE, POSITIVE, Rule, setting
 from rka_fast.training.tracking import TRACKERS
 
 NEGATIVE_LOSSES = tuple(name for name in STATE_LOSSES if LOSSES[name].negatives)
 """Losses of which positions can share negatives."""
 
 GROUPS = ("data", "model", "loss", "optimisation", "evaluation", "run")
-
-
-class Rule(NamedTuple):
-    """What a value must be: words for the message, and a test."""
-
-    text: str
-    valid: Callable[[Any], object]
-
-
-COUNT = Rule("must be at least 1", lambda value: value >= 1)
-POSITIVE = Rule("must be above 0", lambda value: 0 < value < math.inf)
-DEVICE = Rule(
-    "must be auto, cpu, cuda, cuda:N or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch
-)
-
-
-def setting(
-    group: str,
-    help: str,
-    default: Any = None,
-    *,
-    choices: Iterable[str] = (),
-    rule: Rule | None = None,
-    flag: str | None = None,
-) -> Any:
-    """A field of `Config`.
-
-    choices: all the values there are, from the registry that has them. flag: the name on the
-    command line, where it is another one.
-    """
-    metadata = {
-        "group": group, "help": help, "choices": tuple(choices), "rule": rule, "flag": flag,
-    }  # fmt: skip
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -384,28 +343,3 @@ class Settings:
     save_every: int | None = setting(
         "run", "Steps between checkpoints, besides the one after each epoch.", rule=COUNT
     )
-
-
-def check(field: dataclasses.Field, annotation: Any, value: Any) -> None:
-    """Raise ConfigError unless the value has the type, is a choice and follows the rule."""
-    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
-    allowed = typing.get_args(annotation) if union else (annotation,)
-    if value is None and types.NoneType in allowed:
-        return
-    if choices := field.metadata["choices"]:
-        if value not in choices:
-            plain = {choice.replace("_", ""): choice for choice in choices}
-            spelt = re.sub(r"[\W_]", "", str(value)).lower()
-            near = [plain[n] for n in difflib.get_close_matches(spelt, plain, n=1)]
-            meant = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(
-                f"{field.name} must be one of {', '.join(choices)}, got {value!r}{meant}"
-            )
-        return
-    types_ = (*allowed, int) if float in allowed else allowed
-    if not isinstance(value, types_) or (isinstance(value, bool) and bool not in allowed):
-        kinds = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in allowed)
-        raise ConfigError(f"{field.name} must be {kinds}, got {value!r}")
-    rule = field.metadata["rule"]
-    if rule is not None and not rule.valid(value):
-        raise ConfigError(f"{field.name} {rule.text}, got {value!r}")

@@ -22,19 +22,12 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rka_fast.data.batches import Batch
 from rka_fast.data.counting import Counts
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.split import STAGES
-from rka_fast.errors import (
-    ConfigError,
-    FolderError,
-    Interrupted,
-    TrainingError,
-    UserError,
-)
+from rka_fast.errors import ConfigError, FolderError, Interrupted, TrainingError, UserError
 from rka_fast.models import Recommender
 from rka_fast.progress import progress as progress_bar
 from rka_fast.training.assemble import assemble
@@ -42,6 +35,7 @@ from rka_fast.training.config import Config
 from rka_fast.training.curves import curve_of
 from rka_fast.training.devices import make_accelerator, seed_torch, shard, stop_signals
 from rka_fast.training.evaluator import Evaluator
+from rka_fast.training.lines import epoch_line, speed_line, tell
 from rka_fast.training.metrics import Ranked, both_metrics
 from rka_fast.training.metrics_log import read_lines, truncate, write_line
 from rka_fast.training.optimiser import averaged, learning_rate
@@ -262,14 +256,10 @@ class Trainer:
 
     def _tell_speed(self, step: float) -> None:
         """What a step, an epoch and an evaluation take, before an epoch has been waited for."""
-        epoch = f"{step * self.steps_per_epoch:,.1f} s an epoch of {self.steps_per_epoch:,} steps"
-        line = f"speed: {step:.2g} s a step, {epoch}"
+        evaluation = None
         if len(self.split.valid.users):
-            line += (
-                f", about {self.evaluator.seconds(self.evaluated, 'valid'):,.1f} s an evaluation"
-            )
-        with tqdm.external_write_mode():
-            print(line, flush=True)
+            evaluation = self.evaluator.seconds(self.evaluated, "valid")
+        tell(speed_line(step, self.steps_per_epoch, evaluation))
 
     def _step(self, stop: list[int]) -> tuple[dict[str, float], bool]:
         """One optimiser step. Returns the parts of the loss, and whether to stop after it.
@@ -334,14 +324,8 @@ class Trainer:
         write_line(log, {"step": progress.step, "epoch": self.epoch, "valid": metrics})
         self.tracking.log({"valid": metrics, "epoch": self.epoch}, progress.step)
         if not self.quiet:
-            line = (
-                f"epoch {self.epoch:>3}  loss {loss:.4f}  valid NDCG@10 "
-                f"{metrics['sampled']['ndcg@10']:.4f} sampled {metrics['full']['ndcg@10']:.4f} full"
-                f"  {progress.train_seconds / self.epoch:.1f} s/epoch + {seconds:.1f} s"
-                + ("  best" if better else "")
-            )
-            with tqdm.external_write_mode():
-                print(line, flush=True)
+            per_epoch = progress.train_seconds / self.epoch
+            tell(epoch_line(self.epoch, loss, metrics, (per_epoch, seconds), better))
         if self.watch is not None:
             self.watch(self.epoch, metrics)
 
@@ -351,8 +335,7 @@ class Trainer:
         if self.finished:
             self._save(self.folder.best, log, with_optimizer=False)
         if not self.quiet:
-            with tqdm.external_write_mode():
-                print(f"epoch {self.epoch:>3}  loss {loss:.4f}", flush=True)
+            tell(epoch_line(self.epoch, loss))
 
     def _save(self, path: Path, log: IO[str] | None = None, with_optimizer: bool = True) -> None:
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):

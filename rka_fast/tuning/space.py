@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import typing
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from optuna.distributions import (
@@ -19,8 +17,9 @@ from optuna.distributions import (
 
 from rka_fast.commands import check_name
 from rka_fast.errors import ConfigError
+from rka_fast.files import read_json
 from rka_fast.training.config import Config
-from rka_fast.training.settings import check
+from rka_fast.training.rules import check
 
 Space = dict[str, BaseDistribution]
 """What is searched, by the name of the setting."""
@@ -67,12 +66,7 @@ def make_space(base: Config, file: str | None, texts: Iterable[str]) -> Space:
     """
     given: dict[str, Any] = {}
     if file is not None:
-        try:
-            given = json.loads(Path(file).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read search space {file}: {error.strerror}") from None
-        except ValueError as error:
-            raise ConfigError(f"search space {file} is not valid JSON: {error}") from None
+        given = read_json("search space", file)
         if not isinstance(given, dict):
             raise ConfigError(
                 f"search space {file}: expected one JSON object, from settings to {_FORMS}, got "

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from rka_fast.commands import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "rka_fast"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -98,12 +100,25 @@ def test_backends_do_not_import_from_one_another():
             assert {b for other in others if (b := backend(other))} <= {own}, module
 
 
+def test_the_map_has_every_file():
+    """A file stands on it by its name or with its folder, commands as one; hidden ones need not."""
+    map_ = PAGE.split("## The map")[1].split("## The floors")[0]
+    of_package = {room(module) for module in MODULES} - {"__init__", "__main__", *COMMANDS}
+    words = set(re.findall(r"[\w/.]+", " ".join(re.findall(r"`([^`]+)`", map_))))
+    names = {word.removesuffix(".py").rpartition("/")[2] for word in words}
+    assert of_package - names == set()
+    folders = {path for path in (ROOT / "csrc").iterdir() if path.is_dir()}
+    assert {f"csrc/{path.name}" for path in folders} - words == set()
+    benchmarks = {p.name for p in (ROOT / "benchmarks").iterdir() if p.suffix in (".py", ".sh")}
+    assert {name for name in benchmarks if f"`{name}`" not in PAGE} == set()
+
+
 def test_every_path_on_the_page_exists():
     """In backquotes, with a slash or a suffix; NEW and NAME stand for what is to come."""
     paths = {p for p in re.findall(r"`([\w/.]+)`", PAGE) if "NEW" not in p and "NAME" not in p}
     paths = {p for p in paths if "/" in p or p.endswith((".py", ".h"))}
     places = [ROOT, ROOT / PACKAGE]
     places += [ROOT / PACKAGE / folder for folder in ("ops", "data", "models", "training")]
-    places += [ROOT / "csrc"]
+    places += [ROOT / "csrc", ROOT / "benchmarks"]
     missing = {p for p in paths if not any((place / p).exists() for place in places)}
     assert missing == set()

@@ -4,18 +4,13 @@ import dataclasses
 import json
 
 import pytest
-from support.runs import run_command, small, train, write_log
+from support.runs import run_command, small, train
 
 from rka_fast.models import MODELS
 from rka_fast.run import Run
 from rka_fast.train import main
 from rka_fast.training.config import TRAINING, Config
 from rka_fast.training.metrics import METRICS
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    return write_log(tmp_path_factory.mktemp("log") / "log.txt")
 
 
 def results(folder):

@@ -3,18 +3,13 @@
 import shutil
 
 import pytest
-from support.runs import small, write_log
+from support.runs import small
 from support.runs import train as train_small
 
 from rka_fast.training.assemble import load_data
 from rka_fast.training.flags import parse
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.trainer import Trainer
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    return write_log(tmp_path_factory.mktemp("log") / "log.txt")
 
 
 @pytest.fixture(scope="module")
