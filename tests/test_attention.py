@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from support.slow import slow
 from torch import nn
 
 from rka_fast import KernelizedAttention, Kernels
@@ -239,7 +240,7 @@ def test_copies_pickles_and_state():
         assert torch.equal(other(x, x, x, user=user)[0], expected)
 
 
-@pytest.mark.parametrize("need_weights", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("need_weights", [True, slow(False)])
 def test_compiles_in_one_graph(need_weights):
     ours = KernelizedAttention(D, H, batch_first=True, user_dim=4).eval()
     x, user, counts = torch.randn(B, N, D), torch.randn(B, 4), relations()

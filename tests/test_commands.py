@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support import processes
 from support.runs import small
+from support.slow import slow
 
 from rka_fast import commands
 from rka_fast.commands import COMMANDS, exit_status, main
@@ -77,7 +78,7 @@ def test_a_command_runs_with_its_own_flags(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("rka_fast.train",), pytest.param(("rka_fast", "train"), marks=pytest.mark.slow)],
+    [("rka_fast.train",), slow(("rka_fast", "train"))],
 )
 def test_modules_run_without_a_warning(arguments):
     done = python("-m", *arguments, "--help")

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from support.slow import slow
 from torch import nn
 
 from rka_fast import KernelizedAttention, export, swap_attention, use_draws, use_relations
@@ -47,7 +48,7 @@ def runs_elsewhere(path, tmp_path, model: nn.Module, inputs: list[tuple]) -> Non
     assert "without" in result.stdout
 
 
-COMPILED = pytest.param(".pt2", marks=pytest.mark.slow)  # C++ is compiled for each of them
+COMPILED = slow(".pt2")  # C++ is compiled for each of them
 
 
 @pytest.fixture(params=[".onnx", COMPILED])

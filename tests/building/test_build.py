@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.slow import slow
 from torch.utils.cpp_extension import include_paths
 
 from rka_fast import native
@@ -172,10 +173,6 @@ def test_installs_without_a_compiler(tmp_path):
     )
     built = tmp_path / "source" / "build"
     assert list(built.rglob("backends.py")) and not list(built.rglob("*.so"))
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @from_source

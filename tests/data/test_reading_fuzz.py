@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from support.logs import make_log, read, remedies, run_as_printed, table, write
+from support.slow import slow
 
 from rka_fast.errors import DataError
 
@@ -127,7 +128,7 @@ def put(folder, content, rng):
     return write(folder, gzip.compress(content) if rng.integers(4) == 0 else content)
 
 
-SEEDS = [*range(60), *(pytest.param(s, marks=pytest.mark.slow) for s in range(60, 2000))]
+SEEDS = [*range(60), *(slow(s) for s in range(60, 2000))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.agreement import SEED, agrees
 from support.cases import fresh_leaves, random_inputs, replace, some_rows, with_kernels
+from support.slow import slow
 
 from rka_fast import Location
 from rka_fast.ops.arguments import ACTIVATIONS, MODES
@@ -20,7 +21,7 @@ def inputs_of(**case):
     return random_inputs(**{"batch": 2, "heads": 1, "width": 6, "dtype": torch.float32} | case)
 
 
-LONG = [pytest.param(n, marks=pytest.mark.slow) for n in (200, 256)]
+LONG = [slow(n) for n in (200, 256)]
 
 
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 50, 64, 65, 100, 128, *LONG])

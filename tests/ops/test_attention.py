@@ -5,6 +5,7 @@ import pytest
 import torch
 from support import cases
 from support.agreement import agrees, check_gradients, equals_literal, kept
+from support.slow import slow
 from support.subjects import EXACT
 
 from rka_fast import Covariance, Kernels, kernelized_attention
@@ -37,7 +38,6 @@ def masks(kind, batch, heads, n):
     return arguments, allowed.numpy(), present.numpy()
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "kind", ["none", "causal", "causal padding", "mask", "head mask", "causal mask unseen padding"]
@@ -64,9 +64,8 @@ def test_more_keys_than_queries(backend):
     equals_literal(backend, inputs, allowed, present, {"seed": 3})
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", ["causal padding", "head mask"])
+@pytest.mark.parametrize("kind", ["causal padding", slow("head mask")])
 def test_gradients_of_every_input(backend, mode, kind):
     """Float64 gradcheck; tanh, because the others have a kink that finite differences may hit."""
     inputs = cases.random_inputs(n=4, width=2, feature_width=3, bias=True, requires_grad=True)
@@ -76,8 +75,10 @@ def test_gradients_of_every_input(backend, mode, kind):
     check_gradients(backend, inputs, **arguments, **options)
 
 
-@pytest.mark.parametrize("mode", ["sample", "mean"])
-@pytest.mark.parametrize("missing", ["cooccurrence", "gate", "shape", "cooccurrence gate"])
+@pytest.mark.parametrize("mode", ["sample", slow("mean")])
+@pytest.mark.parametrize(
+    "missing", [slow("cooccurrence"), slow("gate"), "shape", "cooccurrence gate"]
+)
 def test_gradients_with_missing_pieces(backend, missing, mode):
     if " " in missing:  # the weight of the only kernel has none: zero is within no budget
         backend.needs(dtype=torch.float64)

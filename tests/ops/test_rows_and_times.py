@@ -10,6 +10,7 @@ import torch
 from support import cases
 from support.agreement import check_gradients, equals_literal
 from support.cases import rows_of, with_times
+from support.slow import slow
 
 from rka_fast import Location, RelativeTimes, kernelized_attention
 from rka_fast.ops.arguments import MODES, time_edges
@@ -60,8 +61,8 @@ def test_scale_and_times_equal_the_literal_evaluation(backend, mode, heads):
     equals_literal(backend, inputs, allowed, ~padding.numpy(), options, **told)
 
 
-@pytest.mark.parametrize("heads", [pytest.param(1, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("heads", [slow(1), 2])
+@pytest.mark.parametrize("mode", [mode if mode == "sample" else slow(mode) for mode in MODES])
 def test_their_gradients(backend, mode, heads):
     inputs = rows_of(cases.random_inputs(n=5, batch=2, requires_grad=True), 1, 4, 5)
     inputs = with_times(inputs, heads)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.slow import slow
 
 import rka_fast
 from rka_fast import native
@@ -144,9 +145,7 @@ def expected(target: str) -> list[str]:
     return twice + ["needs"] * (len(WRONG_NEEDS) + 1) + ["grad"] * 4
 
 
-@pytest.mark.parametrize(
-    "target", ["cpp", *(pytest.param(t, marks=pytest.mark.slow) for t in ("reference", "native"))]
-)
+@pytest.mark.parametrize("target", ["cpp", *(slow(t) for t in ("reference", "native"))])
 def test_wrong_calls_are_refused_by_name(target):
     if target != "reference" and (reasons := native.why_not("_cpp")):
         pytest.skip("; ".join(reasons))

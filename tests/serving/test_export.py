@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse
 import torch
 from support.runs import train, write_log
+from support.slow import slow
 
 import rka_fast
 from rka_fast.commands import main
@@ -23,7 +24,7 @@ from rka_fast.serving.engine import Asked, load
 from rka_fast.serving.graph import BucketCounts, MatrixCounts
 
 
-@pytest.fixture(params=["rksa", pytest.param("sasrec", marks=pytest.mark.slow)])
+@pytest.fixture(params=["rksa", slow("sasrec")])
 def run(request, small_runs) -> rka_fast.Run:
     return small_runs(request.param)
 
@@ -128,7 +129,7 @@ def test_what_lies_beside_the_graph(run, exported):
 
 @pytest.mark.parametrize(
     ("mode", "written"),
-    [("location", "location"), pytest.param("sample", "mean", marks=pytest.mark.slow)],
+    [("location", "location"), slow("sample", "mean")],
 )
 def test_the_graph_evaluates_as_the_run_does(mode, written, tmp_path):
     pytest.importorskip("onnxruntime")

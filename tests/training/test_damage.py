@@ -12,6 +12,7 @@ import torch
 from support.first_format import write_run
 from support.kills import content, flipped, killed_at
 from support.runs import train as train_small
+from support.slow import slow
 
 from rka_fast.data.sequences import Sequences
 from rka_fast.errors import CheckpointError, FolderError, UserError
@@ -76,9 +77,7 @@ def test_the_lock_of_a_process_that_died_is_free(tmp_path):
 # --- damage ---
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 30))]
-)
+@pytest.mark.parametrize("seed", [0, *(slow(s) for s in range(1, 30))])
 def test_a_flipped_bit_is_told_with_the_name_of_the_file(finished, tmp_path, seed):
     rng = np.random.default_rng(seed)
     for name in FILES:

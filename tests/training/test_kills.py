@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.kills import content, killed_at
 from support.runs import train as train_small
+from support.slow import slow
 
 from rka_fast.reproduce import main as reproduce
 from rka_fast.training.assemble import load_data
@@ -32,7 +33,7 @@ def kills(work_in, folder, every, check):
     raise AssertionError("the work never ended")
 
 
-@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [9, slow(1)])
 def test_killed_while_the_folder_is_made_the_same_command_goes_on(
     beginning, log, tmp_path, every, capsys
 ):
@@ -55,7 +56,7 @@ def test_killed_while_the_folder_is_made_the_same_command_goes_on(
     assert kills(begin, tmp_path / "run", every, goes_on) >= 30
 
 
-@pytest.mark.parametrize("every", [31, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [31, slow(1)])
 def test_a_reproduce_cell_that_was_killed_while_it_was_made_goes_on(
     beginning, log, tmp_path, every, capsys
 ):
@@ -96,7 +97,7 @@ def test_killed_at_any_call_of_a_checkpoint_it_is_the_old_or_the_new_one(run):
     assert not died and is_new and call >= 5 and seen == {False, True}
 
 
-@pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [11, slow(1)])
 def test_killed_while_results_or_settings_are_written_it_resumes(run, every):
     """And every file is what the manifest says, whichever call it was."""
     folder = RunFolder(run)
