@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import io
-import json
 import re
 from functools import cache
 from pathlib import Path
@@ -111,32 +110,3 @@ def test_exit_statuses(capsys):
         assert capsys.readouterr().err == f"\n{message}\n"
         assert exit_status(fail(stopped), stopped="kept") == 130
         assert capsys.readouterr().err == "\nkept\n"
-
-
-def test_importing_loads_of_other_packages_only_torch():
-    """And what torch loads itself, for its counter of operations too; not its compiler."""
-    code = (
-        "import sys, json, torch, torch.utils.flop_counter\n"
-        "def packages(): return {name.partition('.')[0] for name in sys.modules}\n"
-        "before = packages()\n"
-        "import rka_fast\n"
-        "print(json.dumps(sorted(packages() - before - set(sys.stdlib_module_names))))"
-    )
-    assert json.loads(python("-c", code).stdout) == ["rka_fast"]
-    code = "import sys, rka_fast; print('torch._dynamo' in sys.modules)"
-    assert python("-W", "error", "-c", code).stdout == "False\n"
-
-
-def test_what_the_package_exports():
-    code = (
-        "import rka_fast, sys, types\n"
-        "assert set(rka_fast.__all__) <= set(dir(rka_fast))\n"
-        "values = [getattr(rka_fast, name) for name in rka_fast.__all__]\n"
-        "assert not any(isinstance(value, types.ModuleType) for value in values)\n"
-        "assert not {f'rka_fast.{n}' for n in rka_fast.__all__} & set(sys.modules)\n"
-        "from rka_fast import *\n"
-        "assert fit is rka_fast.fit and Run is rka_fast.Run\n"
-        "try: rka_fast.nothing\n"
-        "except AttributeError as error: print(error)"
-    )
-    assert "has no attribute 'nothing'" in python("-c", code).stdout

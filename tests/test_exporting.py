@@ -85,6 +85,7 @@ class NormalisedQueries(SelfAttention):
         return self.attention(query, x, x, need_weights=False)[0]
 
 
+@pytest.mark.slow  # an export takes seconds; that of one attention is quick
 @pytest.mark.parametrize(("kind", "inputs"), [(CrossAttention, 3), (NormalisedQueries, 2)])
 def test_the_export_prints_nothing(kind, inputs, tmp_path, caplog, capfd):
     for package in ("onnx", "onnxscript"):

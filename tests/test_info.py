@@ -3,7 +3,6 @@
 import json
 
 import torch
-from support.processes import python
 
 from rka_fast import info
 from rka_fast.ops import backends
@@ -33,25 +32,3 @@ def test_json_has_the_same_facts(monkeypatch, capsys):
     assert list(found["backends"]) == list(backends.BACKENDS)
     assert found["backends"]["unable"] == ["no such device", "no compiler"]
     assert found["backends"]["reference"] == []
-
-
-def printed(code):
-    done = python("-c", code)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_importing_does_not_load_what_only_the_commands_need():
-    code = (
-        "import sys, rka_fast; rka_fast.available_backends(); "
-        "print([m for m in ('polars', 'matplotlib', 'accelerate', 'tyro') if m in sys.modules])"
-    )
-    assert printed(code).strip() == "[]"
-
-
-def test_everything_imports_without_triton():
-    code = (
-        "import sys; sys.modules['triton'] = None\n"
-        "import rka_fast, rka_fast.info; print(rka_fast.available_backends())"
-    )
-    assert "reference" in printed(code)

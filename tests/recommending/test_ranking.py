@@ -151,7 +151,7 @@ def test_popularity_stands_in_where_nothing_is_known(runs):
 
 def test_mean_and_spread_are_those_of_draws(runs):
     """Draws have other seeds, so both are estimates: their errors are a few std / sqrt(draws)."""
-    run, draws = runs("rksa"), 400
+    run, draws = runs("rksa"), 100
     table = run.recommend("u7", 20, draws=draws)
     user = run.sequences.user_index("u7")
     batch = run.batcher.history(run.sequences.sequence(user).tolist(), user)

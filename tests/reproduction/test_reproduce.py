@@ -193,6 +193,7 @@ def test_other_settings_or_data_need_another_folder(done, folder, tmp_path, caps
     assert "holds a run on other data" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # a run that goes on exactly: tests/training/test_trainer.py
 def test_stopped_inside_a_cell_it_goes_on_exactly(done, folder, tmp_path, monkeypatch, capsys):
     step = Trainer._step
 

@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
+from support.slow import slow
 
 from rka_fast.serving.batching import Batching
 from rka_fast.serving.engine import Asked, Listed, load
@@ -98,7 +99,7 @@ def test_whoever_has_gone_is_not_scored():
     assert found.items.tolist() == [2] and engine.batches == [1]
 
 
-@pytest.mark.parametrize("source", ["rksa", "pop", "export"])
+@pytest.mark.parametrize("source", ["rksa", "pop", slow("export")])
 def test_everybody_gets_in_a_batch_what_they_get_alone(source, small_runs, exports):
     engine = load(exports("sasrec") if source == "export" else small_runs(source).folder)
     rng = np.random.default_rng(0)

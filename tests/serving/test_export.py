@@ -129,7 +129,7 @@ def test_what_lies_beside_the_graph(run, exported):
 
 @pytest.mark.parametrize(
     ("mode", "written"),
-    [("location", "location"), slow("sample", "mean")],
+    [slow("location", "location"), slow("sample", "mean")],
 )
 def test_the_graph_evaluates_as_the_run_does(mode, written, tmp_path):
     pytest.importorskip("onnxruntime")
