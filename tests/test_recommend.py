@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 import torch
 from support.runs import pairs, run_command, train, write_log
+from support.slow import slow
 
 from rka_fast.data.split_rules import time_split
 from rka_fast.errors import ConfigError, DataError
@@ -149,7 +150,7 @@ def test_a_run_with_the_time_split_recommends_from_its_own_counts(tmp_path, caps
     assert len(loaded.recommend("u7", top=5)) == 5
 
 
-@pytest.mark.parametrize("model", ["sasrec", "rksa"])
+@pytest.mark.parametrize("model", [slow("sasrec"), "rksa"])
 def test_a_run_with_a_time_bias_is_asked_at_a_time(model, tmp_path, capsys):
     lines = write_log(tmp_path / "log.txt").read_text().splitlines()
     log = tmp_path / "log.csv"

@@ -6,6 +6,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from support.cases import random_inputs
+from support.slow import slow
 
 from rka_fast import verify
 from rka_fast.ops import backends
@@ -91,7 +92,7 @@ def test_the_reference_and_the_backends_here_pass(backend_name, capsys):
     assert "covariance.kernels.features" in output
 
 
-@pytest.fixture(params=["reference", "cpp"])
+@pytest.fixture(params=[slow("reference"), "cpp"])
 def backend_name(request):
     if backends.BACKENDS[request.param].why_not(None):
         pytest.skip("not built")

@@ -87,6 +87,7 @@ def test_ids_and_titles_are_text(page):
     assert "Longest" * 40 not in html  # a title has an end
 
 
+@pytest.mark.slow  # a browser takes seconds to start
 def test_in_a_browser(page, browser):
     found, path = page
     first = found.recommended[0]

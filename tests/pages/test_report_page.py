@@ -98,6 +98,7 @@ def test_ticks_that_lie_near_each_other_have_their_own_labels():
     assert re.findall(r'text-anchor="middle">([^<]*)<', one) == ["1", "2", "epoch"]
 
 
+@pytest.mark.slow  # a browser takes seconds to start
 def test_in_a_browser(runs, browser, tmp_path):
     written(runs, tmp_path / "runs.html")
     texts = ["3 runs side by side", NAME, "Test scores", "Examples of lists", "<i>Title"]

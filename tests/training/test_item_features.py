@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 from support.runs import SMALL
+from support.slow import slow
 
 from rka_fast import fit
 from rka_fast.errors import DataError
@@ -46,7 +47,7 @@ def features(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", params=["sasrec", "rksa"])
+@pytest.fixture(scope="module", params=[slow("sasrec"), "rksa"])
 def run(request, log, features, tmp_path_factory):
     settings = {**SMALL, "width": 16, "learning_rate": 0.01, "epochs": 25, "model": request.param}
     out = str(tmp_path_factory.mktemp("run") / "run")
