@@ -17,6 +17,7 @@ import torch
 
 from rka_fast.commands import exit_status
 from rka_fast.data.readers import Interactions
+from rka_fast.data.split import Split
 from rka_fast.errors import printable
 from rka_fast.files import check_writable, to_json, write_output
 from rka_fast.training.assemble import load_data, prepared_counts
@@ -27,6 +28,13 @@ from rka_fast.training.memory import check_fits
 from rka_fast.training.report import result_table
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.sizing import with_loss_for
+from rka_fast.training.streaming import (
+    Streamed,
+    catalogue_of,
+    load_streamed,
+    prepared_of,
+    with_streaming,
+)
 from rka_fast.training.trainer import Trainer
 from rka_fast.training.update import Start
 
@@ -60,13 +68,22 @@ def train(
         start = counts = None
         if resuming:
             counts = folder.read_counts(config)
-            sequences, description = folder.read_sequences(), folder.read_description()
-            source = printable(description["source"])
-            lines = [f"data: {source}, as stored in {folder.sequences}"]
+            description = folder.read_description()
+            source, prepared = (
+                printable(description["source"]),
+                prepared_of(description, folder.path),
+            )
+            sequences = folder.read_sequences() if prepared is None else catalogue_of(prepared)
+            stored = f", as stored in {folder.sequences}" if prepared is None else ", streamed"
+            lines = [f"data: {source}{stored}"]
         else:
             if config.from_run is not None:
                 start = Start.of(config)
-            sequences, description, lines = load_data(config, interactions, features)
+            config, prepared = with_streaming(config, interactions)
+            if prepared is None:
+                sequences, description, lines = load_data(config, interactions, features)
+            else:
+                sequences, description, lines = load_streamed(config, prepared)
             if not chosen:
                 config, more = with_loss_for(config, sequences.num_items)
                 lines += more
@@ -74,12 +91,16 @@ def train(
                 counts = start.counts_on(sequences, config)
         if main:
             print("\n".join(lines), flush=True)
-        lines = check_fits(config, sequences)
+        lines = check_fits(config, sequences) if prepared is None else []
         if main and lines:
             print("\n".join(lines), flush=True)
         known = counts if resuming or counts is not None else prepared_counts(config)
-        trainer = Trainer(config, sequences, folder, description, counts=known)
-        if start is not None:
+        trainer = Trainer(config, sequences, folder, description, counts=known, prepared=prepared)
+        if isinstance(trainer.parts, Streamed):
+            description.update(trainer.parts.facts)
+            if main:
+                print("\n".join(trainer.parts.lines), flush=True)
+        if start is not None and isinstance(trainer.split, Split):
             lines = start.carry_into(trainer.model, trainer.split)
             if main:
                 print("\n".join(lines), flush=True)

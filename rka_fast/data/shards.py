@@ -102,6 +102,18 @@ class Prepared:
             raise DataError(f"{file} is damaged ({error}); {_REMEDY}") from None
         return cls(Path(path), facts)
 
+    @classmethod
+    def of_run(cls, description: dict[str, Any]) -> Prepared:
+        """That of a run, by its description. Raises DataError where it is another by now."""
+        found = cls.open(description["source"])
+        if found.facts["content"] != description["prepared"]["content"]:
+            raise DataError(
+                f"{found.path} is not what the run was trained on: its content is "
+                f"{found.facts['content'][:16]}, not {description['prepared']['content'][:16]}; "
+                "put the data back, or train again"
+            )
+        return found
+
     @staticmethod
     def is_one(path: str) -> bool:
         """Whether a path leads to such a folder."""

@@ -104,6 +104,16 @@ class Split:
         s = self.sequences
         return UserItems(s.event_users[which], s.items[which], s.num_users, s.num_items)
 
+    @property
+    def holders(self) -> np.ndarray:
+        """How many users train on each item, int64 (num_items + 1,)."""
+        return self.training_items.holders
+
+    @property
+    def trained_users(self) -> int:
+        """How many users have training events."""
+        return int((self.training_items.distinct > 0).sum())
+
     def had(self, stage: str) -> np.ndarray:
         """Bool (rows,): whether the user had the target's item before."""
         return self._had[stage]

@@ -16,7 +16,7 @@ def describe_targets(split: Split) -> tuple[dict[str, Any], list[str]]:
     rows = {stage: len(split.targets(stage).users) for stage in STAGES}
     had = {stage: float(split.had(stage).mean()) if rows[stage] else 0.0 for stage in STAGES}
     facts: dict[str, Any] = {"targets": rows, "target_users": users, "targets_had": had}
-    lines = [_line(rows, users)] if any(rows.values()) else []
+    lines = [evaluated_line(rows, users)] if any(rows.values()) else []
     if split.sampled_of:
         facts["sampled_of"] = dict(split.sampled_of)
         of = ", ".join(f"{number:,} in {stage}" for stage, number in split.sampled_of.items())
@@ -27,7 +27,8 @@ def describe_targets(split: Split) -> tuple[dict[str, Any], list[str]]:
     return {"evaluation": facts}, [*lines, *_doubts(split, facts)]
 
 
-def _line(rows: dict[str, int], users: dict[str, int]) -> str:
+def evaluated_line(rows: dict[str, int], users: dict[str, int]) -> str:
+    """How many targets and users the stages have."""
     counts = (
         f"{rows[stage]:,} {'users' if rows[stage] == users[stage] else 'targets of'}"
         + ("" if rows[stage] == users[stage] else f" {users[stage]:,} users")

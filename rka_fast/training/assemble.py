@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -41,6 +41,8 @@ def load_data(
     Returns the sequences, a JSON-able description, and the report's lines for a person. Raises
     DataError for input that cannot be used.
     """
+    if config.stream:
+        raise ConfigError("stream is of rka-fast train alone; leave it out")
     given = given or {}
     if "data" not in given and Prepared.is_one(config.data):
         return load_prepared(config, Prepared.open(config.data), features)
@@ -94,6 +96,12 @@ def load_prepared(
 ) -> tuple[Sequences, dict[str, Any], list[str]]:
     """The same of a folder of prepared data, all of it in memory."""
     refuse_other_settings(config, prepared)
+    description, lines = describe_prepared(config, prepared)
+    return _described(config, prepared.sequences(), description, lines, features)
+
+
+def describe_prepared(config: Config, prepared: Prepared) -> tuple[dict[str, Any], list[str]]:
+    """What prepared data is, JSON-able and as lines, without what the split comes to."""
     report = prepared.report
     description = {
         "source": config.data,
@@ -103,7 +111,7 @@ def load_prepared(
         "prepared": {name: prepared.facts[name] for name in ("engine", "content")},
     }
     lines = [f"data: {config.data}, prepared by {prepared.facts['engine']}", *report.lines()]
-    return _described(config, prepared.sequences(), description, lines, features)
+    return description, lines
 
 
 def prepared_counts(config: Config) -> CoOccurrence | None:
@@ -225,15 +233,26 @@ def assemble(config: Config, sequences: Sequences, counts: Counts | None = None)
     model = MODELS[config.model].from_config(config, split)
     if counts is None and model.uses_cooccurrence:
         counts = counts_of(split, config.counting)
-    batcher = Batcher(
+    return Parts(split, model, batcher_of(config, model, split, counts, config.seed))
+
+
+def batcher_of(
+    config: Config,
+    model: Recommender,
+    split: Split,
+    counts: Counts | None,
+    seed: int,
+    make: Callable[..., Batcher] = Batcher,
+) -> Batcher:
+    """What makes the batches that a model reads, its random choices by the seed."""
+    return make(
         split,
         counts,
         config.max_length,
-        config.seed,
+        seed,
         negatives=config.negatives_per_position,
         leave_self_out=bool(config.leave_self_out),
         kernel_loss=model.uses_kernel_loss,
         times=model.uses_times,
         shared_negatives=config.shared_negatives or "none",
     )
-    return Parts(split, model, batcher)

@@ -78,5 +78,9 @@ class Evaluator:
         model = MODELS["pop"].from_config(self.config, self.split)
         model.fit(self.split)
         model.to(self.accelerator.device)
-        batcher = Batcher(self.split, None, self.config.max_length, self.config.seed)
+        batcher = self._plain_batcher()
         return self.scores({stage: self.ranked(model, stage, batcher) for stage in STAGES})
+
+    def _plain_batcher(self) -> Batcher | None:
+        """One without what a model reads beside the items."""
+        return Batcher(self.split, None, self.config.max_length, self.config.seed)

@@ -46,8 +46,7 @@ def list_qualities(
     shown = lists[lists > 0]
     exposure = np.bincount(shown, minlength=split.sequences.num_items + 1)[1:]
     events = split.train_counts()
-    trained = split.training_items
-    share = np.maximum(trained.holders, 1) / max((trained.distinct > 0).sum(), 1)
+    share = np.maximum(split.holders, 1) / max(split.trained_users, 1)
     items = split.target_items("test")
     return {
         f"coverage@{LISTED}": float((exposure > 0).mean()),

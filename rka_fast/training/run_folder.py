@@ -8,6 +8,7 @@ a file is being replaced.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ import numpy as np
 
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.sequences import ARRAYS, IDS, Sequences
+from rka_fast.data.shards import Prepared
 from rka_fast.errors import FolderError, printable
 from rka_fast.files import LOCK, locked, remove_leftovers, to_json, write_atomically
 from rka_fast.training.config import Config
@@ -238,7 +240,14 @@ class RunFolder:
         return description
 
     def read_sequences(self) -> Sequences:
-        """The users' sequences. Raises FolderError or DataError where that fails."""
+        """The users' sequences, of a run that streams those of all shards.
+
+        Raises FolderError or DataError where that fails.
+        """
+        if "streamed" in (description := self.read_description()):
+            prepared = Prepared.of_run(description)
+            whole = prepared.sequences()
+            return dataclasses.replace(whole, source_sum=prepared.facts["content"])
         return Sequences.from_files(
             lambda name: self.read(f"sequences/{name}"), f"{self.sequences}"
         )

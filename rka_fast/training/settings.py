@@ -65,6 +65,12 @@ class Settings:
         MAX_UNPACKED,
         rule=POSITIVE,
     )
+    stream: bool = setting(
+        "data",
+        "Of data that rka-fast prepare wrote hold one shard at a time; several processes do so, "
+        "each on its own, without being told.",
+        False,
+    )
     min_rating: float | None = setting(
         "data",
         "Drop events rated lower than this.",

@@ -9,7 +9,6 @@ generator state and computes what the uninterrupted one would have, bit for bit.
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import shlex
@@ -26,15 +25,14 @@ from torch import Tensor, nn
 from rka_fast.data.batches import Batch
 from rka_fast.data.counting import Counts
 from rka_fast.data.sequences import Sequences
+from rka_fast.data.shards import Prepared
 from rka_fast.data.split import STAGES
 from rka_fast.errors import ConfigError, FolderError, Interrupted, TrainingError, UserError
 from rka_fast.models import Recommender
 from rka_fast.progress import progress as progress_bar
-from rka_fast.training.assemble import assemble
 from rka_fast.training.config import Config
 from rka_fast.training.curves import curve_of
-from rka_fast.training.devices import make_accelerator, seed_torch, shard, stop_signals
-from rka_fast.training.evaluator import Evaluator
+from rka_fast.training.devices import make_accelerator, seed_torch, stop_signals
 from rka_fast.training.lines import epoch_line, speed_line, tell
 from rka_fast.training.metrics import Ranked, both_metrics
 from rka_fast.training.metrics_log import read_lines, truncate, write_line
@@ -42,7 +40,9 @@ from rka_fast.training.optimiser import averaged, learning_rate
 from rka_fast.training.progress import Checkpoints, Progress, State
 from rka_fast.training.report import curve_png
 from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.streaming import Streamed
 from rka_fast.training.tracking import Tracking
+from rka_fast.training.whole import Whole
 
 TIMED = 5  # steps after which a person is told what they take
 SELECTION = "ndcg@10"  # on validation, by the ranking `select`: decides which epoch is the best
@@ -71,6 +71,7 @@ class Trainer:
     watch: called after every evaluation on validation, before its epoch is kept as the last; what
     it raises ends the training. counts: of the training events, where they are known already.
     popularity: its scores, where a run on the same data, split and seed has found them.
+    prepared: the data of which each process streams its shards; `sequences` is then the catalogue.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Trainer:
         watch: Watch | None = None,
         counts: Counts | None = None,
         popularity: dict[str, Any] | None = None,
+        prepared: Prepared | None = None,
     ) -> None:
         self.config, self.folder, self.description = config, folder, description
         self.popularity = popularity
@@ -91,7 +93,12 @@ class Trainer:
         self.quiet, self.watch = quiet or not self.main, watch
         torch.manual_seed(config.seed)
         try:
-            self.split, self.model, self.batcher = assemble(config, sequences, counts)
+            self.parts = (
+                Whole(config, sequences, counts, self.accelerator)
+                if prepared is None
+                else Streamed(config, prepared, sequences, self.accelerator)
+            )
+            self.split, self.model = self.parts.split, self.parts.model
             self.model.check_device(self.accelerator.device)
         except UserError:
             raise
@@ -100,16 +107,14 @@ class Trainer:
         self.tracking = Tracking(self.accelerator, config)
         self.checkpoints = Checkpoints(folder, config, sequences)
         self.log_state: dict[str, Any] | None = None
-        self.evaluator = Evaluator(config, self.split, self.batcher, self.accelerator)
+        self.evaluator = self.parts.evaluator
         begin = time.perf_counter()
-        self.model.fit(self.split)
+        self.model.fit(self.split)  # pyright: ignore[reportArgumentType]
         fit_seconds = time.perf_counter() - begin
-        self.epoch_order = functools.lru_cache(1)(self.batcher.epoch_order)
         self.progress = Progress(train_seconds=fit_seconds)
         self.steps_per_epoch, self.optimizer = 0, None
         if self.model.trains:
-            self.epoch_order(0)  # raises DataError where there is nobody to train on
-            self.steps_per_epoch = self.batcher.steps_per_epoch(config.batch_size)
+            self.steps_per_epoch = self.parts.steps_per_epoch
             optimizer = torch.optim.AdamW(
                 self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98),
                 weight_decay=config.weight_decay, fused=True,
@@ -266,11 +271,7 @@ class Trainer:
 
         stop: not empty once this process has been asked to stop.
         """
-        epoch, position = divmod(self.progress.step, self.steps_per_epoch)
-        size = self.config.batch_size
-        users = self.epoch_order(epoch)[position * size : (position + 1) * size]
-        batch = self.batcher.training(users, self.progress.step)
-        batch, weight = shard(batch, self.accelerator.process_index, self.accelerator.num_processes)
+        batch, weight = self.parts.batch(self.progress.step, self.steps_per_epoch)
         seed_torch(self.config.seed, self.progress.step, self.accelerator.process_index)
         self.model.train()
         parts = self.step_loss(batch.to(self.accelerator.device))

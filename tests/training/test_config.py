@@ -80,6 +80,7 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "split_targets": "last",
         "max_counted": 15,
         "counting": "index",
+        "stream": True,
         "force": True,
         "eval_users": 16,
         "seen": "keep",

@@ -149,7 +149,7 @@ def test_what_was_logged_after_the_checkpoint_is_dropped(tmp_path):
 def test_weighted_shards_average_to_the_gradient_of_the_whole_batch(trainer_for, users, loss):
     flags = f"--model sasrec --dropout 0 --loss {loss}"
     trainer = trainer_for("shards", *flags.split())
-    batch = trainer.batcher.training(trainer.batcher.epoch_order(0)[:users], 0)
+    batch = trainer.parts.batcher.training(trainer.parts.batcher.epoch_order(0)[:users], 0)
 
     def gradients(part, weight):
         trainer.model.zero_grad()
@@ -198,8 +198,8 @@ def test_negatives_reach_the_loss(trainer_for, loss):
 def test_only_models_that_use_co_occurrence_count_it(trainer_for):
     for name, model in MODELS.items():
         trainer = trainer_for(name, "--model", name)
-        assert isinstance(trainer.batcher, Batcher)
-        assert (trainer.batcher.cooccurrence is not None) == model.uses_cooccurrence
+        assert isinstance(trainer.parts.batcher, Batcher)
+        assert (trainer.parts.batcher.cooccurrence is not None) == model.uses_cooccurrence
 
 
 def test_a_device_that_is_not_there():

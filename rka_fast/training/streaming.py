@@ -1,0 +1,439 @@
+"""Training on prepared data a shard at a time, each process on shards of its own.
+
+Process p of P has the shards p, p + P, …: in every epoch it goes through them in an order drawn of
+(seed, epoch, p), and through the users of each in one of (seed of the shard, epoch). Of the events
+it holds one shard's. What every process holds of all: the catalogue, the weights (of user vectors
+too, where a model has them), counts of items and pairs, and users and items of the targets.
+"""
+
+# Settings of the training are not None where a model trains.
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from rka_fast.data.batches import Batch, Batcher, sampled_candidates
+from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.filters import seconds
+from rka_fast.data.sequences import Sequences
+from rka_fast.data.shards import Prepared
+from rka_fast.data.split import STAGES, Split, Targets
+from rka_fast.data.split_rules import MOST_SCORES, SPLITS, SplitOptions, iso_seconds
+from rka_fast.data.targets import evaluated_line, warnings_of
+from rka_fast.errors import ConfigError, DataError
+from rka_fast.models import MODELS, Recommender
+from rka_fast.training.assemble import (
+    batcher_of,
+    describe_prepared,
+    refuse_other_settings,
+    split_options,
+)
+from rka_fast.training.config import Config
+from rka_fast.training.devices import seed_torch
+from rka_fast.training.evaluator import Evaluator
+from rka_fast.training.metrics import LISTED, Evaluation, Ranked
+
+SEED_BITS = 32
+"""The number of a shard stands above these bits of its seed; the first has the run's own."""
+
+
+def processes() -> int:
+    """How many there are, as torchrun says."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def with_streaming(
+    config: Config, given: Mapping[str, Any] | None = None
+) -> tuple[Config, Prepared | None]:
+    """The config, which streams where several processes have prepared data, and that data.
+
+    given: logs in memory, see `load_data`. None where nothing is streamed. Raises ConfigError where
+    it cannot be.
+    """
+    is_prepared = "data" not in (given or {}) and Prepared.is_one(config.data)
+    if config.stream and not is_prepared:
+        raise ConfigError(
+            f"stream needs data that rka-fast prepare wrote, {config.data} is not; prepare it, or "
+            "leave stream out"
+        )
+    if not config.stream and (not is_prepared or processes() == 1):
+        return config, None
+    return dataclasses.replace(config, stream=True), Prepared.open(config.data)
+
+
+def refuse_streaming(config: Config, prepared: Prepared) -> None:
+    """Raise ConfigError where the settings need more than a shard at a time."""
+    model, world = MODELS[config.model], processes()
+    whole = "; train in one process, without --stream"
+    if not model.trains:
+        raise ConfigError(f"model {config.model!r} needs all users at once{whole}")
+    if config.item_features is not None:
+        raise ConfigError(f"item_features cannot be streamed{whole}")
+    if config.counting == "index":
+        raise ConfigError(f"counting 'index' needs all users at once{whole}, or leave it out")
+    if world > prepared.shards:
+        raise ConfigError(
+            f"{world} processes for {prepared.shards} shards in {prepared.path}: each needs one of "
+            f"its own; prepare the log with --shards {world} or more"
+        )
+    if config.batch_size < world:
+        raise ConfigError(
+            f"batch_size {config.batch_size} is less than a user for each of {world} processes; "
+            "give a larger one"
+        )
+    dates = [iso_seconds(part.strip()) for part in config.split_boundaries.split(",")]
+    if "boundaries" in SPLITS[config.split].reads and None in dates:
+        raise ConfigError(
+            f"split_boundaries {config.split_boundaries!r}: quantiles need all times at once; give "
+            "two dates, such as 2020-01-01,2020-07-01"
+        )
+
+
+def load_streamed(
+    config: Config, prepared: Prepared
+) -> tuple[Sequences, dict[str, Any], list[str]]:
+    """The catalogue, a description and lines, as of `load_data`, without what the split comes to.
+
+    Raises ConfigError where the settings need more than a shard at a time.
+    """
+    refuse_other_settings(config, prepared)
+    refuse_streaming(config, prepared)
+    description, lines = describe_prepared(config, prepared)
+    description["streamed"] = {"processes": processes()}
+    several = f"{processes()} processes, each on" if processes() > 1 else "one process on"
+    lines.append(f"streamed: {several} its own of {prepared.shards} shards, one at a time")
+    return catalogue_of(prepared), description, lines
+
+
+def prepared_of(description: dict[str, Any], folder: Path) -> Prepared | None:
+    """The data of a run in a folder that streams, by its description; None where it does not.
+
+    Raises DataError where the data is another one, and ConfigError for another number of processes.
+    """
+    if "streamed" not in description:
+        return None
+    begun = description["streamed"]["processes"]
+    if begun != processes():
+        raise ConfigError(
+            f"{folder} was begun by {begun} {'processes' if begun > 1 else 'process'}, each on its "
+            f"own shards, and this is {processes()}: resume it with as many, by "
+            f"torchrun --nproc-per-node {begun}"
+        )
+    return Prepared.of_run(description)
+
+
+def catalogue_of(prepared: Prepared) -> Sequences:
+    """The items of prepared data without a user, known by the checksum of all of it."""
+    nothing = np.zeros(1, np.int64), np.zeros(0, np.int32)
+    of = Sequences(*nothing, [], prepared.ids("item"))
+    return dataclasses.replace(of, source_sum=prepared.facts["content"])
+
+
+class Catalogue(NamedTuple):
+    """The sizes of the data, by which models are made."""
+
+    num_items: int
+    num_users: int
+    features: None = None
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedSplit:
+    """What is known of a split over all shards; the names are those of `Split`.
+
+    counted: training events of every item. places: by stage and shard, where the targets of the
+    shard stand among all, which are sorted by user and time.
+    """
+
+    sequences: Catalogue
+    counted: np.ndarray
+    holders: np.ndarray
+    trained_users: int
+    valid: Targets
+    test: Targets
+    items: dict[str, np.ndarray]
+    places: dict[str, dict[int, np.ndarray]]
+
+    def targets(self, stage: str) -> Targets:
+        """The users of the targets; `at` is not known."""
+        return self.valid if stage == "valid" else self.test
+
+    def target_items(self, stage: str) -> np.ndarray:
+        """Item index of every target."""
+        return self.items[stage]
+
+    def train_counts(self) -> np.ndarray:
+        """Training events of every item, int64 (num_items + 1,)."""
+        return self.counted
+
+
+class ShardBatcher(Batcher):
+    """Makes batches of the users first, first + step, …, who have these numbers in them."""
+
+    def __init__(self, *args: Any, first: int, step: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._first, self._step = first, step
+
+    def training(self, users: np.ndarray, step: int) -> Batch:
+        return self._numbered(super().training(users, step))
+
+    def evaluation(self, rows: np.ndarray | slice, stage: str) -> Batch:
+        return self._numbered(super().evaluation(rows, stage))
+
+    def _numbered(self, batch: Batch) -> Batch:
+        users = batch.users
+        return batch._replace(users=torch.where(users < 0, users, self._first + self._step * users))
+
+
+class Shards:
+    """The shards of prepared data as parts of a run, the last that was asked for in memory."""
+
+    def __init__(self, config: Config, prepared: Prepared, catalogue: Sequences) -> None:
+        self.config, self.prepared, self.catalogue = config, prepared, catalogue
+        self.counts: CoOccurrence | None = None
+        self.split = functools.lru_cache(1)(self._split)
+        self.batcher = functools.lru_cache(1)(self._batcher)
+
+    @functools.cached_property
+    def options(self) -> SplitOptions:
+        """Those of the config, `eval_users` in each shard."""
+        options, users = split_options(self.config), self.prepared.facts["users"]
+        asked = options.eval_users
+        if asked is None:
+            scores = users * self.catalogue.num_items
+            asked = "all" if scores <= MOST_SCORES else users * MOST_SCORES // scores
+        if asked != "all":
+            asked = max(1, int(asked) // self.prepared.shards)
+        return options._replace(eval_users=asked)
+
+    def seed(self, number: int) -> int:
+        """Of the random choices on a shard."""
+        return self.config.seed + (number << SEED_BITS)
+
+    def users(self, number: int) -> range:
+        """The users of a shard by their numbers among all."""
+        return range(number, self.prepared.facts["users"], self.prepared.shards)
+
+    def _split(self, number: int) -> Split:
+        """The split of the users of a shard, who are numbered from 0 here."""
+        shard, users = self.prepared.shard(number), self.users(number)
+        lengths = np.bincount(shard.user_index // self.prepared.shards, minlength=len(users))
+        moment, dated = shard.moment, self.prepared.facts["dated"]
+        sequences = dataclasses.replace(
+            self.catalogue,
+            indptr=np.concatenate(([0], np.cumsum(lengths))),
+            items=shard.item_index,
+            user_ids=[str(user) for user in users],
+            timestamps=None if moment is None else seconds(moment, dated),
+        )
+        return SPLITS[self.config.split](sequences, self.options)
+
+    def _batcher(self, number: int, model: Recommender) -> Batcher:
+        make = functools.partial(ShardBatcher, first=number, step=self.prepared.shards)
+        return batcher_of(
+            self.config, model, self.split(number), self.counts, self.seed(number), make
+        )
+
+
+class Streamed:
+    """The parts of a run on prepared data of which each process has shards; see `Whole`.
+
+    facts, lines: about the targets, as of `describe_targets`.
+    """
+
+    def __init__(
+        self, config: Config, prepared: Prepared, catalogue: Sequences, accelerator: Accelerator
+    ) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.world, self.rank = accelerator.num_processes, accelerator.process_index
+        self.shards = Shards(config, prepared, catalogue)
+        self.own = range(self.rank, prepared.shards, self.world)
+        self._shares = np.full(self.world, config.batch_size // self.world)
+        self._shares[: config.batch_size % self.world] += 1
+        stored = prepared.counts(config.split, config.max_counted)
+        found = [_facts(self.shards, number, stored is None) for number in self.own]
+        gathered: Any = gather_object(found)
+        found = sorted(gathered, key=lambda facts: facts["number"])
+        sizes = Catalogue(catalogue.num_items, prepared.facts["users"])
+        self.split = _merged(sizes, found)
+        self.trainees = {facts["number"]: facts["trainees"] for facts in found}
+        counts = stored or _summed([facts["counts"] for facts in found])
+        self.model = MODELS[config.model].from_config(config, self.split)
+        self.shards.counts = counts if self.model.uses_cooccurrence else None
+        self.evaluator = StreamedEvaluator(self, counts)
+        self.facts, self.lines = _described(found, config.seen)
+        self._order = functools.lru_cache(1)(self._order_of)
+        self._plan = functools.lru_cache(1)(self._plan_of)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that every process needs for its shards at most. Raises DataError as below."""
+        steps = [
+            sum(-(-self.trainees[n] // share) for n in range(rank, len(self.trainees), self.world))
+            for rank, share in enumerate(self._shares.tolist())
+        ]
+        if min(steps) == 0:
+            raise DataError(
+                f"process {steps.index(0)} of {self.world} has nobody in its shards with 2 "
+                "training events; take fewer processes or fewer shards"
+            )
+        return max(steps)
+
+    def batch(self, step: int, steps: int) -> tuple[Batch, float]:
+        """This process's batch, and the weight of its mean loss, see `devices.shard`."""
+        epoch, position = divmod(step, steps)
+        plan = self._plan(epoch)
+        number, begin = plan[min(position, len(plan) - 1)]
+        users = self._order(number, epoch)[begin : begin + int(self._shares[self.rank])]
+        batch = self.shards.batcher(number, self.model).training(users, step)
+        if self.world == 1:
+            return batch, 1.0
+        # Who has gone through its shards takes part in the reductions, at weight 0.
+        own = int((batch.targets > 0).sum()) if position < len(plan) else 0
+        total: Any = self.accelerator.reduce(
+            torch.tensor(float(own), device=self.accelerator.device), "sum"
+        )
+        return batch, own * self.world / total.item()
+
+    def _plan_of(self, epoch: int) -> list[tuple[int, int]]:
+        """Shard and first place in its order, of every step of this process."""
+        rng = np.random.default_rng([self.config.seed % 2**64, epoch, self.rank])
+        share = int(self._shares[self.rank])
+        return [
+            (int(number), begin)
+            for number in rng.permutation(np.array(self.own))
+            for begin in range(0, self.trainees[int(number)], share)
+        ]
+
+    def _order_of(self, number: int, epoch: int) -> np.ndarray:
+        return self.shards.batcher(number, self.model).epoch_order(epoch)
+
+
+class StreamedEvaluator(Evaluator):
+    """Evaluates models on the targets of all shards, each process on those of its own."""
+
+    def __init__(self, of: Streamed, counts: CoOccurrence) -> None:
+        self.of, self.counts = of, counts
+        self.config, self.accelerator = of.config, of.accelerator
+        self.split: Any = of.split
+
+    def ranked(self, model: Recommender, stage: str, batcher: Batcher | None = None) -> Ranked:
+        places = self.split.places[stage]
+        shape = 2 + LISTED, len(self.split.target_items(stage))
+        found = torch.zeros(shape, dtype=torch.int64, device=self.accelerator.device)
+        for number in self.of.own:
+            if len(places[number]):
+                ranked = self._of_shard(model, stage, number)
+                place = torch.from_numpy(places[number]).to(found.device)
+                found[:, place] = torch.cat([ranked.ranks, ranked.lists.T]).to(found.device)
+        found = self._over_processes(found).cpu()
+        return Ranked(found[:2], found[2:].T)
+
+    def seconds(self, model: Recommender, stage: str) -> float:
+        places = self.split.places[stage]
+        number = max(self.of.own, key=lambda number: len(places[number]))
+        with self.accelerator.autocast():
+            took = self._evaluation_of(stage, number).seconds(model, self.accelerator.device)
+        return took * sum(len(places[n]) for n in self.of.own) / len(places[number])
+
+    def _of_shard(self, model: Recommender, stage: str, number: int) -> Ranked:
+        seed = self.of.shards.seed(number)
+        with self.accelerator.autocast():
+            return self._evaluation_of(stage, number)(
+                model,
+                self.accelerator.device,
+                seed=lambda chunk: seed_torch(seed, stage, chunk),
+            )
+
+    def _evaluation_of(self, stage: str, number: int) -> Evaluation:
+        shards, split = self.of.shards, self.of.shards.split(number)
+        negatives = sampled_candidates(split, stage, seed=shards.seed(number))
+        return Evaluation(split, shards.batcher(number, self.of.model), stage, negatives)
+
+    @property
+    def _counts(self) -> CoOccurrence:
+        return self.counts
+
+    def _plain_batcher(self) -> None:
+        """Popularity is asked with the run's own batches: it does not read what they have more."""
+
+
+def _facts(shards: Shards, number: int, count: bool) -> dict[str, Any]:
+    """What all processes have to know of a shard. count: whether its pairs of items are."""
+    split, users = shards.split(number), np.array(shards.users(number))
+    counts = CoOccurrence.from_split(split) if count else None
+    return {
+        "number": number,
+        "train_counts": split.train_counts(),
+        "holders": split.holders,
+        "trained_users": split.trained_users,
+        "trainees": int((split.train_end - split.sequences.indptr[:-1] >= 2).sum()),
+        "users": {stage: users[split.targets(stage).users] for stage in STAGES},
+        "items": {stage: split.target_items(stage) for stage in STAGES},
+        "had": {stage: int(split.had(stage).sum()) for stage in STAGES},
+        "sampled_of": dict(split.sampled_of),
+        "counts": counts,
+    }
+
+
+def _asked(facts: dict[str, Any], stage: str) -> int:
+    """Users of a shard who have targets, asked or not."""
+    return facts["sampled_of"].get(stage, len(np.unique(facts["users"][stage])))
+
+
+def _summed(counts: list[CoOccurrence]) -> CoOccurrence:
+    """The counts of all users, from those of the users of every shard."""
+    total: Any = sum((of.matrix for of in counts[1:]), start=counts[0].matrix)
+    total.sort_indices()
+    return CoOccurrence(total)
+
+
+def _merged(sizes: Catalogue, found: list[dict[str, Any]]) -> StreamedSplit:
+    targets, items, places = {}, {}, {}
+    for stage in STAGES:
+        users = np.concatenate([facts["users"][stage] for facts in found])
+        order = np.argsort(users, kind="stable")
+        place = np.empty(len(users), np.int64)
+        place[order] = np.arange(len(users))
+        ends = np.cumsum([len(facts["users"][stage]) for facts in found])
+        parts = np.split(place, ends[:-1])
+        places[stage] = {facts["number"]: p for facts, p in zip(found, parts, strict=True)}
+        items[stage] = np.concatenate([facts["items"][stage] for facts in found])[order]
+        targets[stage] = Targets(users[order], np.full(len(users), -1))
+    return StreamedSplit(
+        sizes,
+        sum(facts["train_counts"] for facts in found),
+        sum(facts["holders"] for facts in found),
+        sum(facts["trained_users"] for facts in found),
+        targets["valid"],
+        targets["test"],
+        items,
+        places,
+    )
+
+
+def _described(found: list[dict[str, Any]], seen: str) -> tuple[dict[str, Any], list[str]]:
+    """Facts and lines about the targets of all shards."""
+    users = {s: sum(len(np.unique(facts["users"][s])) for facts in found) for s in STAGES}
+    rows = {s: sum(len(facts["users"][s]) for facts in found) for s in STAGES}
+    had = {s: sum(facts["had"][s] for facts in found) / max(rows[s], 1) for s in STAGES}
+    evaluation: dict[str, Any] = {"targets": rows, "target_users": users, "targets_had": had}
+    lines = [evaluated_line(rows, users)] if any(rows.values()) else []
+    sampled = {s: sum(_asked(facts, s) for facts in found) for s in STAGES}
+    if any(facts["sampled_of"] for facts in found):
+        evaluation["sampled_of"] = sampled
+        of = ", ".join(f"{number:,} in {stage}" for stage, number in sampled.items())
+        lines.append(f"evaluated: a sample of the users ({of}), of every shard as many")
+    return {"evaluation": evaluation}, [*lines, *warnings_of(evaluation, seen)]
