@@ -60,7 +60,8 @@ class Flags(Asked):
     top: int = 10
     # Hide what somebody has had, or keep it; by default as the run was trained.
     seen: Literal["hide", "keep"] | None = None
-    # Only the items of this file may be shown: ids, one a line or in a column item.
+    # Only the items of this file may be shown: ids, one a line or in a column item; with columns
+    # user,item each to that user.
     items: str | None = None
     # The items of this file may not be shown; with columns user,item each to that user.
     exclude: str | None = None
@@ -91,13 +92,11 @@ def recommend(flags: Flags) -> str:
     }
     options["at"] = time_of(flags, run.model.uses_times)
     of, times = _asked(flags, run.model.uses_times)
-    if flags.items is not None:
-        options["items"] = read_ids(flags.items)[0]
-    if flags.exclude is not None:
-        items, users = read_ids(flags.exclude)
-        options["exclude"] = (
-            items if users is None else pl.DataFrame({"user": users, "item": items})
-        )
+    for name in ("items", "exclude"):
+        if (path := getattr(flags, name)) is not None:
+            items, users = read_ids(path)
+            of_users = pl.DataFrame({"user": users, "item": items})
+            options[name] = items if users is None else of_users
     if flags.history_file is not None and options["unknown"] is None:
         options["unknown"] = "skip"
     plan = run.plan(of, flags.top, times=times, **options)

@@ -152,8 +152,9 @@ class Run:
         at: when they ask, likewise, by default now; read by models with time_bias.
         seen: "hide" what somebody has had or "keep" it; by default as the run has it.
         items: item ids, the only ones that may be shown.
-        exclude: item ids that may not be shown; or by name of who may not be shown them, in a
-            dictionary or in a frame with the columns `user` and `item`.
+        exclude: item ids that may not be shown. Both may be by name of those whom they hold for, in
+            a dictionary or in a frame with the columns `user` and `item`; whoever has no `items`
+            there is shown none.
         titles: of items by id, in a dictionary, a frame or a file: a column `title` more.
         draws: of the attention: columns `mean` and `std` of the score over them.
         order: "mean"; "thompson", by one draw; or "lower", by the mean less one std.
@@ -238,6 +239,8 @@ class Run:
         shown, notes = shown_to(histories, self.sequences, options.seen, items, exclude)
         ranker = self.ranker(options, shown)
         if ann:
+            if shown.allowed is not None:
+                raise ConfigError("ann goes with items for everybody, not by user; leave it out")
             notes = [*notes, ranker.recall_note(histories)]
         cold = bool((histories.lengths == 0).any())
         lister = Lister(self.sequences, titles_of(titles), cold, self.config.model)

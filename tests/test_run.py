@@ -93,8 +93,6 @@ def test_what_names_nothing_is_told(run, log, tmp_path):
     for ask in (run.recommend, run.similar, run.explain):
         with pytest.raises(ConfigError, match="top must be a whole number, got '5'"):
             ask("u1" if ask != run.similar else "i3", top="5")
-    with pytest.raises(DataError, match=r"items: expected a list of item ids, got {'u1'"):
-        run.recommend("u1", items={"u1": ["i3"]})  # which is for everybody
     with pytest.raises(ConfigError, match="unknown option 'titels'; did you mean 'titles'"):
         run.recommend("u1", titels={})
     with pytest.raises(ConfigError, match="ann must be True or False, got 'no'"):

@@ -66,13 +66,19 @@ class Shown:
     """Which items may be shown to whom.
 
     candidates: int64 (C,), rising item indices that may be shown to anybody. hide_seen: whether a
-    history's own items are hidden. excluded: which row has which item that is never shown.
+    history's own items are hidden. excluded: which row has which item that is never shown. allowed:
+    which row has which items, that alone may be shown there; None allows all candidates.
     """
 
     def __init__(
-        self, candidates: np.ndarray, hide_seen: bool, excluded: UserItems | None = None
+        self,
+        candidates: np.ndarray,
+        hide_seen: bool,
+        excluded: UserItems | None = None,
+        allowed: UserItems | None = None,
     ) -> None:
-        self.candidates, self.hide_seen, self.excluded = candidates, hide_seen, excluded
+        self.candidates, self.hide_seen = candidates, hide_seen
+        self.excluded, self.allowed = excluded, allowed
 
     @classmethod
     def of(
@@ -82,18 +88,19 @@ class Shown:
         items: np.ndarray | None = None,
         exclude: np.ndarray | None = None,
         excluded: UserItems | None = None,
+        allowed: UserItems | None = None,
     ) -> Shown:
         """items: only these; exclude: these not. Raises DataError where nothing is left."""
-        allowed = np.zeros(sequences.num_items + 1, bool)
-        allowed[1:] = items is None
+        may = np.zeros(sequences.num_items + 1, bool)
+        may[1:] = items is None
         if items is not None:
-            allowed[items] = True
+            may[items] = True
         if exclude is not None:
-            allowed[exclude] = False
-        candidates = np.flatnonzero(allowed)
+            may[exclude] = False
+        candidates = np.flatnonzero(may)
         if not len(candidates):
             raise DataError("no item is left that may be shown; look at items and exclude")
-        return cls(candidates, seen == "hide", excluded)
+        return cls(candidates, seen == "hide", excluded, allowed)
 
     def hidden(self, histories: Histories, first: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the histories, and places among the candidates, of what may not be shown there.
@@ -110,7 +117,17 @@ class Shown:
             items.append(item)
         if not rows:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        row, item = np.concatenate(rows), np.concatenate(items)
+        return self._places(np.concatenate(rows), np.concatenate(items))
+
+    def only(self, count: int, first: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Rows of `count` histories, and places, of all that may be shown there; None of all."""
+        if self.allowed is None:
+            return None
+        row, item = self.allowed.pairs(first, first + count)
+        return self._places(row - first, item)
+
+    def _places(self, row: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows, and places among the candidates, of the items that are there."""
         place = np.searchsorted(self.candidates, item)
         place[place == len(self.candidates)] = 0
         inside = self.candidates[place] == item

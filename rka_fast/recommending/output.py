@@ -114,9 +114,9 @@ def _digest(plan: Plan, model: str) -> str:
     facts = [model, repr(ranker.options), ranker.seed, ranker.shown.hide_seen, titles, histories.at]
     found = hashlib.sha256(json.dumps([*facts, histories.names.to_list()]).encode())
     arrays = [ranker.shown.candidates, histories.users, histories.indptr, histories.items]
-    excluded = ranker.shown.excluded
-    if excluded is not None:
-        arrays += excluded.pairs(0, len(histories))
+    none: tuple[None, None] = None, None
+    for pairs in (ranker.shown.excluded, ranker.shown.allowed):
+        arrays = [*arrays, *(none if pairs is None else pairs.pairs(0, len(histories)))]
     for array in (*arrays, histories.times):
         found.update(b"-" if array is None else np.ascontiguousarray(array).data)
     return found.hexdigest()

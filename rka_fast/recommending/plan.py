@@ -63,8 +63,8 @@ def shown_to(
 ) -> tuple[Shown, list[str]]:
     """Which items may be shown to these histories, and notes on ids that are unknown.
 
-    items: ids, the only ones that may be shown; exclude: ids that may not, or ids by name of a
-    history, or a frame with the columns user and item. Raises DataError.
+    items: ids, the only ones that may be shown; exclude: ids that may not. Either may be ids by
+    name of a history, or a frame with the columns user and item. Raises DataError.
     """
     notes: list[str] = []
 
@@ -78,46 +78,57 @@ def shown_to(
             notes.append(f"{what}: {unknown:,} of {len(found):,} items are not in the catalogue")
         return found
 
-    only = None if items is None else known(_ids(items, "items"), "items")
-    never = excluded = None
-    if exclude is not None:
-        users, ids = _pairs(exclude)
-        found = known(ids, "exclude")
-        if users is None:
-            never = found[found >= 0]
-        else:
-            rows_of: dict[str, list[int]] = {}  # a user may be asked for more than once
-            for row, name in enumerate(histories.names):
-                rows_of.setdefault(name, []).append(row)
-            names = [str(user) if str(user) in rows_of else name_of(user) for user in users]
-            pairs = [
-                (row, item)
-                for name, item in zip(names, found.tolist(), strict=True)
-                if item > 0
-                for row in rows_of.get(name, ())
-            ]
-            if not any(name in rows_of for name in names):
-                notes.append("exclude: none of its users is asked for")
-            rows, hidden = np.array(pairs, np.int64).reshape(-1, 2).T
-            excluded = UserItems(rows, hidden, len(histories), sequences.num_items)
-    only = only if only is None else only[only >= 0]
-    return Shown.of(sequences, seen, only, never, excluded), notes
+    def read(given: Any, what: str) -> tuple[np.ndarray | None, UserItems | None]:
+        """Items, and which row they hold for where they are of users."""
+        if given is None:
+            return None, None
+        users, ids = _pairs(given, what)
+        found = known(ids, what)
+        of_rows = None
+        if users is not None:
+            rows, of_each = _rows(users, found, histories)
+            if not len(rows):
+                notes.append(f"{what}: none of its users is asked for")
+            of_rows = UserItems(rows, of_each, len(histories), sequences.num_items)
+        return found[found >= 0], of_rows
+
+    only, allowed = read(items, "items")
+    never, excluded = read(exclude, "exclude")
+    if excluded is not None:
+        never = None
+    return Shown.of(sequences, seen, only, never, excluded, allowed), notes
 
 
-def _pairs(exclude: Any) -> tuple[list[Any] | None, list[Any]]:
+def _rows(
+    users: list[Any], items: np.ndarray, histories: Histories
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of user and item as those of row and item; a user may be asked for more than once."""
+    rows_of: dict[str, list[int]] = {}
+    for row, name in enumerate(histories.names):
+        rows_of.setdefault(name, []).append(row)
+    names = [str(user) if str(user) in rows_of else name_of(user) for user in users]
+    pairs = [
+        (row, item)
+        for name, item in zip(names, items.tolist(), strict=True)
+        if item > 0
+        for row in rows_of.get(name, ())
+    ]
+    rows, of_each = np.array(pairs, np.int64).reshape(-1, 2).T
+    return rows, of_each
+
+
+def _pairs(given: Any, what: str) -> tuple[list[Any] | None, list[Any]]:
     """Users, or None for everybody, and item ids."""
-    if is_frame(exclude):
-        found = columns_of(exclude, "exclude")
+    if is_frame(given):
+        found = columns_of(given, what)
         return found.get("user"), found["item"]
-    if isinstance(exclude, Mapping):
-        pairs = [(name, item) for name, items in exclude.items() for item in _ids(items, "exclude")]
+    if isinstance(given, Mapping):
+        pairs = [(name, item) for name, items in given.items() for item in _ids(items, what)]
         return [name for name, _ in pairs], [item for _, item in pairs]
-    return None, _ids(exclude, "exclude")
+    return None, _ids(given, what)
 
 
 def _ids(given: Any, what: str) -> list[Any]:
     if isinstance(given, (str, bytes)):
         raise DataError(f"{what}: expected a list of item ids, got {given!r}; write [{given!r}]")
-    if is_frame(given):
-        return columns_of(given, what)["item"]
     return listed(given, f"{what}: expected a list of item ids")

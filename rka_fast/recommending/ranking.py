@@ -31,7 +31,7 @@ RANKED = 2048  # at a time, by the vectors that they leave
 SAMPLED = 200
 """Histories that the recall of approximate search is measured over."""
 Hidden = tuple[np.ndarray, np.ndarray]
-"""Rows, and places among the candidates, of what may not be shown there."""
+"""Rows, and places among the candidates, of what may not be shown there, or that alone."""
 
 
 class Top(NamedTuple):
@@ -93,8 +93,10 @@ class Ranker:
             with use_draws(self.model) if self.draws else nullcontext():
                 states.append(self._states(histories, warm))
         hidden = self.shown.hidden(histories, first)
-        rank = self._exact if self.nearest is None else self._approximate
-        best = rank(states, cold, hidden)
+        if self.nearest is None:
+            best = self._exact(states, cold, hidden, self.shown.only(len(histories), first))
+        else:
+            best = self._approximate(states, cold, hidden)
         items = self.candidates[best.pop("items")].masked_fill(best["scores"] == -torch.inf, 0)
         return Top(items.numpy(), **{name: x.numpy() for name, x in best.items()})
 
@@ -139,14 +141,16 @@ class Ranker:
                 best[name][which] = x
         return best
 
-    def _exact(self, states: list[Tensor], cold: Tensor, hidden: Hidden) -> dict[str, Tensor]:
+    def _exact(
+        self, states: list[Tensor], cold: Tensor, hidden: Hidden, only: Hidden | None = None
+    ) -> dict[str, Tensor]:
         """Places among the candidates of the best, their scores, and more with draws."""
         count = len(self.candidates)
         width = max(1, SCORES_AT_ONCE // (len(cold) * (1 + 2 * (self.draws > 0))))
         best = None
         for start in range(0, count, width):
             part = slice(start, min(start + width, count))
-            found = self._chunk(states, part, cold, hidden)
+            found = self._chunk(states, part, cold, hidden, only)
             best = found if best is None else _merged(best, found, self.options.top)
         assert best is not None  # there are candidates
         return best
@@ -171,7 +175,12 @@ class Ranker:
         return self.model.last_states(batch)
 
     def _chunk(
-        self, states: list[Tensor], part: slice, cold: Tensor, hidden: Hidden
+        self,
+        states: list[Tensor],
+        part: slice,
+        cold: Tensor,
+        hidden: Hidden,
+        only: Hidden | None,
     ) -> dict[str, Tensor]:
         """The best of some candidates: their places among all, scores, and more with draws."""
         scores = self._match(states[0], part)
@@ -190,12 +199,12 @@ class Ranker:
             more = {
                 name: x.index_fill(0, cold.nonzero()[:, 0], torch.nan) for name, x in more.items()
             }
-        rows, places = hidden
-        inside = (places >= part.start) & (places < part.stop)
-        row, column = torch.from_numpy(rows[inside]), torch.from_numpy(places[inside] - part.start)
         # NaN and infinities compare with nothing: such items are never shown.
         scores.nan_to_num_(-torch.inf, -torch.inf, -torch.inf)
-        scores[row, column] = -torch.inf
+        scores[_inside(hidden, part)] = -torch.inf
+        if only is not None:
+            where = _inside(only, part)
+            scores = torch.full_like(scores, -torch.inf).index_put(where, scores[where])
         found = top_items(scores, self.options.top)
         best = {name: x.gather(1, found) for name, x in {"scores": scores, **more}.items()}
         return {"items": found + part.start, **best}
@@ -211,6 +220,13 @@ class Ranker:
         if self.vectors is None:
             return state[:, part].float().cpu()
         return self.model.match(state, self.vectors[part]).float().cpu()
+
+
+def _inside(pairs: Hidden, part: slice) -> tuple[Tensor, Tensor]:
+    """Rows and columns of those that are in a part of the candidates."""
+    rows, places = pairs
+    inside = (places >= part.start) & (places < part.stop)
+    return torch.from_numpy(rows[inside]), torch.from_numpy(places[inside] - part.start)
 
 
 def draws_needed(model: Recommender, options: Options) -> int:

@@ -8,6 +8,7 @@ from support.runs import train, write_log
 
 from rka_fast.context import use_draws
 from rka_fast.errors import ConfigError, DataError
+from rka_fast.recommend import main
 from rka_fast.recommending import ranking
 from rka_fast.run import Run
 
@@ -122,6 +123,35 @@ def test_what_may_be_shown(runs):
     with pytest.warns(UserWarning, match="exclude: none of its users is asked for"):
         run.recommend("u3", 9, exclude=pairs)
     assert both.filter(user="u3").equals(run.recommend(["u3", "u7"], 9).filter(user="u3"))
+
+
+def test_lists_of_users_are_all_that_they_are_shown(runs, tmp_path, monkeypatch):
+    """In a catalogue that is scored 17 items at a time, and by the command."""
+    monkeypatch.setattr(ranking, "SCORES_AT_ONCE", 3 * 17)
+    run = runs("rksa")
+    scores, histories = {}, {}
+    for name in ("u7", "u3"):
+        user = run.sequences.user_index(name)
+        histories[name] = run.sequences.sequence(user)
+        scores[name] = one_by_one(run, histories[name], user)
+    lists = {"u7": [f"i{n}" for n in range(0, 30, 2)], "u3": ["i1", "i5"], "somebody": ["i9"]}
+    found = run.recommend(["u7", "u3", "u9"], 9, items=lists, exclude={"u7": ["i4"], "u3": ["i8"]})
+    index = {name: run.sequences.item_indices(items) for name, items in lists.items()}
+    for name, hidden in (("u7", ["i4"]), ("u3", [])):
+        out = [*histories[name], *run.sequences.item_indices(hidden)]
+        is_best(rows(run, found)[name], scores[name], np.setdiff1d(index[name], out), 9)
+    assert set(found["user"]) == {"u7", "u3"}  # u9 has no list
+    pairs = pl.DataFrame([(u, i) for u in lists for i in lists[u]], ["user", "item"], orient="row")
+    assert run.recommend(["u7", "u3"], 9, items=pairs).equals(
+        run.recommend(["u7", "u3"], 9, items=lists)
+    )
+    pairs.write_csv(tmp_path / "lists.csv")
+    out = tmp_path / "recs.parquet"
+    flags = ["--all", "--items", str(tmp_path / "lists.csv"), "--out", str(out), "--top", "9"]
+    assert main([str(run.folder), *flags]) == 0
+    assert pl.read_parquet(out).equals(run.recommend(top=9, items=lists))
+    with pytest.raises(ConfigError, match="ann goes with items for everybody"):
+        run.recommend("u7", items=lists, ann=True)
 
 
 def test_popularity_stands_in_where_nothing_is_known(runs):
