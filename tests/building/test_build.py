@@ -86,6 +86,7 @@ def site(sdist, tmp_path_factory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.slow
 @from_source
 def test_the_sdist_has_all_sources(sdist):
     """What git has, without its settings and CI."""
@@ -179,7 +180,7 @@ def test_installs_without_a_compiler(tmp_path):
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"RKA_FAST_CUDA": "1", "CUDA_HOME": "/no/toolkit"}, "no nvcc in /no/toolkit/bin"),
+        slow({"RKA_FAST_CUDA": "1", "CUDA_HOME": "/no/toolkit"}, "no nvcc in /no/toolkit/bin"),
         slow({"RKA_FAST_CUDA": "1", "CXX": "no-such-compiler"}, "there is no working C++ compiler"),
         slow({"RKA_FAST_CUDA": "1", "CXX": "false"}, "there is no working C++ compiler (false)"),
         slow({"RKA_FAST_CUDA": "yes"}, "RKA_FAST_CUDA: expected 0 or 1, got 'yes'"),

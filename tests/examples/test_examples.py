@@ -67,6 +67,7 @@ def test_train_from_python(tmp_path, capsys):
     assert (tmp_path / "run" / "result.json").is_file()
 
 
+@pytest.mark.slow
 def test_serve_a_run(tmp_path, capfd):
     pytest.importorskip("fastapi")
     pytest.importorskip("prometheus_client")

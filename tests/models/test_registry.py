@@ -5,6 +5,7 @@ import json
 
 import pytest
 from support.runs import run_command, small, train
+from support.slow import slow
 
 from rka_fast.models import MODELS
 from rka_fast.run import Run
@@ -23,9 +24,7 @@ def results(folder):
 QUICK = ("pop", "gru4rec", "rksa")  # the others go on in the same way
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in MODELS]
-)
+@pytest.mark.parametrize("name", [n if n in QUICK else slow(n) for n in MODELS])
 def test_resumed_equals_uninterrupted_and_recommends(name, log, tmp_path):
     flags, trains = ("--model", name), MODELS[name].trains
     flags += ("--patience", "9") if trains else ()

@@ -3,7 +3,7 @@
 `backend` is each of them; `compared` is each but the reference, with which they are compared.
 With TRITON_INTERPRET=1 both are the Triton backend alone, interpreted on the CPU; the others, and
 tests that run over no backend, have the ordinary process. `--subject NAME` is that one alone. The
-emulation is slow to build: what is not marked `quick` is slow on it.
+emulation is slow: it is compiled first.
 """
 
 import pytest
@@ -22,16 +22,15 @@ def pytest_generate_tests(metafunc):
         found = chosen(metafunc.config.getoption("subject"))
         if fixture == "compared":
             found = [subject for subject in found if subject.name != "reference"]
-        quick = any(metafunc.definition.iter_markers("quick"))
         metafunc.parametrize(
             fixture,
-            [pytest.param(s, id=s.name, marks=_marks(s, quick)) for s in found],
+            [pytest.param(s, id=s.name, marks=_marks(s)) for s in found],
             indirect=True,
         )
 
 
-def _marks(subject: Subject, quick: bool):
-    return [pytest.mark.slow] if subject.name in EMULATIONS and not quick else []
+def _marks(subject: Subject):
+    return [pytest.mark.slow] if subject.name in EMULATIONS else []
 
 
 def chosen(name: str | None) -> list[Subject]:

@@ -30,7 +30,6 @@ def test_every_length(compared, n):
     agrees(compared, inputs_of(n=n, width=20, feature_width=18, **size), is_causal=True)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "case",

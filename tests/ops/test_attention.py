@@ -64,7 +64,7 @@ def test_more_keys_than_queries(backend):
     equals_literal(backend, inputs, allowed, present, {"seed": 3})
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["sample", slow("mean"), slow("location")])
 @pytest.mark.parametrize("kind", ["causal padding", slow("head mask")])
 def test_gradients_of_every_input(backend, mode, kind):
     """Float64 gradcheck; tanh, because the others have a kink that finite differences may hit."""

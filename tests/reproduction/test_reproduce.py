@@ -8,6 +8,7 @@ import statistics
 import numpy as np
 import pytest
 from support.runs import SMALL, write_log
+from support.slow import slow
 
 from rka_fast.models import MODELS
 from rka_fast.reproduce import main
@@ -372,9 +373,7 @@ def test_the_papers_table():
 SMALLEST = "ml-100k"
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != SMALLEST)) for n in DATASETS]
-)
+@pytest.mark.parametrize("name", [n if n == SMALLEST else slow(n) for n in DATASETS])
 def test_registered_files_have_their_counts(shared_data, name):
     dataset = DATASETS[name]
     files = dataset.find(shared_data)

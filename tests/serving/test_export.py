@@ -100,6 +100,7 @@ def some_histories(run: rka_fast.Run, count: int) -> list[list[str]]:
     return [[sequences.item_id(item) for item in row] for row in cut]
 
 
+@pytest.mark.slow
 def test_the_readmes_python_answers_without_torch_and_rka_fast(run, exported, bare):
     histories = some_histories(run, 100)
     assert max(map(len, histories)) > run.config.max_length
@@ -115,6 +116,7 @@ def test_the_readmes_python_answers_without_torch_and_rka_fast(run, exported, ba
     same_lists(run, [histories[1]], [got], 10)
 
 
+@pytest.mark.slow
 def test_what_lies_beside_the_graph(run, exported):
     facts = json.loads((exported / "export.json").read_text())
     assert facts["model"] == run.config.model and facts["length"] == run.config.max_length

@@ -14,6 +14,7 @@ pytest.importorskip("httpx")
 from fastapi.testclient import TestClient
 from support.runs import train, write_log
 from support.serving import small_run
+from support.slow import slow
 
 from rka_fast import exporting
 from rka_fast.commands import main
@@ -28,7 +29,7 @@ JSON = {"Content-Type": "application/json"}
 TOKEN = {"Authorization": "Bearer sécret".encode()}
 
 
-@pytest.fixture(scope="module", params=["rksa", "pop", "export"])
+@pytest.fixture(scope="module", params=["rksa", "pop", slow("export")])
 def served(request, small_runs, exports):
     """A run, and a client of a server that answers from it or from its export."""
     run = small_runs("sasrec" if request.param == "export" else request.param)
@@ -247,6 +248,7 @@ def test_another_run_is_swapped_in(small_runs, tmp_path):
         assert 'rka_fast_reloads_total{result="failed"} 1.0' in text
 
 
+@pytest.mark.slow
 def test_a_damaged_export_is_told(exports, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(exports("sasrec"), folder)
@@ -295,6 +297,7 @@ def test_small_answers_do_not_wait_for_acknowledgements():
         listen("a..b", 0)
 
 
+@pytest.mark.slow
 def test_packages_that_are_missing_are_named(small_runs, exports, monkeypatch, capsys, tmp_path):
     exported = exports("sasrec")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -40,7 +40,7 @@ def outcome(folder):
     return {**result, "seconds": None, "config": None}, lines, weights
 
 
-@pytest.mark.parametrize("every", [41, slow(3)])
+@pytest.mark.parametrize("every", [slow(41), slow(3)])
 def test_killed_at_any_call_it_goes_on_and_ends_alike(tmp_path, monkeypatch, capsys, every):
     """Killed twice, the second time while it goes on."""
     log = write_log(tmp_path / "log.txt")

@@ -56,7 +56,7 @@ def test_killed_while_the_folder_is_made_the_same_command_goes_on(
     assert kills(begin, tmp_path / "run", every, goes_on) >= 30
 
 
-@pytest.mark.parametrize("every", [31, slow(1)])
+@pytest.mark.parametrize("every", [slow(31), slow(1)])
 def test_a_reproduce_cell_that_was_killed_while_it_was_made_goes_on(
     beginning, log, tmp_path, every, capsys
 ):

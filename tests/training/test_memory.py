@@ -17,11 +17,9 @@ from rka_fast.training import memory
 from rka_fast.training.config import Config
 from rka_fast.training.memory import foreseen
 
-QUICK = ("small", "logits", "long")
-SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in scale.SIZES if n not in QUICK]
 
-
-@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", scale.SIZES)
 def test_what_is_foreseen_is_what_is_taken(name):
     """Of the process within a quarter; of what training adds to it within two fifths."""
     found = scale.measured(name)

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 from support.runs import SMALL, small
+from support.slow import slow
 
 from rka_fast import Run, fit
 from rka_fast.data.cooccurrence import CoOccurrence
@@ -209,7 +210,10 @@ def test_what_cannot_be_gone_on_from_is_one_line(old, tmp_path, capsys):
             fit(NEW, **{"from_run": old, "out": str(tmp_path / "run"), **settings})
 
 
-@pytest.mark.parametrize("model", sorted(MODELS))
+QUICK = ("pop", "gru4rec", "rksa")  # the others go on in the same way
+
+
+@pytest.mark.parametrize("model", [m if m in QUICK else slow(m) for m in sorted(MODELS)])
 def test_every_model_goes_on(model, tmp_path):
     """Only tables with a row an item or a user change their size, and all of them are carried."""
     flags = small(model) if MODELS[model].trains else ["--device", "cpu"]
