@@ -18,6 +18,7 @@ import tyro
 
 from rka_fast.commands import exit_status, parse
 from rka_fast.data.engines import ENGINES
+from rka_fast.data.filters import Filters
 from rka_fast.data.preparing import SHARD_EVENTS, Options, prepare
 from rka_fast.data.readers import Log
 from rka_fast.data.shards import Prepared
@@ -49,6 +50,8 @@ def _flags() -> type:
         ("counts", Literal[COUNTED], "Whose training events are counted for the co-occurrence: "
          "those of --split leave-one-out or none; with another split training counts.",
          "leave-one-out"),
+        ("add", str | None, "Folder of earlier days, to which the events of the log are added; its "
+         "settings hold.", None),
         ("max_counted", int, "Of a user's training events the last this many count.", MAX_COUNTED),
     ]  # fmt: skip
     for field in dataclasses.fields(Config):
@@ -68,13 +71,33 @@ def _flags() -> type:
 def run(flags: Any) -> Prepared:
     """Prepare what the flags say. Returns the folder."""
     given = {name: getattr(flags, name) for name in SETTINGS}
+    add = None if flags.add is None else Prepared.open(flags.add)
+    if add is not None:
+        given = _as_before(given, add)
     config = Config(data=flags.log, max_counted=flags.max_counted, **given)  # checks them
     if flags.shards is not None and flags.shards < 1:
         raise ConfigError(f"shards must be at least 1, got {flags.shards}")
     log = Log(flags.log, config.column_names, **reading(config))
     split = None if flags.counts == "no" else flags.counts
-    options = Options(flags.engine, flags.shards, split, flags.max_counted)
+    options = Options(flags.engine, flags.shards, split, flags.max_counted, add)
     return prepare(log, Path(flags.out), filters_of(config), options, given)
+
+
+def _as_before(given: dict[str, Any], add: Prepared) -> dict[str, Any]:
+    """The settings with those of earlier data where they are the defaults.
+
+    Raises ConfigError where a filter would be another one; the new log may be read otherwise.
+    """
+    usual = {field.name: field.default for field in dataclasses.fields(Config)}
+    filters = {field.name for field in dataclasses.fields(Filters)}
+    before = add.facts["settings"]
+    for name, value in given.items():
+        if name in filters and value not in (usual[name], before[name]):
+            raise ConfigError(
+                f"{name} {value!r}: {add.path} was prepared with {before[name]!r}, which must hold "
+                "for what is added; leave it out"
+            )
+    return {name: before[name] if given[name] == usual[name] else given[name] for name in given}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -47,6 +47,26 @@ def test_training_on_the_folder_is_training_on_the_log(model, tmp_path, capsys):
     assert train_main(["--resume", str(tmp_path / "b")]) == 0
 
 
+def test_a_day_is_added_with_the_settings_of_those_before(tmp_path, capsys):
+    lines = dated_log(tmp_path / "log").read_text().splitlines()
+    for name, part in (("1", lines[:300]), ("2", lines[300:])):
+        (tmp_path / name).write_text("\n".join(part))
+    columns = ("--columns", "user,item,timestamp", "--repeats", "drop")
+    for log, out, more in (
+        (tmp_path / "log", "whole", columns),
+        (tmp_path / "1", "first", columns),
+        (tmp_path / "2", "both", ("--add", str(tmp_path / "first"))),
+    ):
+        assert main(["prepare", str(log), "--out", str(tmp_path / out), *more]) == 0
+    whole, both = (Prepared.open(tmp_path / name) for name in ("whole", "both"))
+    for name in ("content", "counts", "settings", "events"):
+        assert whole.facts[name] == both.facts[name], name
+    capsys.readouterr()
+    add = ("--add", str(tmp_path / "first"), "--out", str(tmp_path / "no"))
+    assert main(["prepare", str(tmp_path / "2"), *add, "--ties", "drop"]) == 2
+    assert "ties 'drop': " in capsys.readouterr().err
+
+
 def test_mistakes_are_told_in_one_line(tmp_path, capsys):
     log, out = dated_log(tmp_path / "log"), tmp_path / "prepared"
 

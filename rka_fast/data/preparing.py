@@ -35,13 +35,15 @@ class Options:
 
     engine: a name of `ENGINES`. shards: how many, or None for one per SHARD_EVENTS. split: the
     rule whose training events are counted, "leave-one-out" or "none"; None counts nothing.
-    max_counted: see `Split`.
+    max_counted: see `Split`. add: earlier data that the events of the log are added to, whose users
+    and items keep their indices.
     """
 
     engine: str
     shards: int | None
     split: str | None
     max_counted: int
+    add: Prepared | None = None
 
 
 def prepare(
@@ -57,6 +59,11 @@ def prepare(
         raise DataError(
             "ties 'shuffle' draws an order of the whole log, which is not prepared; take ties file "
             "or drop, or train on the log itself"
+        )
+    if options.add is not None and max(filters.min_user_events, filters.min_item_events) > 1:
+        raise DataError(
+            "min_user_events and min_item_events cannot be added to: what an earlier day has "
+            "dropped is not there; prepare all days at once"
         )
     _refuse_existing(out)
     try:
@@ -80,6 +87,10 @@ def prepare(
         facts = {**facts, "settings": settings, "engine": options.engine}
         write_atomically(out / PREPARED, to_json({"format": shards.FORMAT, **facts}))
     return Prepared.open(out)
+
+
+def _times(timed: bool, dated: bool) -> str:
+    return ("dates" if dated else "numbers of its own") if timed else "none"
 
 
 def _refuse_existing(out: Path) -> None:
@@ -130,13 +141,14 @@ class _Preparing:
         self.work = out / WORK
 
     def facts(self) -> dict[str, Any]:
+        add = self.options.add
         columns, ordered = self._write_events()
         self.query = Query(columns)
         dropped = self._keep()
         events, users, _ = self.engine.rows(query.sizes("kept"))[0]
         some = self.engine.rows("SELECT MIN(user_id) AS user_id FROM kept")[0] if users else ()
         refuse_too_few(users, list(some), self.log.form, dropped)
-        count = self.options.shards or -(-events // SHARD_EVENTS)
+        count = self.options.shards or (add.shards if add else -(-events // SHARD_EVENTS))
         if count > users:
             raise DataError(f"shards {count}: there are only {users:,} users; take fewer")
         ids = self._number()
@@ -172,7 +184,9 @@ class _Preparing:
     def _write_events(self) -> tuple[list[str], bool]:
         """Write the events of every file of the log. Returns their columns, and `ordered`."""
         files: list[Path] = []
-        place, types = 0, {}
+        add = self.options.add
+        begin = place = 0 if add is None else add.facts["events"]
+        types = {}
         steps: int | None = 0  # by which ids rise
         for frame in self.log.frames():
             more = rises(frame) if "timestamp" not in frame.columns and steps is not None else None
@@ -187,19 +201,50 @@ class _Preparing:
             frame.write_parquet(files[-1])
             place += len(frame)
             types[files[-1]] = frame.schema.get("moment")
-        self.log.refuse_nothing(place)
+        self.log.refuse_nothing(place - begin)
+        fresh = list(files)
+        if add is not None:
+            for path, frame in self._old_events(add, list(pl.read_parquet_schema(files[0]))):
+                frame.write_parquet(path)
+                types[path] = frame.schema.get("moment")
+                files.append(path)
         several = len(set(types.values())) > 1  # whole numbers in some files alone
         for number, path in enumerate(files):
             if self.log.prefixes is None and not several:
                 break
             frame = pl.read_parquet(path)
-            if self.log.prefixes is not None:
+            if self.log.prefixes is not None and path in fresh:
                 frame = prefixed(self.log.prefixes[number], frame, "user_id")
             if several:
                 frame = frame.with_columns(pl.col("moment").cast(pl.Float64))
             frame.write_parquet(path)
         self.engine.table("events", files)
+        self.engine.table("fresh", fresh)
         return list(pl.read_parquet_schema(files[0])), not is_no_chance(steps)
+
+    def _old_events(self, add: Prepared, columns: list[str]) -> Iterator[tuple[Path, pl.DataFrame]]:
+        """The events of earlier data, in the order of every user, and files for them."""
+        if (add.facts["timed"], add.facts["dated"]) != ("moment" in columns, self.log.dated):
+            raise DataError(
+                f"the log is to be added to {add.path}, where times are "
+                f"{_times(add.facts['timed'], add.facts['dated'])}, and has "
+                f"{_times('moment' in columns, self.log.dated)}; name the columns with --columns"
+            )
+        users, items = (pl.Series(add.ids(kind), dtype=pl.String) for kind in ("user", "item"))
+        place = 0
+        for number in range(add.shards):
+            shard = add.shard(number)
+            found = {
+                "place": np.arange(place, place + len(shard.user_index)),
+                "user_id": users.gather(shard.user_index),
+                "item_id": items.gather(shard.item_index - 1),
+                # What is there was rated well enough.
+                "rating": np.full(len(shard.user_index), self.filters.min_rating or 0.0),
+                "moment": shard.moment,
+            }
+            place += len(shard.user_index)
+            path = self.work / "events" / f"old{number:06}.parquet"
+            yield path, pl.DataFrame({name: found[name] for name in columns})
 
     def _keep(self) -> list[Dropped]:
         """Let the table kept be what the filters leave. Returns what each took."""
@@ -228,9 +273,13 @@ class _Preparing:
 
     def _number(self) -> dict[str, pl.Series]:
         """Number users, items and the events of every user. Returns the ids in their order."""
-        found = {}
+        found, add, old = {}, self.options.add, None
+        if add is not None:
+            for kind, name in (("user", USERS), ("item", ITEMS)):
+                self.engine.table(f"old_{kind}s", [add.path / name])
         for kind, name in (("user", USERS), ("item", ITEMS)):
-            self.engine.copy(query.numbers(kind), self.out / name)
+            old = None if add is None else add.facts[f"{kind}s"]
+            self.engine.copy(query.numbers(kind, old), self.out / name)
             self.engine.table(f"{kind}s", [self.out / name])
             found[kind] = shards.read_parquet(self.out / name)[f"{kind}_id"]
         path = self.work / "numbered.parquet"
@@ -244,12 +293,35 @@ class _Preparing:
             return None
         self.engine.table("sequences", [self._shard(number) for number in range(count)])
         told = {"split": self.options.split, "max_counted": self.options.max_counted}
-        path = self.work / "pairs.parquet"
-        self.engine.copy(query.training_pairs(**told).format("sequences"), path)
-        self.engine.table("pairs", [path])
-        self.engine.copy(query.COUNTS.format("pairs"), self.out / shards.COUNTS)
+        add = self.options.add
+        if add is None or not add.has_counts(**told):
+            self._pairs("sequences", "pairs", told)
+            self.engine.copy(query.COUNTS.format("pairs"), self.out / shards.COUNTS)
+        else:
+            self._add_counts(add, told)
         counts = shards.read_parquet(self.out / shards.COUNTS)
         return {**told, "pairs": len(counts), "sha256": shards.counts_sum(counts)}
+
+    def _pairs(self, sequences: str, name: str, told: dict[str, Any]) -> None:
+        """Let a table of this name be who trains on what, of a table of sequences."""
+        path = self.work / f"{name}.parquet"
+        self.engine.copy(query.training_pairs(**told).format(sequences), path)
+        self.engine.table(name, [path])
+
+    def _add_counts(self, add: Prepared, told: dict[str, Any]) -> None:
+        """Write the counts of earlier data, changed by what the users of the log had and have."""
+        old = [shards.shard_path(add.path, number) for number in range(add.shards)]
+        self.engine.table("old_sequences", old)
+        self.engine.table("old_counts", [add.path / shards.COUNTS])
+        changed = self.work / "changed.parquet"
+        self.engine.copy(query.CHANGED, changed)
+        self.engine.table("changed", [changed])
+        for name, sequences in (("lost", "old_sequences"), ("won", "sequences")):
+            self._pairs(query.OF_CHANGED.format(sequences), f"pairs_{name}", told)
+            path = self.work / f"{name}.parquet"
+            self.engine.copy(query.COUNTS.format(f"pairs_{name}"), path)
+            self.engine.table(name, [path])
+        self.engine.copy(query.SUMMED, self.out / shards.COUNTS)
 
     def _sum(self, number: int, count: int, users: int, summary: Summary) -> str:
         """The checksum of a shard, which is taken account of."""

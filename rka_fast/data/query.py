@@ -95,16 +95,23 @@ def sizes(table: str) -> str:
     )
 
 
-def numbers(kind: str) -> str:
+def numbers(kind: str, added_to: int | None = None) -> str:
     """Indices of the users or items of a table kept, by their first appearance in events.
 
-    kind: "user", counted from 0, or "item", counted from 1.
+    kind: "user", counted from 0, or "item", counted from 1. added_to: how many the tables old_users
+    and old_items have, which keep their indices; None where there is nothing old.
     """
     index, of = ("- 1 AS BIGINT", "users") if kind == "user" else ("AS INT", "items")
+    events = "events"
+    if added_to is not None:
+        events = (
+            f"(SELECT {kind}_id, place + {added_to + 1} AS place FROM events UNION ALL "
+            f"SELECT {kind}_id, CAST({kind}_index AS BIGINT) AS place FROM old_{of})"
+        )
     return (
         f"SELECT CAST(ROW_NUMBER() OVER (ORDER BY appeared) {index}) AS {kind}_index, "
         f"{kind}_id FROM (SELECT e.{kind}_id AS {kind}_id, MIN(e.place) AS appeared "
-        f"FROM events AS e JOIN (SELECT DISTINCT {kind}_id FROM kept) AS k "
+        f"FROM {events} AS e JOIN (SELECT DISTINCT {kind}_id FROM kept) AS k "
         f"ON e.{kind}_id = k.{kind}_id GROUP BY e.{kind}_id) AS {of} ORDER BY {kind}_index"
     )
 
@@ -131,5 +138,25 @@ COUNTS = (
 )
 """How many users have both of two items, of a table of `training_pairs`, each pair once.
 
-A sum over users: counts of shards add, and so do those of days once the users that come again are
-taken out of the older ones."""
+A sum over users, so counts of shards add."""
+
+CHANGED = (
+    "SELECT DISTINCT u.user_index AS user_index FROM fresh AS e "
+    "JOIN users AS u ON e.user_id = u.user_id"
+)
+"""The users of a table fresh, whose events are added."""
+
+OF_CHANGED = (
+    "(SELECT s.user_index AS user_index, s.position AS position, s.item_index AS item_index "
+    "FROM {0} AS s JOIN changed AS c ON s.user_index = c.user_index) AS theirs"
+)
+"""Their sequences, of a table {0}."""
+
+SUMMED = (
+    "SELECT item_index, other_index, CAST(SUM(users) AS BIGINT) AS users FROM "
+    "(SELECT item_index, other_index, users FROM old_counts UNION ALL "
+    "SELECT item_index, other_index, -users AS users FROM lost UNION ALL "
+    "SELECT item_index, other_index, users FROM won) AS parts "
+    "GROUP BY item_index, other_index HAVING SUM(users) > 0 ORDER BY item_index, other_index"
+)
+"""Those of a table old_counts, less what changed users had in it and with what they have now."""

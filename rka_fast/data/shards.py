@@ -164,14 +164,18 @@ class Prepared:
                 times[place] = seconds(shard.moment, self.facts["dated"])
         return Sequences(indptr, items, self.ids("user"), self.ids("item"), times)
 
+    def has_counts(self, split: str, max_counted: int) -> bool:
+        """Whether the co-occurrence counts of a split are here."""
+        told = self.facts["counts"]
+        return told is not None and (told["split"], told["max_counted"]) == (split, max_counted)
+
     def counts(self, split: str, max_counted: int) -> CoOccurrence | None:
         """The co-occurrence counts of a split; None where others were prepared, or none."""
-        told = self.facts["counts"]
-        if told is None or (told["split"], told["max_counted"]) != (split, max_counted):
+        if not self.has_counts(split, max_counted):
             return None
         path = self.path / COUNTS
         frame = read_parquet(path)
-        self._check(path, counts_sum(frame), told["sha256"])
+        self._check(path, counts_sum(frame), self.facts["counts"]["sha256"])
         return CoOccurrence(counts_matrix([frame], self.facts["items"]))
 
 

@@ -33,11 +33,29 @@ def engines():
         yield pytest.param(name, marks=marks)
 
 
+def by_ids(of: Prepared, counted: int) -> tuple[dict, dict]:
+    """Items and times of every user, and the counts of every pair, all by their ids."""
+    found = of.sequences()
+    ids = ["", *found.item_ids]
+    histories = {
+        user: [(ids[i], t) for i, t in zip(found.sequence(u), times, strict=True)]
+        for u, (user, times) in enumerate(
+            zip(found.user_ids, np.split(found.timestamps, found.indptr[1:-1]), strict=True)
+        )
+    }
+    counts = of.counts("leave-one-out", counted).matrix.tocoo()
+    pairs = zip(counts.row, counts.col, counts.data, strict=True)
+    return histories, {(ids[i], ids[j]): int(users) for i, j, users in pairs}
+
+
 ENGINES = list(engines())
 
 
 def write_log(folder: Path, seed: int = 0, files: int = 3, times: str = "tied") -> Path:
-    """Some files of events with ties, repeats, equal rows, missing ratings and odd ids."""
+    """Some files of events with ties, repeats, equal rows, missing ratings and odd ids.
+
+    times: "" for none; "apart" where each file comes after the one before.
+    """
     rng = np.random.default_rng(seed)
     folder.mkdir()
     for number in range(files):
@@ -46,15 +64,16 @@ def write_log(folder: Path, seed: int = 0, files: int = 3, times: str = "tied") 
             rating = "" if rng.random() < 0.05 else f"{rng.integers(1, 6)}"
             fields = [f"ü {user}", f"i'{item}", rating]
             if times:
-                fields.append(f"{1_400_000_000 + 3600 * rng.integers(0, 40)}")
+                begin = 1_400_000_000 + 144_000 * number * (times == "apart")
+                fields.append(f"{begin + 3600 * rng.integers(0, 40)}")
             lines += [",".join(fields)] * (1 + (rng.random() < 0.1))
         (folder / f"day{number}.csv").write_text("\n".join(lines))
     return folder
 
 
 def made(log, out, filters=FILTERS["usual"], engine="polars", shards=3, counted=5000, **options):
-    split = options.pop("split", "leave-one-out")
-    return prepare(Log(log), out, filters, Options(engine, shards, split, counted), {})
+    split, add = options.pop("split", "leave-one-out"), options.pop("add", None)
+    return prepare(Log(log), out, filters, Options(engine, shards, split, counted, add), {})
 
 
 def same_counts(counts, expected):
@@ -160,6 +179,37 @@ def test_counts_add_over_shards(tmp_path):
         parts.append(pairs.group_by("item_index", "item_index_b").agg(pl.len().alias("users")))
     total = counts_matrix(parts, whole.facts["items"])
     assert (whole.counts("leave-one-out", 5000).matrix != total).nnz == 0 and total.nnz > 100
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_days_add_to_what_all_of_them_would_be(engine, tmp_path):
+    chosen = [("usual", 5000, "tied"), ("rated", 5000, "apart"), ("usual", 3, "apart")]
+    for name, counted, times in chosen[-1:] if engine == "spark" else chosen:
+        filters, whole = FILTERS[name], write_log(tmp_path / f"{name}{counted}{times}", times=times)
+        days = sorted(whole.iterdir())
+        expected = made(whole, tmp_path / f"{name}{counted}", filters, counted=counted)
+        so_far = made(days[0], tmp_path / f"{name}{counted}-0", filters, counted=counted)
+        for number in (1, 2):
+            out = tmp_path / f"{name}{counted}-{number}"
+            more = {"counted": counted, "add": so_far, "shards": None}
+            so_far = made(days[number], out, filters, engine, **more)
+        if name == "usual":
+            assert so_far.facts["content"] == expected.facts["content"]
+            assert so_far.facts["counts"] == expected.facts["counts"]
+        else:  # who was dropped on the first day has another index when it comes again
+            assert by_ids(so_far, counted) == by_ids(expected, counted)
+        assert so_far.report.events == expected.report.events
+        assert so_far.report.ties == expected.report.ties
+
+
+def test_what_cannot_be_added(tmp_path):
+    log = write_log(tmp_path / "log", files=1)
+    first = made(log, tmp_path / "first")
+    with pytest.raises(DataError, match="min_user_events and min_item_events cannot be added to"):
+        made(log, tmp_path / "out", FILTERS["core"], add=first)
+    other = write_log(tmp_path / "other", files=1, times="")
+    with pytest.raises(DataError, match="where times are dates, and has none; name the columns"):
+        made(other, tmp_path / "out", add=first)
 
 
 def test_what_is_there_is_kept_and_what_was_cut_off_begun_anew(tmp_path):
