@@ -1,9 +1,10 @@
-"""Peak memory of training over sizes of the data, as foreseen and as measured.
+"""Time and peak memory of every stage from a log to a trained model, over the number of events.
 
-    python benchmarks/scale.py [--sizes NAME,NAME] [--report FILE]
+    python benchmarks/scale.py [--millions 1,5,20] [--stages NAME,NAME] [--report FILE]
 
-Each size is trained for one epoch on random histories in a process of its own, whose peak the
-operating system tells.
+Users and items of a generated log follow Zipf's law, with the exponents .5 and 1: 50 events a user
+and one for a thousand times as many as another, one item for every twenty events up to a million
+items. Each stage is a process of its own, which begins with what the one before has made.
 """
 
 from __future__ import annotations
@@ -11,126 +12,236 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import tyro
+from memory import peak_memory
 
 from rka_fast.commands import machine
+from rka_fast.data.batches import sampled_candidates
+from rka_fast.data.counting import Counts, counts_of
+from rka_fast.data.filters import Filters, build_sequences
+from rka_fast.data.readers import read_interactions
 from rka_fast.data.sequences import Sequences
-from rka_fast.data.split_rules import leave_one_out
+from rka_fast.data.split import STAGES, Split
+from rka_fast.data.split_rules import SPLITS
+from rka_fast.training.assemble import split_options
 from rka_fast.training.config import Config
-from rka_fast.training.memory import foreseen
+from rka_fast.training.memory import foreseen, resident
 from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.sizing import SAMPLED
 from rka_fast.training.trainer import Trainer
 
-
-@dataclass(frozen=True)
-class Size:
-    """users with so many events each, out of items; settings: of the run."""
-
-    users: int
-    events: int
-    items: int
-    settings: dict[str, Any]
-
-
-SIZES = {
-    "small": Size(1000, 12, 1000, {"model": "sasrec"}),
-    "logits": Size(500, 22, 20_000, {"model": "sasrec", "loss": "ce"}),
-    "table": Size(
-        500, 12, 200_000,
-        {"model": "sasrec", "loss": "sampled_ce", "shared_negatives": "sequence", "width": 64},
-    ),
-    "counts": Size(500, 400, 20_000, {"model": "rksa", "loss": "bce"}),
-    "long": Size(
-        300, 202, 2000,
-        {"model": "sasrec", "loss": "bce", "max_length": 200, "heads": 2},
-    ),
-    "recurrent": Size(500, 52, 2000, {"model": "gru4rec"}),
-    "topics": Size(500, 52, 2000, {"model": "hcrnn"}),
-    "wide": Size(300, 102, 5000, {"model": "rksa", "max_length": 100, "width": 128, "heads": 4}),
-}  # fmt: skip
-"""Each has another part of the memory that is large."""
+PART = 5_000_000  # events generated together
+USUAL = 50  # events of a user
+STEPS = 5
+ASKED = 1000  # users in the stage that evaluates
+MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Flags:
     """The command line."""
 
-    # Those to train, with commas between.
-    sizes: str = ",".join(SIZES)
+    # Millions of events of each log, with commas between.
+    millions: str = "1,5,20"
+    # Those to run, with commas between; the ones before must have run in the folder.
+    stages: str = "read,split,count,candidates,step,evaluate"
+    # Keep logs and sequences here, by default in a temporary folder.
+    folder: str | None = None
     # Write the table to this file.
     report: str | None = None
-    # Train this one here and print its figures as JSON.
+    # Run one stage here and print its figures as JSON.
     one: str | None = None
 
 
-def histories(size: Size) -> Sequences:
-    """Random ones; popular items are squares of uniform numbers."""
-    drawn = (np.random.default_rng(0).random(size.users * size.events) ** 2) * size.items
-    indptr = np.arange(size.users + 1, dtype=np.int64) * size.events
-    users, items = ([f"{n}" for n in range(number)] for number in (size.users, size.items))
-    return Sequences(indptr, drawn.astype(np.int32) + 1, users, items)
+class Found(NamedTuple):
+    """What a stage made: its bytes, and a word on it."""
+
+    size: int
+    note: str
 
 
-def train(size: Size) -> dict[str, Any]:
-    """Figures of an epoch in this process, in bytes and seconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = Config(data="random", out=folder, device="cpu", epochs=1, **size.settings)
-        sequences, run = histories(size), RunFolder(folder)
-        memory = foreseen(config, leave_one_out(sequences))
-        begin = time.perf_counter()
-        description = {"source": "random", "split": config.split}
-        Trainer(config, sequences, run, description, quiet=True).run()
-        peak = peak_memory()
-        seconds = time.perf_counter() - begin
-    return {**memory._asdict(), "foreseen": memory.peak, "peak": peak, "seconds": seconds}
+def generate(path: Path, events: int) -> None:
+    """Write a log in the order of time."""
+    rng, users = np.random.default_rng(0), events // USUAL
+    items = min(1_000_000, events // 20)
+    shares = [np.cumsum(np.arange(1, n + 1) ** -e) for n, e in ((users, 0.5), (items, 1.0))]
+    names = [rng.permutation(len(share)) for share in shares]
+    temporary = path.with_suffix(".part")
+    with open(temporary, "wb") as file:
+        for begin in range(0, events, PART):
+            size = min(PART, events - begin)
+            drawn = [
+                name[np.searchsorted(share, rng.random(size) * share[-1])]
+                for share, name in zip(shares, names, strict=True)
+            ]
+            seconds = 1_400_000_000 + np.arange(begin, begin + size) // 4
+            columns = dict(zip(("user", "item", "timestamp"), (*drawn, seconds), strict=True))
+            pl.DataFrame(columns).write_csv(file, include_header=begin == 0)
+    temporary.rename(path)
 
 
-def peak_memory() -> int:
-    """Bytes that this process has had at most.
+def keep(sequences: Sequences, folder: Path) -> None:
+    """Write sequences so that reading them takes no more memory than they do."""
+    for name in ("indptr", "items", "timestamps"):
+        np.save(folder / f"{name}.npy", getattr(sequences, name))
+    (folder / "ids.json").write_text(json.dumps([sequences.user_ids, sequences.item_ids]))
 
-    The operating system's figure of the program: that of getrusage begins with what the process
-    that started it had.
+
+def kept(folder: Path) -> Sequences:
+    """What `keep` wrote."""
+    indptr, items, timestamps = (
+        np.load(folder / f"{name}.npy") for name in ("indptr", "items", "timestamps")
+    )
+    users, names = json.loads((folder / "ids.json").read_text())
+    return Sequences(indptr, items, users, names, timestamps)
+
+
+def config_of(folder: Path, **more: Any) -> Config:
+    settings = {**SAMPLED, "data": str(folder / "log.csv"), "out": str(folder / "run"), **more}
+    return Config(model="rksa", device="cpu", **settings)
+
+
+def split_of(folder: Path) -> Split:
+    config = config_of(folder)
+    return SPLITS[config.split](kept(folder), split_options(config))
+
+
+def size_of(sequences: Sequences) -> int:
+    arrays = (sequences.indptr, sequences.items, sequences.timestamps)
+    names = (sequences.user_ids, sequences.item_ids)
+    texts = sum(8 * len(ids) + sum(map(sys.getsizeof, ids)) for ids in names)
+    return texts + sum(array.nbytes for array in arrays if array is not None)
+
+
+def counts_size(counts: Counts) -> int:
+    matrix = getattr(counts, "matrix", None)
+    if matrix is not None:
+        return matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
+    return sum(getattr(counts, field.name).nbytes for field in fields(counts))
+
+
+def read(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Found]]:
+    log = folder / "log.csv"
+
+    def told(sequences: Sequences) -> Found:
+        keep(sequences, folder)
+        note = f"{sequences.num_users:,} users, {sequences.num_items:,} items"
+        return Found(size_of(sequences), f"file {log.stat().st_size / MIB:,.0f} MiB, {note}")
+
+    return lambda: build_sequences(read_interactions(log), Filters())[0], told
+
+
+def split(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Found]]:
+    config, sequences = config_of(folder), kept(folder)
+
+    def make() -> Split:
+        made = SPLITS[config.split](sequences, split_options(config))
+        _ = made.training_items, made.no_candidates("valid"), made.no_candidates("test")
+        return made
+
+    def told(made: Split) -> Found:
+        return Found(made.training_items.nbytes, f"{len(made.valid.users):,} users evaluated")
+
+    return make, told
+
+
+def count(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Found]]:
+    made = split_of(folder)
+    return lambda: counts_of(made), lambda counts: Found(counts_size(counts), type(counts).__name__)
+
+
+def candidates(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Found]]:
+    made = split_of(folder)
+    return lambda: [sampled_candidates(made, stage) for stage in STAGES], lambda drawn: Found(
+        sum(array.nbytes for array in drawn), f"{len(drawn[0]):,} targets"
+    )
+
+
+def trainer_of(folder: Path) -> Trainer:
+    config = config_of(folder, eval_users=ASKED)
+    description = {"source": config.data, "split": config.split}
+    return Trainer(config, kept(folder), RunFolder(config.run_dir), description, quiet=True)
+
+
+def step(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Found]]:
+    def make() -> tuple[Trainer, list[float]]:
+        trainer, seconds = trainer_of(folder), []
+        for _ in range(STEPS):
+            begin = time.perf_counter()
+            trainer._step([])
+            trainer.progress.step += 1
+            seconds.append(time.perf_counter() - begin)
+        return trainer, seconds
+
+    def told(made: tuple[Trainer, list[float]]) -> Found:
+        trainer, seconds = made
+        weights = sum(p.nbytes for p in trainer.model.parameters())
+        peak = foreseen(trainer.config, trainer.split).step / MIB
+        return Found(
+            4 * weights, f"{np.median(seconds):.2f} s a step, of which foreseen {peak:,.0f} MiB"
+        )
+
+    return make, told
+
+
+def evaluate(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Found]]:
+    trainer = trainer_of(folder)
+    return lambda: trainer.evaluator.ranked(trainer.model, "valid"), lambda ranked: Found(
+        ranked.ranks.nbytes + ranked.lists.nbytes, f"{len(ranked.lists):,} targets, full ranking"
+    )
+
+
+MADE = {f.__name__: f for f in (read, split, count, candidates, step, evaluate)}
+
+
+def run_stage(name: str, folder: Path) -> dict[str, Any]:
+    """Figures of a stage in this process, in bytes and seconds.
+
+    The peak is that of the stage: what was there before is made anew first, and the operating
+    system's mark of the peak reset where it can be.
     """
+    make, told = MADE[name](folder)
     with contextlib.suppress(OSError):
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        Path("/proc/self/clear_refs").write_text("5")
+    before, begin = resident(), time.perf_counter()
+    made = make()
+    seconds, peak = time.perf_counter() - begin, peak_memory()
+    size, note = told(made)
+    return {"before": before, "peak": peak, "seconds": seconds, "size": size, "note": note}
 
 
-def measured(name: str) -> dict[str, Any]:
-    """The figures of a size, in a process of its own."""
-    command = [sys.executable, __file__, "--one", name]
-    paths = os.pathsep.join(filter(None, sys.path))  # what is imported here is there
+def in_process(name: str, folder: Path) -> dict[str, Any]:
+    paths = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, __file__, "--one", name, "--folder", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise RuntimeError(f"size {name!r}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{name}: exit {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table(found: dict[str, dict[str, Any]]) -> str:
+def table(found: list[tuple[str, str, dict[str, Any]]]) -> str:
     """The figures in Markdown."""
     lines = [
-        "| size | model | users | events each | items | before | foreseen | measured | ratio |",
-        "| --- | --- | --: | --: | --: | --: | --: | --: | --: |",
+        "| million events | stage | seconds | before | adds at its peak | leaves | |",
+        "| --: | --- | --: | --: | --: | --: | --- |",
     ]
-    for name, of in found.items():
-        size = SIZES[name]
-        now, foreseen_, peak = (of[key] / 2**20 for key in ("now", "foreseen", "peak"))
+    for millions, stage, of in found:
+        before, peak, size = (of[key] / MIB for key in ("before", "peak", "size"))
         lines.append(
-            f"| {name} | {size.settings['model']} | {size.users:,} | {size.events} | "
-            f"{size.items:,} | {now:,.0f} MiB | {foreseen_:,.0f} MiB | {peak:,.0f} MiB | "
-            f"{foreseen_ / peak:.2f} |"
+            f"| {millions} | {stage} | {of['seconds']:,.1f} | {before:,.0f} MiB | "
+            f"{peak - before:,.0f} MiB | {size:,.0f} MiB | {of['note']} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -138,17 +249,24 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     flags = tyro.cli(Flags, description=__doc__)
     if flags.one:
-        print(json.dumps(train(SIZES[flags.one])))
+        print(json.dumps(run_stage(flags.one, Path(flags.folder or "."))))
         return
-    found = {}
-    for name in flags.sizes.split(","):
-        found[name] = measured(name)
-        print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
+    found = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for millions in flags.millions.split(","):
+            folder = Path(flags.folder or temporary) / millions
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "log.csv").exists():
+                generate(folder / "log.csv", int(float(millions) * 1e6))
+            for stage in flags.stages.split(","):
+                figures = in_process(stage, folder)
+                found.append((millions, stage, figures))
+                print(millions, stage, json.dumps(figures), file=sys.stderr, flush=True)
     text = (
-        "# Memory of training, as foreseen and as measured\n\n"
-        f"{machine()}. One epoch of random histories, each size in a process of its own; before is "
-        "what\nthe process has when the memory is foreseen. `python benchmarks/scale.py --report "
-        f"FILE`\n\n{table(found)}"
+        "# Time and memory of every stage, over the number of events\n\n"
+        f"{machine()}. RKSA with its defaults and {SAMPLED['loss']}, negatives shared by a\nsequence. "
+        "Before is what the process has when the stage begins, with what it works on.\n"
+        f"`python benchmarks/scale.py --report FILE`\n\n{table(found)}"
     )
     print(text)
     if flags.report:

@@ -213,6 +213,10 @@ class UserItems:
         # How many users each item has, int64 (num_items + 1,).
         self.holders = np.bincount(self._keys % self._stride, minlength=self._stride)
 
+    @property
+    def nbytes(self) -> int:
+        return self._keys.nbytes + self.distinct.nbytes + self.holders.nbytes
+
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Bool array of the broadcast shape; users of index -1 have nothing."""
         return lookup(self._keys, self._key(users, items))[1]

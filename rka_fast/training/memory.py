@@ -106,9 +106,9 @@ def foreseen(config: Config, split: Split) -> Memory:
     kept = targets * NEGATIVES * FLOAT + len(split.sequences.items) * PER_EVENT
     if not model.trains:
         fitted, counts = weights + buffers, _counts(config, split)
-        return Memory(_resident() + kept, fitted, counts, True, 0, fitted, evaluation)
+        return Memory(resident() + kept, fitted, counts, True, 0, fitted, evaluation)
     return Memory(
-        now=_resident() + kept,
+        now=resident() + kept,
         weights=4 * weights + buffers + averages * (weights + buffers),
         counts=_counts(config, split),
         held=model.uses_cooccurrence,
@@ -223,7 +223,7 @@ def _number(path: Path) -> int | None:
     return value if value < 2**60 else None
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes of memory that this process has now."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 
+import memory as benchmark
 import numpy as np
 import pytest
-import scale
 import torch
 from support.runs import SMALL, train
 from support.sequences import sequences_of
@@ -19,10 +19,10 @@ from rka_fast.training.memory import foreseen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", scale.SIZES)
+@pytest.mark.parametrize("name", benchmark.SIZES)
 def test_what_is_foreseen_is_what_is_taken(name):
     """Of the process within a quarter; of what training adds to it within two fifths."""
-    found = scale.measured(name)
+    found = benchmark.measured(name)
     assert found["foreseen"] / found["peak"] == pytest.approx(1, abs=0.25)
     # There it is libraries; of what the topics of HCRNN hold too little is foreseen.
     if name not in ("small", "topics"):
@@ -81,7 +81,7 @@ def test_what_will_not_fit_is_refused(log, tmp_path, monkeypatch, capsys):
     """Before anything is written, with what makes it smaller; --force tries it, and is no setting
     of the run."""
     monkeypatch.setattr(memory, "memory_limit", lambda: 2**18)
-    monkeypatch.setattr(memory, "_resident", lambda: 0)
+    monkeypatch.setattr(memory, "resident", lambda: 0)
     monkeypatch.setattr(memory, "LATER", 0)
     out = tmp_path / "run"
     flags = ("--model", "sasrec", "--epochs", "1", "--batch-size", "50")
