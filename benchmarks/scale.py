@@ -264,7 +264,8 @@ def main() -> None:
                 print(millions, stage, json.dumps(figures), file=sys.stderr, flush=True)
     text = (
         "# Time and memory of every stage, over the number of events\n\n"
-        f"{machine()}. RKSA with its defaults and {SAMPLED['loss']}, negatives shared by a\nsequence. "
+        f"{machine()}. RKSA with its defaults, and {SAMPLED['loss']} with negatives shared by a\n"
+        "sequence. "
         "Before is what the process has when the stage begins, with what it works on.\n"
         f"`python benchmarks/scale.py --report FILE`\n\n{table(found)}"
     )

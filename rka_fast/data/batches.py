@@ -17,7 +17,7 @@ from rka_fast.errors import DataError
 _ORDER, _NEGATIVES, _KERNEL_ITEMS, _CANDIDATES = range(4)
 
 NEGATIVES = 100  # a target is ranked against, where as many are left
-ROWS_AT_ONCE = 2**14  # of sampled candidates that are drawn together
+ROWS_AT_ONCE = 2**12  # of sampled candidates that are drawn together
 
 
 class Batch(NamedTuple):

@@ -128,7 +128,8 @@ class Summary:
             self._timed = True
             self._tied += int(tied.sum())
             self._tied_targets += int(tied[indptr[1:][lengths >= 3] - 1].sum())
-            steps = np.diff(self._rank[items - 1])[tied[1:]]
+            after = 1 + np.flatnonzero(tied[1:])
+            steps = self._rank[items[after] - 1] - self._rank[items[after - 1] - 1]
             self._rising += int((steps > 0).sum())
             self._falling += int((steps < 0).sum())
 

@@ -108,7 +108,7 @@ def build_sequences(
         )
         keep(rule, _core(user[rows], item[rows], filters))
 
-    left = np.unique(user[rows])
+    left = np.flatnonzero(np.bincount(user[rows]))
     refuse_too_few(len(left), [user_ids[index] for index in left[:1]], interactions.form, dropped)
     user, user_ids = _reindex(user[rows], user_ids)
     item, item_ids = _reindex(item[rows], item_ids)
@@ -133,9 +133,9 @@ def seconds(time: np.ndarray, dated: bool) -> np.ndarray:
 
 
 def _index(ids: pl.Series) -> tuple[np.ndarray, list[str]]:
-    """Indices from 0 in the order of first appearance, and the ids they stand for."""
+    """Indices from 0 in the order of first appearance, int32, and the ids they stand for."""
     known = ids.unique(maintain_order=True)
-    table = pl.DataFrame({"id": known, "index": np.arange(len(known))})
+    table = pl.DataFrame({"id": known, "index": np.arange(len(known), dtype=np.int32)})
     found = pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")
     return found["index"].to_numpy(), known.to_list()
 
@@ -175,7 +175,7 @@ def _equal_rows(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndar
 
 
 def _first_of_pair(user: np.ndarray, item: np.ndarray) -> np.ndarray:
-    pair = user * (item.max(initial=0) + 1) + item
+    pair = user * np.int64(item.max(initial=0) + 1) + item
     first = np.zeros(len(pair), bool)
     first[np.unique(pair, return_index=True)[1]] = True
     return first
