@@ -139,7 +139,7 @@ def read(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Found]]:
         note = f"{sequences.num_users:,} users, {sequences.num_items:,} items"
         return Found(size_of(sequences), f"file {log.stat().st_size / MIB:,.0f} MiB, {note}")
 
-    return lambda: build_sequences(read_interactions(log), Filters())[0], told
+    return lambda: build_sequences(read_interactions(log), Filters(), consume=True)[0], told
 
 
 def split(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Found]]:

@@ -53,19 +53,20 @@ class Filters:
 
 
 def build_sequences(
-    interactions: Interactions, filters: Filters | None = None
+    interactions: Interactions, filters: Filters | None = None, *, consume: bool = False
 ) -> tuple[Sequences, DataReport]:
     """Filter a log, sort every user's events by time and index users and items.
 
     Sorting is stable: ties, and logs without times, keep the order of the file. A column `part`
     comes before time: 0 trains, 1 validates, 2 tests. Indices follow the first appearance in the
-    file. Raises DataError where `filters` asks for ratings that are
-    not there or leaves nothing or one user.
+    file. consume: take the ids out of the frame, most of its memory, once they are indexed. Raises
+    DataError where `filters` asks for ratings that are not there or leaves nothing or one user.
     """
     filters = filters or Filters()
     frame = interactions.frame
-    user, user_ids = _index(frame["user"])
-    item, item_ids = _index(frame["item"])
+    take = frame.drop_in_place if consume else frame.get_column
+    user, user_ids = _index(take("user"))
+    item, item_ids = _index(take("item"))
     time = frame["timestamp"].to_numpy() if "timestamp" in frame.columns else None
     part = frame["part"].to_numpy() if "part" in frame.columns else None
     keys = (user,) if part is None else (part, user)
@@ -134,10 +135,12 @@ def seconds(time: np.ndarray, dated: bool) -> np.ndarray:
 
 def _index(ids: pl.Series) -> tuple[np.ndarray, list[str]]:
     """Indices from 0 in the order of first appearance, int32, and the ids they stand for."""
-    known = ids.unique(maintain_order=True)
-    table = pl.DataFrame({"id": known, "index": np.arange(len(known), dtype=np.int32)})
-    found = pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")
-    return found["index"].to_numpy(), known.to_list()
+    coded = ids.cast(pl.Categorical)  # takes a quarter of the memory of a join
+    known = coded.unique(maintain_order=True)
+    codes = known.to_physical().to_numpy()
+    index = np.zeros(int(codes.max(initial=0)) + 1, np.int32)
+    index[codes] = np.arange(len(codes), dtype=np.int32)
+    return index[coded.to_physical().to_numpy()], known.cast(pl.String).to_list()
 
 
 def _reindex(index: np.ndarray, ids: list[str]) -> tuple[np.ndarray, list[str]]:

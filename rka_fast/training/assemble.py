@@ -66,7 +66,8 @@ def load_data(
         filters = dataclasses.replace(
             filters, min_rating=None, min_user_events=1, min_item_events=1
         )
-    sequences, report = build_sequences(interactions, filters)
+    passed = is_synthetic or "data" in given  # others may use them again
+    sequences, report = build_sequences(interactions, filters, consume=not passed)
     description = {
         "source": config.data,
         "synthetic": is_synthetic,
