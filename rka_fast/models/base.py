@@ -79,6 +79,13 @@ class Recommender(nn.Module):
         """Whether it wants Batch.kernel_items and Batch.kernel_counts."""
         return False
 
+    def kept_beside(self, positions: float, pairs: float) -> float:
+        """About how many numbers a step keeps beside those of the width for each position.
+
+        positions: of a batch. pairs: of positions of one sequence, in all sequences of the batch.
+        """
+        return 0.0
+
     def check_device(self, device: torch.device) -> None:
         """Raise ValueError, with every reason, where the model cannot compute on this device."""
 

@@ -118,6 +118,12 @@ class HCRNN(Recommender):
         self.input_dropout, self.dropout = nn.Dropout(dropout / 2), nn.Dropout(dropout)
         nn.init.xavier_normal_(self.items.weight[1:].data)
 
+    def kept_beside(self, positions: float, pairs: float) -> float:
+        # Keys of every topic at every step; of both attentions what is compared, and copies of what
+        # it is compared with.
+        topics, width = self.cell.topics.shape
+        return positions * topics * width + 4 * pairs / 2 * width
+
     def item_vectors(self) -> Tensor:
         return self.items.weight
 

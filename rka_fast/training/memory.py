@@ -1,6 +1,6 @@
 """What a run will take of memory, told before it is taken, and refused where there is less.
 
-A model of the tensors on the CPU; where the weights are on a GPU nothing is told.
+A model of the tensors: all of them on the CPU, or what trains on a GPU and the rest beside it.
 """
 
 from __future__ import annotations
@@ -79,10 +79,32 @@ class Memory(NamedTuple):
             "saving": self.saving,
             "an evaluation": self.evaluation,
         }
-        told = ", ".join(f"{name} {_size(x)}" for name, x in parts.items() if x >= 2**20)
-        limit = memory_limit()
-        of = "" if limit is None else f" of {_size(limit)}"
-        return f"memory: about {_size(self.peak)}{of} at the peak ({told})"
+        return _told("memory", self.peak, memory_limit(), parts)
+
+    @property
+    def on_gpu(self) -> int:
+        """Of a run on a GPU, what is there at most."""
+        return self.weights + max(self.step, self.evaluation)
+
+    @property
+    def beside_gpu(self) -> Memory:
+        """Of a run on a GPU, what is not there; a copy of the weights is made before."""
+        return self._replace(weights=self.weights // 4, step=0, evaluation=0)
+
+    def gpu_line(self, free: int) -> str:
+        """For a person, of a GPU with so many bytes free."""
+        parts = {
+            "weights and Adam": self.weights,
+            "a step": self.step,
+            "an evaluation": self.evaluation,
+        }
+        return _told("memory of the GPU", self.on_gpu, free, parts)
+
+
+def _told(what: str, peak: int, limit: int | None, parts: dict[str, int]) -> str:
+    told = ", ".join(f"{name} {_size(x)}" for name, x in parts.items() if x >= 2**20)
+    of = "" if limit is None else f" of {_size(limit)}"
+    return f"{what}: about {_size(peak)}{of} at the peak ({told})"
 
 
 def foreseen(config: Config, split: Split) -> Memory:
@@ -142,6 +164,7 @@ def _step(config: Config, split: Split, model: Recommender) -> int:
     if model.has_attention and not fused:
         pairs = batch * float(np.square(lengths).mean()) * (config.heads or 1)
         total += MATRICES * FLOAT * pairs * blocks
+    total += FLOAT * model.kept_beside(positions, batch * float(np.square(lengths).mean()))
     return int(total + _loss(config, split.sequences.num_items, batch, positions))
 
 
@@ -155,20 +178,35 @@ def _loss(config: Config, items: int, batch: int, positions: float) -> float:
 
 
 def check_fits(config: Config, sequences: Sequences) -> list[str]:
-    """The line about memory, none on a GPU. Raises TrainingError where it will not suffice."""
-    if config.device.startswith(("cuda", "mps")):
+    """Lines about memory, none on the GPU of a Mac. Raises TrainingError where it won't suffice."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu" and torch.backends.mps.is_available():
+            return []
+    if device == "mps":
         return []
-    if config.device == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        return []
-    split = SPLITS[config.split](sequences, split_options(config))
-    memory, limit = foreseen(config, split), memory_limit()
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if limit is None or processes * memory.peak <= limit or config.force:
-        return [memory.line()]
+    memory = foreseen(config, SPLITS[config.split](sequences, split_options(config)))
+    here, lines, fits = memory, [], True
+    if device.startswith("cuda"):
+        free = torch.cuda.mem_get_info(_gpu(device))[0]
+        here, lines, fits = memory.beside_gpu, [memory.gpu_line(free)], memory.on_gpu <= free
+    limit, processes = memory_limit(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fits &= limit is None or processes * here.peak <= limit
+    lines.append(here.line())
+    if fits or config.force:
+        return lines
+    each = f", in each of {processes} processes" if processes > 1 else ""
     raise TrainingError(
-        f"{memory.line()}{f', in each of {processes} processes' if processes > 1 else ''}: it will "
-        f"not fit; {'; '.join(_remedies(config, memory))}; or --force tries it"
+        f"{'; '.join(lines)}{each}: it will not fit; {'; '.join(_remedies(config, memory))}; or "
+        "--force tries it"
     )
+
+
+def _gpu(device: str) -> int:
+    """The number of a GPU by name, of this process where several share a machine."""
+    index = device.partition(":")[2] or os.environ.get("LOCAL_RANK", "0")
+    return int(index)
 
 
 def _remedies(config: Config, memory: Memory) -> Iterator[str]:
