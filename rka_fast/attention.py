@@ -59,11 +59,14 @@ class KernelizedAttention(nn.MultiheadAttention):
         backend: str = "auto",
         own_kernels: bool = True,
     ) -> None:
+        check.flags(
+            bias=bias, add_bias_kv=add_bias_kv, add_zero_attn=add_zero_attn,
+            batch_first=batch_first, own_kernels=own_kernels,
+        )  # fmt: skip
         for name, given in (("add_bias_kv", add_bias_kv), ("add_zero_attn", add_zero_attn)):
             if given:
                 raise ValueError(f"{name}: expected False, got True: its key has no features")
         _check_sizes(embed_dim, num_heads, kdim, vdim)
-        check.flags(bias=bias, batch_first=batch_first, own_kernels=own_kernels)
         check.dropout("dropout", expect("dropout", dropout, Real, "a number"))
         check_settings(activation, initial_scale, backend)
         super().__init__(

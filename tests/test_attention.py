@@ -332,6 +332,7 @@ def test_errors_of_a_call(case):
         ({"dropout": 1.0}, "dropout: expected 0 <= dropout < 1, got 1.0"),
         ({"dropout": "0.1"}, "dropout: expected a number, got str"),
         ({"batch_first": 1}, "batch_first: expected a bool, got int"),
+        ({"add_zero_attn": torch.ones(2)}, "add_zero_attn: expected a bool, got Tensor"),
     ],
 )
 def test_errors_of_the_constructor(options, message):

@@ -239,10 +239,8 @@ def attention_mask(*args: Any, **options: Any) -> Tensor | None:
 
 def _takes_a_name(module: nn.Module) -> bool:
     """Whether its forward looks up the function of its attention by the model's setting."""
-    forward = inspect.unwrap(type(module).forward)
-    return (
-        "ALL_ATTENTION_FUNCTIONS" in getattr(forward, "__code__", _takes_a_name.__code__).co_names
-    )
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
 
 
 def _sizes(name: str, module: Any) -> tuple[int, int, int]:
