@@ -152,7 +152,7 @@ Tensor attention(const Inputs& in) {
   Problem p = problem_of(in);
   Tensor output = torch::stable::new_empty(
       in.value, std::vector<int64_t>{p.batch, p.heads, p.rows, p.value.width});
-  if (p.batch == 0 || p.heads == 0) return output;
+  if (p.batch == 0 || p.heads == 0 || p.rows == 0) return output;
   p.output = output.data_ptr();
   if (const int tiles = device.tensor_cores ? strip_tiles(p) : 0) {
     // Few sequences: several blocks share the heads of one.
@@ -217,8 +217,9 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
     }
   if (B == 0 || H == 0) return result;
   const Device device = describe_device(index);
-  if (const int tiles = device.tensor_cores ? strip_backward_tiles(p) : 0) {
-    const int sequences = std::min(p.batch, STRIP_BLOCKS * device.multiprocessors);
+  if (const int tiles = device.tensor_cores ? strip_tiles(p) : 0) {
+    const int at_once = strip_backward_blocks(tiles, device.shared_limit);
+    const int sequences = std::min(p.batch, at_once * device.multiprocessors);
     p.scratch_per_block = strip_scratch(tiles);
     Tensor scratch = new_floats(in.query, {p.scratch_per_block * sequences});
     p.scratch = static_cast<float*>(scratch.data_ptr());

@@ -12,6 +12,11 @@ RKA_DEVICE float widen(float x) { return x; }
 RKA_DEVICE float widen(BFloat16 x) { return x; }
 RKA_DEVICE float widen(Float16 x) { return x; }
 
+// Of half precision, from its bits.
+RKA_DEVICE float widen(uint16_t bits, Scalar scalar) {
+  return scalar == Scalar::float16 ? widen(Float16{bits}) : widen(BFloat16{bits});
+}
+
 RKA_DEVICE void narrow(float x, float* p) { *p = x; }
 RKA_DEVICE void narrow(float x, BFloat16* p) { *p = BFloat16::of(x); }
 RKA_DEVICE void narrow(float x, Float16* p) { *p = Float16::of(x); }
@@ -68,8 +73,7 @@ struct Matrix {
   RKA_DEVICE float operator()(int i, int k) const {
     const int64_t index = i * row + k;
     if (scalar == Scalar::float32) return static_cast<const float*>(data)[index];
-    const uint16_t bits = static_cast<const uint16_t*>(data)[index];
-    return scalar == Scalar::float16 ? widen(Float16{bits}) : widen(BFloat16{bits});
+    return widen(static_cast<const uint16_t*>(data)[index], scalar);
   }
 };
 

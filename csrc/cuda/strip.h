@@ -125,25 +125,50 @@ RKA_DEVICE Pair triangle(const Lane& l, Pair x) {
 // The products below go over pairs of tiles, and over the first `pairs` only, where a warp's rows
 // see no further. `in` must be zero beyond.
 
-// out += in rows', the right operand by rows, `depth` tiles deep.
-template <class S>
+// out += in rows', the right operand by rows, `depth` tiles deep. EXACT: TF32 holds all numbers of
+// both, as it does those of half precision: one product is enough.
+template <class S, bool EXACT = false>
 RKA_DEVICE void multiply_rows(const Lane& l, Strip<S::TILES>& out, const Strip<S::TILES>& in,
                               int depth, const float* rows, int pairs) {
   rows += kept(l.g * S::PITCH + 2 * l.t);
 #pragma unroll
   for (int k = 0; k < S::TILES; ++k) {
     if (k >= depth) continue;
-    const Left a = left_operand(in[k]);
+    const float whole[4] = {in[k][0], in[k][2], in[k][1], in[k][3]};
+    Left a;
+    if constexpr (!EXACT) a = left_operand(in[k]);
 #pragma unroll
     for (int j = 0; j < S::TILES; j += 2) {
       if (j / 2 >= pairs) continue;
       const Pair b = load_pair(rows + 8 * j * S::PITCH + 8 * k);
-      if (j + 1 < S::TILES) {
-        const Pair e = load_pair(rows + 8 * (j + 1) * S::PITCH + 8 * k);
+      Pair e = {};
+      if (j + 1 < S::TILES) e = load_pair(rows + 8 * (j + 1) * S::PITCH + 8 * k);
+      if constexpr (EXACT) {
+        multiply_tile(out[j], whole, b.x, b.y);
+        if (j + 1 < S::TILES) multiply_tile(out[(j + 1) % S::TILES], whole, e.x, e.y);
+      } else if (j + 1 < S::TILES) {
         multiply_add(out[j], out[(j + 1) % S::TILES], a, b, e);
       } else {
         multiply_add(out[j], a, b);
       }
+    }
+  }
+}
+
+// out += one tile of columns of a left operand times the rows of the right one that begin at `at`,
+// `width` tiles wide.
+template <class S>
+RKA_DEVICE void multiply_tile_columns(Strip<S::TILES>& out, const Left& a, const float* at,
+                                      int width) {
+#pragma unroll
+  for (int j = 0; j < S::TILES; j += 2) {
+    if (j >= width) continue;
+    const float* v = at + 8 * j;
+    const Pair b = {v[0], v[S::PITCH]};
+    if (j + 1 < S::TILES) {
+      multiply_add(out[j], out[(j + 1) % S::TILES], a, b, {v[8], v[S::PITCH + 8]});
+    } else {
+      multiply_add(out[j], a, b);
     }
   }
 }
@@ -156,18 +181,24 @@ RKA_DEVICE void multiply_columns(const Lane& l, Strip<S::TILES>& out, const Stri
 #pragma unroll
   for (int k = 0; k < S::TILES; ++k) {
     if (k / 2 >= pairs) continue;
-    const Left a = left_operand(in[k]);
-#pragma unroll
-    for (int j = 0; j < S::TILES; j += 2) {
-      if (j >= width) continue;
-      const float* at = columns + 8 * k * S::PITCH + 8 * j;
-      const Pair b = {at[0], at[S::PITCH]};
-      if (j + 1 < S::TILES) {
-        multiply_add(out[j], out[(j + 1) % S::TILES], a, b, {at[8], at[S::PITCH + 8]});
-      } else {
-        multiply_add(out[j], a, b);
-      }
-    }
+    multiply_tile_columns<S>(out, left_operand(in[k]), columns + 8 * k * S::PITCH, width);
+  }
+}
+
+// The same with the weights in a square, of which the warp has its own rows: less code.
+template <class S>
+RKA_DEVICE void multiply_square_columns(const Lane& l, Strip<S::TILES>& out, const float* square,
+                                        int pairs, const float* columns, int width) {
+  const bool below = l.first_row + l.g + 8 < S::SIZE;  // or the row above once more
+  const float *top = square + kept((l.first_row + l.g) * S::PITCH + 2 * l.t),
+              *bottom = top + (below ? 8 * S::PITCH : 0);
+  columns += kept(2 * l.t * S::PITCH + l.g);
+  const int depth = 2 * pairs < S::TILES ? 2 * pairs : S::TILES;
+#pragma unroll 1
+  for (int k = 0; k < depth; ++k) {
+    const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k);
+    multiply_tile_columns<S>(out, left_operand(u.x, v.x, u.y, v.y), columns + 8 * k * S::PITCH,
+                             width);
   }
 }
 
@@ -241,19 +272,9 @@ RKA_DEVICE void multiply_transposed(const Lane& l, Strip<S::TILES>& out, const f
   y += kept(2 * l.t * S::PITCH + l.g);
 #pragma unroll 1
   for (int k = first; k < last; ++k) {
-    const float *u = x + 8 * k * S::PITCH, *v = y + 8 * k * S::PITCH;
+    const float* u = x + 8 * k * S::PITCH;
     const Left a = left_operand(u[0], u[second], u[S::PITCH], u[S::PITCH + second]);
-#pragma unroll
-    for (int j = 0; j < S::TILES; j += 2) {
-      if (j >= width) continue;
-      const Pair b = {v[8 * j], v[8 * j + S::PITCH]};
-      if (j + 1 < S::TILES) {
-        multiply_add(out[j], out[(j + 1) % S::TILES], a, b,
-                     {v[8 * j + 8], v[8 * j + 8 + S::PITCH]});
-      } else {
-        multiply_add(out[j], a, b);
-      }
-    }
+    multiply_tile_columns<S>(out, a, y + 8 * k * S::PITCH, width);
   }
 }
 

@@ -60,11 +60,11 @@ RKA_DEVICE void add_bias(const Sequence<S>& s, const Rows& rows, int head, Strip
   }
 }
 
-// From location scores in y (their activation applied) and omega o S in x: exp(z - max z) into x,
-// and the inverse of its sum over the row, 0 where the row sees nothing.
+// From location scores in y (their activation applied) and omega o S in x: the weights into x, 0
+// where the row sees nothing. (Divided before they meet the values: a sum of many may overflow.)
 template <class S>
 RKA_DEVICE void softmax(const Sequence<S>& s, const Rows& rows, int head, const Strip<S::TILES>& y,
-                        Strip<S::TILES>& x, float (&inverse)[2]) {
+                        Strip<S::TILES>& x) {
   if (s.p.bias.data) add_bias(s, rows, head, x);
   float largest[2] = {-3.40282347e38f, -3.40282347e38f}, total[2] = {};
 #pragma unroll
@@ -86,9 +86,13 @@ RKA_DEVICE void softmax(const Sequence<S>& s, const Rows& rows, int head, const 
       total[c / 2] += x[j][c];
     }
   }
-  for (int half = 0; half < 2; ++half) {
-    const float sum = sum_of_row(total[half]);
-    inverse[half] = sum == 0.0f ? 0.0f : reciprocal(sum);
+  for (float& sum : total) {
+    sum = sum_of_row(sum);
+    sum = sum == 0.0f ? 0.0f : reciprocal(sum);
+  }
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    for (int c = 0; c < 4; ++c) x[j][c] *= total[c / 2];
   }
 }
 
@@ -100,7 +104,7 @@ RKA_DEVICE void drop(uint32_t kept, float factor, Strip<S::TILES>& x) {
   }
 }
 
-// The right operands of a head in the order of their use; their parity names the buffer.
+// The right operands of a head in the order of their use.
 enum Operand { SHAPE_KEY, SCALE_KEY, LOCATION_KEY, VALUE, NO_OPERAND };
 
 // Field by field: a reference chosen at run time would make every field a load of its own.
@@ -109,18 +113,47 @@ RKA_DEVICE Heads choose(bool condition, const Heads& x, const Heads& y) {
           condition ? x.row : y.row, condition ? x.width : y.width};
 }
 
-template <class S>
-RKA_DEVICE void fetch_operand(const Sequence<S>& s, int operand, int head) {
-  if (operand >= NO_OPERAND) return end_of_copies();
-  const Problem& p = s.p;
-  const Heads x =
-      choose(operand < LOCATION_KEY, choose(operand == SHAPE_KEY, p.shape_key, p.scale_key),
-             choose(operand == VALUE, p.value, p.key));
-  s.fetch_heads(s.buffer(operand % 2), x, head);
+RKA_DEVICE Heads right_operand(const Problem& p, int operand) {
+  return choose(operand < LOCATION_KEY, choose(operand == SHAPE_KEY, p.shape_key, p.scale_key),
+                choose(operand == VALUE, p.value, p.key));
 }
 
 RKA_DEVICE int first_operand(const Problem& p) {
   return p.has_shape() ? SHAPE_KEY : p.has_spread() ? SCALE_KEY : LOCATION_KEY;
+}
+
+// They come as chunks of columns as wide as a square, two ahead of their use, in turn into the two
+// buffers.
+struct Chunk {
+  int operand, column = 0, number = 0;
+};
+template <class S>
+RKA_DEVICE Chunk after(const Problem& p, const Chunk& c) {
+  const bool more = c.column + S::SIZE < right_operand(p, c.operand).width;
+  return {c.operand + !more, more ? c.column + S::SIZE : 0, c.number + 1};
+}
+template <class S>
+RKA_DEVICE void fetch_chunk(const Sequence<S>& s, const Chunk& c, int head) {
+  if (c.operand >= NO_OPERAND) return end_of_copies();
+  s.fetch_heads(s.buffer(c.number % 2), right_operand(s.p, c.operand), head, c.column);
+}
+
+// Of the queries' chunk and the one in shared memory: adds their products to the scores. (Those who
+// begin new scores clear them when the old ones are done with, and not here: they would have to be
+// kept until then, as they might go on.)
+template <class S>
+RKA_DEVICE void add_scores(const Sequence<S>& s, const Rows& rows, const Heads& query, int head,
+                           const Chunk& c, Strip<S::TILES>& scores) {
+  const Strip<S::TILES> q = s.load(query, head, c.column);
+  wait_for_copies<1>();
+  sync_block();
+  const int depth = (s.columns_from(c.column, query.width) + 7) / 8;
+  if (s.p.scalar == Scalar::float32) {
+    multiply_rows<S>(s.lane, scores, q, depth, s.buffer(c.number % 2), rows.pairs);
+  } else {
+    multiply_rows<S, true>(s.lane, scores, q, depth, s.buffer(c.number % 2), rows.pairs);
+  }
+  sync_block();
 }
 
 // K, or its factor by one warp: the others go on. The counts are in the second buffer afterwards.
@@ -128,14 +161,14 @@ template <class S>
 RKA_DEVICE void prepare(const Sequence<S>& s, int head) {
   correlation(s);
   sync_block();
-  fetch_operand(s, first_operand(s.p) == SHAPE_KEY ? SHAPE_KEY : NO_OPERAND, head);
+  if (first_operand(s.p) == SHAPE_KEY) fetch_chunk(s, {SHAPE_KEY}, head);
   if (s.p.mode == Mode::sample && s.lane.warp == 0) {
     cholesky<S>(s.lane, s.square, s.p.keys, s.p.jitter);
   }
 }
 
 // The prior of a head into x, zeros without shapes. K or its factor is in the square afterwards,
-// and the first two operands are on their way.
+// and the first two chunks of operands are on their way.
 template <class S>
 RKA_DEVICE void begin_head(const Sequence<S>& s, const Rows& rows, int head, bool first,
                            Strip<S::TILES>& x) {
@@ -144,7 +177,7 @@ RKA_DEVICE void begin_head(const Sequence<S>& s, const Rows& rows, int head, boo
     sync_block();  // the last head is done with both buffers
     if (start == SHAPE_KEY) {
       if (s.p.cooccurrence) s.fetch_counts();
-      fetch_operand(s, SHAPE_KEY, head);
+      fetch_chunk(s, {SHAPE_KEY}, head);
       if (s.p.cooccurrence) {
         wait_for_copies<1>();
         s.clear_diagonal();
@@ -155,8 +188,8 @@ RKA_DEVICE void begin_head(const Sequence<S>& s, const Rows& rows, int head, boo
   x.clear();
   if (start == SHAPE_KEY) shape_prior(s, rows, x);
   sync_block();  // the factor is there, the counts' place is free
-  if (start != SHAPE_KEY) fetch_operand(s, start, head);
-  fetch_operand(s, start + 1, head);
+  if (start != SHAPE_KEY) fetch_chunk(s, {start}, head);
+  fetch_chunk(s, after<S>(s.p, {start}), head);
 }
 
 // The strip of a head: S, scaled, plus the location, weights, times the values.
@@ -167,28 +200,27 @@ RKA_DEVICE void forward_head(const Sequence<S>& s, int head, bool first) {
   const int start = first_operand(p);
   const auto ignore = [](const Strip<S::TILES>&, const Strip<S::TILES>&) {};
   Strip<S::TILES> x, y;
+  y.clear();
   begin_head(s, rows, head, first, x);
   if (p.needs_covariance() && start != SHAPE_KEY) {  // a draw without shapes
     draw_noise(s, rows, head, x);
     multiply_lower_transposed<S>(s.lane, x, s.square, rows.pairs);
   }
+  Chunk chunk = {start}, ahead = after<S>(p, after<S>(p, chunk));
 #pragma unroll 1
-  for (int operand = start; operand < VALUE; ++operand) {
+  while (chunk.operand < VALUE) {
+    const int operand = chunk.operand;
     const Heads query = choose(operand == SHAPE_KEY, p.shape_query,
                                choose(operand == SCALE_KEY, p.scale_query, p.query));
     const float factor =
         operand == LOCATION_KEY ? p.location_scale : inverse_sqrt(float(query.width));
-    {
-      const Strip<S::TILES> q = s.load(query, head);
-      y.clear();
-      wait_for_copies<1>();
-      sync_block();
-      multiply_rows<S>(s.lane, y, q, (query.width + 7) / 8, s.buffer(operand % 2), rows.pairs);
-    }
-    sync_block();
-    fetch_operand(s, operand + 2, head);
+    add_scores(s, rows, query, head, chunk, y);
+    fetch_chunk(s, ahead, head);
+    ahead = after<S>(p, ahead), chunk = after<S>(p, chunk);
+    if (chunk.operand == operand) continue;  // there is more to add
     if (operand == SCALE_KEY) {
       apply_scale<S>(rows, y, factor, p.scale_bias ? p.scale_bias[head] : 0.0f, x);
+      y.clear();
       continue;
     }
     activate_strip<S>(p.activation, factor, y);
@@ -201,20 +233,27 @@ RKA_DEVICE void forward_head(const Sequence<S>& s, int head, bool first) {
       } else {
         mean_of_skew_normal(s, rows, x, y);
       }
+      y.clear();
     }
   }
-  float weight[2];
-  softmax(s, rows, head, y, x, weight);
+  softmax(s, rows, head, y, x);
   if (p.dropout > 0.0f) {
     drop<S>(draw_dropout(s, rows, head), 1.0f / (1.0f - p.dropout), x);
   }
-  y.clear();
-  wait_for_copies<0>();
-  sync_block();
-  const int width = p.value.width;
-  multiply_columns<S>(s.lane, y, x, rows.pairs, s.buffer(VALUE % 2), (width + 7) / 8);
-  float* out = static_cast<float*>(p.output) + s.noise_head(head) * p.rows * width;
-  s.store(y, out, p.rows, width, width, weight);
+#pragma unroll 1
+  while (true) {
+    y.clear();
+    wait_for_copies<1>();
+    sync_block();
+    const int width = s.columns_from(chunk.column, p.value.width);
+    multiply_columns<S>(s.lane, y, x, rows.pairs, s.buffer(chunk.number % 2), (width + 7) / 8);
+    s.store_output(y, head, chunk.column);
+    chunk = after<S>(p, chunk);
+    if (chunk.operand != VALUE) break;
+    sync_block();
+    fetch_chunk(s, ahead, head);
+    ahead = after<S>(p, ahead);
+  }
 }
 
 // Heads part, part + parts, ...: blocks that share a sequence repeat its covariance.

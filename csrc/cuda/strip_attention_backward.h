@@ -13,9 +13,10 @@ namespace rka::cuda {
 enum SavedStrip {
   SAVED_SLOPES,    // d alpha / d shape score
   SAVED_SHAPES,    // A
-  SAVED_PRODUCTS,  // B = A L
+  SAVED_PRODUCTS,  // B = A L, for the mean P = A K
   SAVED_SUMS,      // C = E + c B
   SAVED_DRAWS,     // S
+  SAVED_LOCATIONS, // f(location scores), for tanh
   SAVED_SCALES,    // scale scores
   SAVED_D_LOGITS,
   SAVED_D_FACTOR,
@@ -58,6 +59,11 @@ RKA_DEVICE float slope_of(Activation f) {
   return f == Activation::leaky_relu ? 0.01f : f == Activation::relu ? 0.0f : 1.0f;
 }
 
+// f'(z) from f(z), which has the sign of z.
+RKA_DEVICE float slope_at(Activation f, float slope, float value) {
+  return f == Activation::tanh ? fmaf(-value, value, 1.0f) : value > 0.0f ? 1.0f : slope;
+}
+
 // Of the products with an operand.
 RKA_DEVICE float scale_of(const Problem& p, int operand, int width) {
   return operand == VALUE          ? 1.0f
@@ -82,28 +88,25 @@ RKA_DEVICE void weights_again(const Sequence<S>& s, const Saved<S>& saved, int h
   const Problem& p = s.p;
   const int start = first_operand(p);
   const float slope = slope_of(p.activation);
+  y.clear();
   begin_head(s, h.rows, head, first, x);
   if (p.needs_covariance() && start != SHAPE_KEY) {
     draw_noise(s, h.rows, head, x);
     saved.put(SAVED_SUMS, x);
     multiply_lower_transposed<S>(s.lane, x, s.square, h.rows.pairs);
   }
+  Chunk chunk = {start}, ahead = after<S>(p, after<S>(p, chunk));
 #pragma unroll 1
-  for (int operand = start; operand < NO_OPERAND; ++operand) {
+  while (chunk.operand < NO_OPERAND) {
+    const int operand = chunk.operand;
     const Heads query =
         choose(operand < LOCATION_KEY, choose(operand == SHAPE_KEY, p.shape_query, p.scale_query),
                choose(operand == VALUE, p.grad, p.query));
     const float factor = scale_of(p, operand, query.width);
-    {
-      const Strip<S::TILES> q = s.load(query, head);
-      y.clear();
-      wait_for_copies<1>();
-      sync_block();
-      multiply_rows<S>(s.lane, y, q, (query.width + 7) / 8, s.buffer(operand % 2), h.rows.pairs);
-    }
-    sync_block();
-    fetch_operand(s, operand + 2, head);
-    if (operand == VALUE) break;
+    add_scores(s, h.rows, query, head, chunk, y);
+    fetch_chunk(s, ahead, head);
+    ahead = after<S>(p, ahead), chunk = after<S>(p, chunk);
+    if (chunk.operand == operand || operand == VALUE) continue;  // there is more to add, or the end
     if (operand == SCALE_KEY) {
       const float bias = p.scale_bias ? p.scale_bias[head] : 0.0f;
       saved.put(SAVED_DRAWS, x);
@@ -115,37 +118,42 @@ RKA_DEVICE void weights_again(const Sequence<S>& s, const Saved<S>& saved, int h
         }
       }
       saved.put(SAVED_SCALES, y);
+      y.clear();
       continue;
     }
     if (operand == SHAPE_KEY) {
+      activate_strip<S>(p.activation, factor, y);
       Strip<S::TILES> slopes;
 #pragma unroll
       for (int j = 0; j < S::TILES; ++j) {
         for (int c = 0; c < 4; ++c) {
-          slopes[j][c] = y[j][c] > 0.0f ? x[j][c] : slope * x[j][c];
-          x[j][c] = slopes[j][c] * factor * y[j][c];
+          slopes[j][c] = x[j][c] * slope_at(p.activation, slope, y[j][c]);
+          x[j][c] *= y[j][c];
         }
       }
       saved.put(SAVED_SLOPES, slopes);
       saved.put(SAVED_SHAPES, x);
-      h.draw = draw_skew_normal(s, h.rows, head, x, y,
-                                [&](const Strip<S::TILES>& c, const Strip<S::TILES>& b) {
-                                  saved.put(SAVED_SUMS, c);
-                                  saved.put(SAVED_PRODUCTS, b);
-                                });
+      if (p.mode == Mode::mean) {
+        h.draw = mean_of_skew_normal(s, h.rows, x, y);
+        saved.put(SAVED_PRODUCTS, y);
+      } else {
+        h.draw = draw_skew_normal(s, h.rows, head, x, y,
+                                  [&](const Strip<S::TILES>& c, const Strip<S::TILES>& b) {
+                                    saved.put(SAVED_SUMS, c);
+                                    saved.put(SAVED_PRODUCTS, b);
+                                  });
+      }
+      y.clear();
       continue;
     }
-    activate_strip<S>(p.activation, factor, y);  // which keeps the sign
+    activate_strip<S>(p.activation, factor, y);
+    if (p.activation == Activation::tanh) saved.put(SAVED_LOCATIONS, y);
 #pragma unroll
     for (int j = 0; j < S::TILES; ++j) {
       for (int c = 0; c < 4; ++c) h.positive |= (y[j][c] > 0.0f ? 1u : 0u) << (4 * j + c);
     }
-    float weight[2];
-    softmax(s, h.rows, head, y, x, weight);
-#pragma unroll
-    for (int j = 0; j < S::TILES; ++j) {
-      for (int c = 0; c < 4; ++c) x[j][c] *= weight[c / 2];
-    }
+    softmax(s, h.rows, head, y, x);
+    y.clear();
     if (p.dropout > 0.0f) h.kept = draw_dropout(s, h.rows, head);
   }
 }
@@ -176,7 +184,44 @@ RKA_DEVICE void softmax_backward(const Sequence<S>& s, const Saved<S>& saved, in
   if (p.dropout > 0.0f) drop<S>(h.kept, factor, x);
 }
 
-// d S = d Z omega; adds to the gradient of the factor, and leaves that of the shapes in x.
+// For the mean, from d S in x: adds A' d P to the gradient of K, leaves that of the shapes in x.
+template <class S>
+RKA_DEVICE void mean_backward(const Sequence<S>& s, const Saved<S>& saved, const HeadState<S>& h,
+                              Strip<S::TILES>& x, Strip<S::TILES>& sum) {
+  const Problem& p = s.p;
+  const Lane& l = s.lane;
+  Strip<S::TILES> y = saved.get(SAVED_PRODUCTS);
+  float along[2] = {}, of_a[2];
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    for (int c = 0; c < 4; ++c) along[c / 2] = fmaf(x[j][c], y[j][c], along[c / 2]);
+  }
+  for (int half = 0; half < 2; ++half) {
+    of_a[half] = SkewRowGrad<float>::of(h.draw.row[half], sum_of_row(along[half])).shape_to_p;
+  }
+  {
+    const Strip<S::TILES> a = saved.get(SAVED_SHAPES);
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      for (int c = 0; c < 4; ++c) {
+        x[j][c] = fmaf(h.draw.row[c / 2].p_weight, x[j][c], of_a[c / 2] * a[j][c]);
+        y[j][c] *= of_a[c / 2];
+      }
+    }
+    sync_block();
+    s.put(a, s.buffer(0));
+  }
+  s.put(x, s.buffer(1));
+  sync_block();
+  const int last = (p.rows + 7) / 8, from = p.causal ? 2 * l.warp : 0;
+  multiply_transposed<S>(l, sum, s.buffer(0), s.buffer(1), from, last, S::TILES);
+  const int depth = 2 * h.rows.pairs < S::TILES ? 2 * h.rows.pairs : S::TILES;
+  multiply_rows<S>(l, y, x, depth, s.square, h.rows.pairs);
+  x = y;
+}
+
+// d S = d Z omega; adds to the gradient of the factor, for the mean to that of K, and leaves that
+// of the shapes in x.
 template <class S>
 RKA_DEVICE void draw_backward(const Sequence<S>& s, const Saved<S>& saved, const HeadState<S>& h,
                               bool first, Strip<S::TILES>& x) {
@@ -195,12 +240,21 @@ RKA_DEVICE void draw_backward(const Sequence<S>& s, const Saved<S>& saved, const
   } else {
     sum = saved.get(SAVED_D_FACTOR);
   }
-  sync_block();
-  s.put(x, s.buffer(0));
-  s.put(saved.get(SAVED_SUMS), s.buffer(1));
-  sync_block();
-  multiply_transposed<S>(l, sum, s.buffer(0), s.buffer(1), from, last, width);
-  if (p.has_shape()) {
+  if (p.mode == Mode::mean) {
+    mean_backward(s, saved, h, x, sum);
+    saved.put(SAVED_D_FACTOR, sum);
+    return;
+  }
+  y = saved.get(SAVED_SUMS);
+#pragma unroll 1  // d L = d S' C + A' d B
+  for (bool shapes = false;; shapes = true) {
+    sync_block();
+    s.put(x, s.buffer(0));
+    s.put(y, s.buffer(1));
+    sync_block();
+    multiply_transposed<S>(l, sum, s.buffer(0), s.buffer(1), from, last, width);
+    if (shapes || !p.has_shape()) break;
+    x = s.get(s.buffer(0));  // which needs no registers meanwhile
     multiply_lower<S>(l, y, x, s.square, h.rows.pairs);  // d C
     const Strip<S::TILES> b = saved.get(SAVED_PRODUCTS);
     x = saved.get(SAVED_SUMS);
@@ -223,15 +277,13 @@ RKA_DEVICE void draw_backward(const Sequence<S>& s, const Saved<S>& saved, const
         y[j][c] = fmaf(h.draw.row[c / 2].p_weight, y[j][c], noise);
       }
     }
-    sync_block();
-    s.put(saved.get(SAVED_SHAPES), s.buffer(0));
-    s.put(y, s.buffer(1));
-    sync_block();
-    multiply_transposed<S>(l, sum, s.buffer(0), s.buffer(1), from, last, width);
-    multiply_lower_transposed<S>(l, y, s.square, h.rows.pairs);
-    x = y;
+    x = saved.get(SAVED_SHAPES);
   }
   saved.put(SAVED_D_FACTOR, sum);
+  if (p.has_shape()) {
+    x = s.get(s.buffer(1));
+    multiply_lower_transposed<S>(l, x, s.square, h.rows.pairs);
+  }
 }
 
 // From d scores (or weights) in x: gradients of the rows that made them. `key` may have no data:
@@ -241,25 +293,31 @@ RKA_DEVICE void rows_backward(const Sequence<S>& s, const HeadState<S>& h, int h
                               const Strip<S::TILES>& x, const Heads& query, const Heads& key,
                               float factor, float* d_query, float* d_key) {
   const Problem& p = s.p;
-  sync_block();  // buffers and the extra square are done with
-  if (key.data) s.fetch_heads(s.buffer(0), key, head);
-  s.fetch_queries(s.buffer(1), query, head);
+  const int width = query.width;
+  sync_block();  // the extra square is done with
   s.put(x, s.extra());
-  wait_for_copies<0>();
-  sync_block();
-  const int width = query.width, tiles = (width + 7) / 8;
-  Strip<S::TILES> y;
-  if (d_query && key.data) {
-    y.clear();
-    multiply_columns<S>(s.lane, y, x, h.rows.pairs, s.buffer(0), tiles);
-    s.store(y, d_query + s.noise_head(head) * p.rows * width, p.rows, width, width,
-            {factor, factor});
-  }
-  if (d_key) {
-    y.clear();
-    multiply_transposed<S>(s.lane, y, s.extra(), s.buffer(1), p.causal ? 2 * s.lane.warp : 0,
-                           (p.rows + 7) / 8, tiles);
-    s.store(y, d_key + s.noise_head(head) * p.keys * width, p.keys, width, width, {factor, factor});
+#pragma unroll 1
+  for (int column = 0; column < width; column += S::SIZE) {
+    if (column > 0) sync_block();  // the buffers are done with
+    if (key.data) s.fetch_heads(s.buffer(0), key, head, column);
+    s.fetch_queries(s.buffer(1), query, head, column);
+    wait_for_copies<0>();
+    sync_block();
+    const int columns = s.columns_from(column, width), tiles = (columns + 7) / 8;
+    Strip<S::TILES> y;
+    if (d_query && key.data) {
+      y.clear();
+      multiply_square_columns<S>(s.lane, y, s.extra(), h.rows.pairs, s.buffer(0), tiles);
+      s.store(y, d_query + s.noise_head(head) * p.rows * width + column, p.rows, width, columns,
+              {factor, factor});
+    }
+    if (d_key) {
+      y.clear();
+      multiply_transposed<S>(s.lane, y, s.extra(), s.buffer(1), p.causal ? 2 * s.lane.warp : 0,
+                             (p.rows + 7) / 8, tiles);
+      s.store(y, d_key + s.noise_head(head) * p.keys * width + column, p.keys, width, columns,
+              {factor, factor});
+    }
   }
 }
 
@@ -280,9 +338,17 @@ RKA_DEVICE void backward_head(const Sequence<S>& s, const Saved<S>& saved, int h
     if (operand == SCALE_KEY && !p.has_spread()) break;
     if (operand == LOCATION_KEY) {
       x = saved.get(SAVED_D_LOGITS);
+      if (p.activation == Activation::tanh) {
+        const Strip<S::TILES> y = saved.get(SAVED_LOCATIONS);
 #pragma unroll
-      for (int j = 0; j < S::TILES; ++j) {
-        for (int c = 0; c < 4; ++c) x[j][c] *= h.positive >> (4 * j + c) & 1 ? 1.0f : slope;
+        for (int j = 0; j < S::TILES; ++j) {
+          for (int c = 0; c < 4; ++c) x[j][c] *= slope_at(p.activation, slope, y[j][c]);
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < S::TILES; ++j) {
+          for (int c = 0; c < 4; ++c) x[j][c] *= h.positive >> (4 * j + c) & 1 ? 1.0f : slope;
+        }
       }
     } else if (operand == SCALE_KEY) {
       x = saved.get(SAVED_D_LOGITS);
@@ -335,7 +401,11 @@ RKA_DEVICE void strip_backward(const Problem& p, int b, int64_t scratch, float* 
   for (int head = 0; head < p.heads; ++head) backward_head(s, saved, head, head == 0);
   if (p.wants_covariance()) {
     Strip<S::TILES> x = saved.get(SAVED_D_FACTOR);
-    factor_backward(s, x);
+    if (p.mode == Mode::mean) {
+      add_transposed(s, x);
+    } else {
+      factor_backward(s, x);
+    }
     correlation_backward(s);
   }
   sync_block();  // shared memory is the next sequence's

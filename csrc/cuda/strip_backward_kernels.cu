@@ -1,4 +1,4 @@
-// The backward kernel for short sequences, of up to 56 rows and columns.
+// The backward kernel for short sequences, for up to 56 and up to 64 rows and columns.
 #include "launch.h"
 #include "strip_attention_backward.h"
 #include "strip_launch.h"
@@ -10,7 +10,7 @@ namespace {
 extern __shared__ float4 dynamic_shared[];
 
 template <int TILES>
-__global__ void __launch_bounds__(WARPS* LANES, STRIP_BLOCKS)
+__global__ void __launch_bounds__(WARPS* LANES, strip_backward_blocks(TILES))
     strip_backward_kernel(const __grid_constant__ Problem p) {
 #pragma unroll 1
   for (int b = blockIdx.x; b < p.batch; b += gridDim.x) {
@@ -20,9 +20,19 @@ __global__ void __launch_bounds__(WARPS* LANES, STRIP_BLOCKS)
 
 }  // namespace
 
-const char* launch_strip_backward(const Problem& p, int, int sequences, void* stream) {
-  return launch_strips(strip_backward_kernel<FEWEST_TILES>, dim3(sequences),
-                       Sequence<Shape<FEWEST_TILES>>::BACKWARD_FLOATS, p, stream);
+namespace {
+
+template <int TILES>
+const char* launch(const Problem& p, int sequences, void* stream) {
+  return launch_strips(strip_backward_kernel<TILES>, dim3(sequences),
+                       Sequence<Shape<TILES>>::BACKWARD_FLOATS, p, stream);
+}
+
+}  // namespace
+
+const char* launch_strip_backward(const Problem& p, int tiles, int sequences, void* stream) {
+  return tiles == FEWEST_TILES ? launch<FEWEST_TILES>(p, sequences, stream)
+                               : launch<MOST_TILES>(p, sequences, stream);
 }
 
 }  // namespace rka::cuda

@@ -81,6 +81,21 @@ RKA_DEVICE void factor_backward(const Sequence<S>& s, Strip<S::TILES>& x) {
   s.put(x, s.extra());
 }
 
+// A gradient of K in x and its transpose, summed, into the extra square.
+template <class S>
+RKA_DEVICE void add_transposed(const Sequence<S>& s, Strip<S::TILES>& x) {
+  sync_block();  // the last head is done with the extra square
+  s.put(x, s.extra());
+  sync_block();
+  const Strip<S::TILES> across = s.transposed(s.extra());
+#pragma unroll
+  for (int j = 0; j < S::TILES; ++j) {
+    for (int c = 0; c < 4; ++c) x[j][c] += across[j][c];
+  }
+  sync_block();
+  s.put(x, s.extra());
+}
+
 // Of one exponential kernel: entry becomes the gradient of the Gram matrix.
 struct CosineBackward {
   float gamma, weight;
@@ -111,11 +126,8 @@ RKA_DEVICE void features_backward(const Sequence<S>& s, const CosineBackward& by
 #pragma unroll 1
   for (int user = 0; user <= (p.gate != nullptr); ++user) {
     Strip<S::TILES> d;
-    {
-      const Strip<S::TILES> d_gram = s.get(user ? s.buffer(1) : s.extra());
-      d.clear();
-      multiply_columns<S>(l, d, d_gram, pairs, s.buffer(0), tiles);
-    }
+    d.clear();
+    multiply_square_columns<S>(l, d, user ? s.buffer(1) : s.extra(), pairs, s.buffer(0), tiles);
 #pragma unroll
     for (int j = 0; j < S::TILES; ++j) {
       if (j >= tiles) continue;

@@ -23,9 +23,10 @@ struct Rows {
   }
 };
 
-// Whether rows `stride` apart can be read and written two floats at a time.
-RKA_DEVICE bool in_pairs(const float* x, int64_t stride, int width) {
-  return (reinterpret_cast<uintptr_t>(x) / sizeof(float) & 1) == 0 && ((stride | width) & 1) == 0;
+// Whether rows `stride` apart can be read and written two numbers at a time.
+template <class T>
+RKA_DEVICE bool in_pairs(const T* x, int64_t stride, int width) {
+  return (reinterpret_cast<uintptr_t>(x) / sizeof(T) & 1) == 0 && ((stride | width) & 1) == 0;
 }
 // This thread's part of `width` columns of a matrix into a square, with zeros to the next multiple
 // of 16: rows warp, warp + 4, ... of those whose bit is set, zeros for the others.
@@ -52,6 +53,39 @@ RKA_DEVICE void fetch_rows(float* to, const float* from, int64_t stride, int wid
         copy_one(to + 1, from + second, second && left & 1);
         to += WARPS * S::PITCH, from += WARPS * stride, left >>= WARPS;
       }
+    }
+  }
+  end_of_copies();
+}
+RKA_DEVICE Pair widen_pair(uint32_t word, Scalar scalar) {
+  return {widen(uint16_t(word), scalar), widen(uint16_t(word >> 16), scalar)};
+}
+// The same of a matrix in half precision; not in the background, as it is widened on its way.
+template <class S>
+RKA_DEVICE void fetch_half_rows(float* to, const uint16_t* from, Scalar scalar, int64_t stride,
+                                int width, int rows, uint64_t exists) {
+  constexpr int AT_ONCE = 8;  // rows whose arrival is waited for together
+  const int thread = kept(thread_index()), warp = thread / LANES, c = 2 * (thread % LANES);
+  if (c < (width + STRIP - 1) / STRIP * STRIP && c < S::SIZE) {
+    to += warp * S::PITCH + c;
+    from += warp * stride + c;
+    uint64_t left = exists >> warp;
+    const bool pairs = in_pairs(from, stride, width);
+#pragma unroll 1
+    for (int r = 0; r < rows; r += AT_ONCE * WARPS) {
+      uint32_t x[AT_ONCE];
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) {
+        const bool there = left >> WARPS * i & 1;
+        x[i] = load_constant_halves(from + i * WARPS * stride, there ? width - c : 0, pairs);
+      }
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) {
+        if (r + i * WARPS >= rows) continue;
+        const Pair u = widen_pair(x[i], scalar);
+        store_pair(to + i * WARPS * S::PITCH, u.x, u.y);
+      }
+      to += AT_ONCE * WARPS * S::PITCH, from += AT_ONCE * WARPS * stride, left >>= AT_ONCE * WARPS;
     }
   }
   end_of_copies();
@@ -143,22 +177,39 @@ struct Sequence {
   // Starts the copy of the rows of keys that exist, zeros for the others.
   RKA_DEVICE void fetch(float* to, const float* from, int64_t stride, int width,
                         uint64_t some) const {
-    const int strips = (p.keys + STRIP - 1) / STRIP * STRIP;
-    fetch_rows<S>(to, from, stride, width, strips < S::SIZE ? strips : S::SIZE, some);
+    fetch_rows<S>(to, from, stride, width, key_rows(), some);
   }
   RKA_DEVICE void fetch(float* to, const float* from, int64_t stride, int width) const {
     fetch(to, from, stride, width, exists);
   }
   // The counts of every key: one that does not exist may still ask, and then its own count.
   RKA_DEVICE void fetch_counts() const { fetch(buffer(1), counts(), p.keys, p.keys, all_keys()); }
-  RKA_DEVICE void fetch_heads(float* to, const Heads& x, int head) const {
-    const float* from = static_cast<const float*>(x.data) + b * x.batch + head * x.head;
-    fetch(to, from, x.row, x.width);
+  // A square's columns from `column` on of a (B, H, keys, width) tensor.
+  RKA_DEVICE void fetch_heads(float* to, const Heads& x, int head, int column) const {
+    fetch_some(to, x, head, column, key_rows(), exists);
   }
   // All rows of a (B, H, n, width) tensor, where rows are summed over.
-  RKA_DEVICE void fetch_queries(float* to, const Heads& x, int head) const {
-    const float* from = static_cast<const float*>(x.data) + b * x.batch + head * x.head;
-    fetch_rows<S>(to, from, x.row, x.width, S::SIZE, ~uint64_t(0) >> (64 - p.rows));
+  RKA_DEVICE void fetch_queries(float* to, const Heads& x, int head, int column) const {
+    fetch_some(to, x, head, column, S::SIZE, ~uint64_t(0) >> (64 - p.rows));
+  }
+  RKA_DEVICE void fetch_some(float* to, const Heads& x, int head, int column, int rows,
+                             uint64_t some) const {
+    const int64_t first = b * x.batch + head * x.head + column;
+    const int width = columns_from(column, x.width);
+    if (p.scalar == Scalar::float32) {
+      fetch_rows<S>(to, static_cast<const float*>(x.data) + first, x.row, width, rows, some);
+    } else {
+      const uint16_t* from = static_cast<const uint16_t*>(x.data) + first;
+      fetch_half_rows<S>(to, from, p.scalar, x.row, width, rows, some);
+    }
+  }
+  RKA_DEVICE int columns_from(int column, int width) const {
+    return width - column < S::SIZE ? width - column : S::SIZE;
+  }
+  // Of keys, to the end of their last strip.
+  RKA_DEVICE int key_rows() const {
+    const int strips = (p.keys + STRIP - 1) / STRIP * STRIP;
+    return strips < S::SIZE ? strips : S::SIZE;
   }
   // This thread's part of the counts' diagonal becomes zero. To be called when its copies are
   // complete, before the barrier.
@@ -167,14 +218,16 @@ struct Sequence {
     if (r % WARPS == lane.warp && r < S::SIZE) buffer(1)[r * (S::PITCH + 1)] = 0.0f;
   }
 
-  // The warp's rows of a (B, H, n, width) tensor, zeros beyond.
-  RKA_DEVICE Strip<S::TILES> load(const Heads& x, int head) const {
-    const float* from = static_cast<const float*>(x.data) + b * x.batch + head * x.head;
+  // The warp's rows of a (B, H, n, width) tensor from `column` on, zeros beyond.
+  RKA_DEVICE Strip<S::TILES> load(const Heads& x, int head, int column) const {
+    if (p.scalar != Scalar::float32) return load_halves(x, head, column);
+    const float* from = static_cast<const float*>(x.data) + b * x.batch + head * x.head + column;
     const bool pairs = in_pairs(from, x.row, x.width);
+    const int width = x.width - column - 2 * lane.t;
     Strip<S::TILES> strip;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = lane.row(half), left = row < p.rows ? x.width - 2 * lane.t : 0;
+      const int row = lane.row(half), left = row < p.rows ? width : 0;
       const float* at = from + (row < p.rows ? row : 0) * x.row + 2 * lane.t;
       if (pairs) {
 #pragma unroll
@@ -192,6 +245,53 @@ struct Sequence {
       }
     }
     return strip;
+  }
+
+  RKA_DEVICE Strip<S::TILES> load_halves(const Heads& x, int head, int column) const {
+    const int64_t first = b * x.batch + head * x.head + column;
+    const uint16_t* from = static_cast<const uint16_t*>(x.data) + first;
+    const bool pairs = in_pairs(from, x.row, x.width);
+    const int width = x.width - column - 2 * lane.t;
+    Strip<S::TILES> strip;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane.row(half), left = row < p.rows ? width : 0;
+      const uint16_t* at = from + (row < p.rows ? row : 0) * x.row + 2 * lane.t;
+#pragma unroll
+      for (int j = 0; j < S::TILES; ++j) {
+        const uint32_t word = load_constant_halves(at + 8 * j, left - 8 * j, pairs);
+        const Pair u = widen_pair(word, p.scalar);
+        strip[j][2 * half] = u.x, strip[j][2 * half + 1] = u.y;
+      }
+    }
+    return strip;
+  }
+
+  // The warp's rows of the output from `column` on, in its type.
+  RKA_DEVICE void store_output(const Strip<S::TILES>& x, int head, int column) const {
+    const int width = p.value.width, columns = columns_from(column, width);
+    const int64_t first = noise_head(head) * p.rows * width + column;
+    if (p.scalar == Scalar::float32) {
+      store(x, static_cast<float*>(p.output) + first, p.rows, width, columns, {1.0f, 1.0f});
+    } else if (p.scalar == Scalar::float16) {
+      store_halves(x, static_cast<Float16*>(p.output) + first, columns);
+    } else {
+      store_halves(x, static_cast<BFloat16*>(p.output) + first, columns);
+    }
+  }
+  template <class T>
+  RKA_DEVICE void store_halves(const Strip<S::TILES>& x, T* to, int width) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane.row(half), left = row < p.rows ? width - 2 * lane.t : 0;
+      T* at = to + row * p.value.width + 2 * lane.t;
+#pragma unroll
+      for (int j = 0; j < S::TILES; ++j) {
+        for (int c = 0; c < 2; ++c) {
+          if (8 * j + c < left) narrow(x[j][2 * half + c], at + 8 * j + c);
+        }
+      }
+    }
   }
 
   // The warp's rows into `width` columns of a matrix, each row times its weight.

@@ -179,6 +179,18 @@ RKA_DEVICE Pair load_constant_pair(const float* p, bool exists) {
   return load_pair(p);
 #endif
 }
+// Two of half precision as one word, the second above the first; `left` of them exist. `pairs`:
+// they lie on a boundary of four bytes, and exist both or not at all.
+RKA_DEVICE uint32_t load_constant_halves(const uint16_t* p, int left, bool pairs) {
+  if (left <= 0) return 0;
+#if defined(__CUDA_ARCH__)
+  if (pairs) return __ldg(reinterpret_cast<const uint32_t*>(p));
+  return __ldg(p) | (left > 1 ? uint32_t(__ldg(p + 1)) << 16 : 0);
+#else
+  if (pairs && reinterpret_cast<uintptr_t>(p) % 4) __builtin_trap();
+  return p[0] | (left > 1 ? uint32_t(p[1]) << 16 : 0);
+#endif
+}
 
 // Over the four lanes that hold one row of a strip.
 RKA_DEVICE float sum_of_row(float x) {

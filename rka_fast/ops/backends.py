@@ -12,7 +12,6 @@ CUDA ahead where it is faster.
 import os
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from rka_fast.ops.arguments import Arguments, Relations
@@ -64,8 +63,8 @@ def available_backends() -> list[str]:
     return [name for name, backend in BACKENDS.items() if not backend.why_not(None)]
 
 
-SHORT = 56
-"""The most positions, and the widest head, of CUDA's kernels on tensor cores in both passes."""
+SHORT = 64
+"""The most positions of CUDA's kernels on tensor cores."""
 
 
 def order(a: Arguments) -> list[str]:
@@ -75,10 +74,8 @@ def order(a: Arguments) -> list[str]:
     where Triton takes 1.15 and 3.0; beyond its short kernels Triton is ahead.
     """
     names = list(BACKENDS)
-    sizes = (a.query.shape[2], a.key.shape[2], a.query.shape[3], a.value.shape[3])
-    plain = a.query.dtype == torch.float32 and a.activation != "tanh" and a.row_offset == 0
-    plain = plain and a.time_table is None and a.correlation is None
-    if plain and max(sizes) <= SHORT:
+    plain = a.row_offset == 0 and a.time_table is None and a.correlation is None
+    if plain and max(a.query.shape[2], a.key.shape[2]) <= SHORT:
         names.remove("cuda")
         names.insert(names.index("triton"), "cuda")
     return names

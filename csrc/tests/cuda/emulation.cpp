@@ -92,12 +92,12 @@ const char* backward(const Problem& p, int sequences) {
 }
 
 template <int TILES>
-const char* strip_forward_blocks(const Problem& p, int parts) {
+const char* strip_forward(const Problem& p, int parts) {
   for (int i = 0; i < p.batch * parts; ++i) {
     const char* failed = nullptr;
     const char* error = with_shared(Sequence<Shape<TILES>>::FLOATS, [&](float* shared) {
       failed = host::run_block(WARPS * LANES, order, [&] {
-        strip_forward<Shape<TILES>>(p, i / parts, i % parts, parts, shared);
+        cuda::strip_forward<Shape<TILES>>(p, i / parts, i % parts, parts, shared);
       });
     });
     if (failed || error) return failed ? failed : error;
@@ -106,13 +106,14 @@ const char* strip_forward_blocks(const Problem& p, int parts) {
 }
 
 template <int TILES>
-const char* strip_backward_blocks(const Problem& p, int sequences) {
+const char* strip_backward(const Problem& p, int sequences) {
   for (int b = 0; b < p.batch; ++b) {
     poison_scratch(p, b % sequences);
     const char* failed = nullptr;
     const char* error = with_shared(Sequence<Shape<TILES>>::BACKWARD_FLOATS, [&](float* shared) {
-      failed = host::run_block(WARPS * LANES, order,
-                               [&] { strip_backward<Shape<TILES>>(p, b, b % sequences, shared); });
+      failed = host::run_block(WARPS * LANES, order, [&] {
+        cuda::strip_backward<Shape<TILES>>(p, b, b % sequences, shared);
+      });
     });
     if (failed || error) return failed ? failed : error;
   }
@@ -136,13 +137,14 @@ const char* launch_backward(const Problem& p, int sequences, void*) {
 
 const char* launch_strip_forward(const Problem& p, int tiles, int parts, void*) {
   ++launches, ++strip_launches;
-  return tiles == FEWEST_TILES ? strip_forward_blocks<FEWEST_TILES>(p, parts)
-                               : strip_forward_blocks<MOST_TILES>(p, parts);
+  return tiles == FEWEST_TILES ? strip_forward<FEWEST_TILES>(p, parts)
+                               : strip_forward<MOST_TILES>(p, parts);
 }
 
-const char* launch_strip_backward(const Problem& p, int, int sequences, void*) {
+const char* launch_strip_backward(const Problem& p, int tiles, int sequences, void*) {
   ++launches, ++strip_launches, scratch_floats = p.scratch_per_block * sequences;
-  return strip_backward_blocks<FEWEST_TILES>(p, sequences);
+  return tiles == FEWEST_TILES ? strip_backward<FEWEST_TILES>(p, sequences)
+                               : strip_backward<MOST_TILES>(p, sequences);
 }
 
 void set_device(int64_t limit, int64_t count, bool tensors) {
