@@ -250,7 +250,7 @@ def table_cases(arches, n_blocks, dtypes):
 # that, and with padding and dropout beyond 128 bytes spilled; it is kept from growing, and so are
 # the variants that few calls take.
 BUDGETS = {"forward_kernel": (128, 125 * KB), "backward_kernel": (144, 235 * KB)}
-OF_FEW_CALLS = ("masked", "tf32", "odd", "times")
+OF_FEW_CALLS = ("masked", "tf32", "odd")
 BUDGET_OF_FEW_CALLS = (208, 243 * KB)
 SHARED = 57 * KB
 
