@@ -55,7 +55,7 @@ class Flags:
     # Millions of events of each log, with commas between.
     millions: str = "1,5,20"
     # Those to run, with commas between; the ones before must have run in the folder.
-    stages: str = "read,split,count,candidates,step,evaluate"
+    stages: str = "read,split,count,candidates,train,evaluate"
     # Keep logs and sequences here, by default in a temporary folder.
     folder: str | None = None
     # Write the table to this file.
@@ -168,29 +168,33 @@ def candidates(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Found]]
     )
 
 
-def trainer_of(folder: Path) -> Trainer:
+def trainer_of(folder: Path, sequences: Sequences | None = None) -> Trainer:
     config = config_of(folder, eval_users=ASKED)
     description = {"source": config.data, "split": config.split}
-    return Trainer(config, kept(folder), RunFolder(config.run_dir), description, quiet=True)
+    sequences = sequences or kept(folder)
+    return Trainer(config, sequences, RunFolder(config.run_dir), description, quiet=True)
 
 
-def step(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Found]]:
+def train(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Found]]:
+    config, sequences = config_of(folder, eval_users=ASKED), kept(folder)
+    told_before = foreseen(config, SPLITS[config.split](sequences, split_options(config)))
+
     def make() -> tuple[Trainer, list[float]]:
-        trainer, seconds = trainer_of(folder), []
+        trainer, seconds = trainer_of(folder, sequences), []
         for _ in range(STEPS):
             begin = time.perf_counter()
             trainer._step([])
             trainer.progress.step += 1
             seconds.append(time.perf_counter() - begin)
+        trainer.folder.path.mkdir(exist_ok=True)
+        trainer._save(trainer.folder.last)
         return trainer, seconds
 
     def told(made: tuple[Trainer, list[float]]) -> Found:
         trainer, seconds = made
         weights = sum(p.nbytes for p in trainer.model.parameters())
-        peak = foreseen(trainer.config, trainer.split).step / MIB
-        return Found(
-            4 * weights, f"{np.median(seconds):.2f} s a step, of which foreseen {peak:,.0f} MiB"
-        )
+        note = f"{np.median(seconds):.2f} s a step; {STEPS} steps and a checkpoint; foreseen "
+        return Found(4 * weights, f"{note}{told_before.peak / MIB:,.0f} MiB in all")
 
     return make, told
 
@@ -202,7 +206,7 @@ def evaluate(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Found]]:
     )
 
 
-MADE = {f.__name__: f for f in (read, split, count, candidates, step, evaluate)}
+MADE = {f.__name__: f for f in (read, split, count, candidates, train, evaluate)}
 
 
 def run_stage(name: str, folder: Path) -> dict[str, Any]:

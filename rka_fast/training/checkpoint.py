@@ -45,10 +45,7 @@ class Checkpoint:
             header["optimizer"] = self.optimizer["param_groups"]
             for index, state in self.optimizer["state"].items():
                 tensors.update({f"optimizer.{index}.{key}": value for key, value in state.items()})
-        # clones: tensors that share memory (tied weights) are refused otherwise
-        tensors = {
-            name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()
-        }
+        tensors = _apart(tensors)
         header["digest"] = _digest(header, tensors)
         write_atomically(path, safetensors.torch.save(tensors, {"rka_fast": json.dumps(header)}))
 
@@ -173,6 +170,19 @@ class Checkpoint:
         if strays := set(state) - set(numbers):
             raise self._unfit(f"has moments of no parameter: {sorted(strays)}")
         optimizer.load_state_dict(self.optimizer)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU; those that share memory (tied weights), which safetensors refuses,
+    as copies."""
+    known: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in known else tensor
+        known.add(place)
+    return found
 
 
 def _parts(

@@ -32,10 +32,11 @@ from rka_fast.training.metrics import SCORES_AT_ONCE
 FLOAT = 4
 LATER = 48 * 2**20
 """What is imported and kept by libraries after the estimate: pictures, threads, the allocator."""
-SAVED_AT_ONCE = 3
+SAVED_AT_ONCE = 2
 """Copies of what a checkpoint holds while it is written."""
-PER_EVENT = 64
-"""Bytes of the look-ups of who has what, of an event, with what sorting them takes."""
+HELD_PER_EVENT, MADE_PER_EVENT = 16, 44
+"""Bytes of the look-ups of who has what, of an event: of all of them, and while one is made
+(benchmarks/results/scale-cpu.md)."""
 ACTIVATIONS = {False: 18, True: 20}
 """Values of the width kept for the backward pass by position and block, without and with the
 relations of RKSA."""
@@ -48,13 +49,15 @@ LOGITS = 3
 class Memory(NamedTuple):
     """Bytes that a run takes.
 
-    now: what the process has, with the data. weights: parameters, gradients, Adam's moments, and
-    what is no parameter, such as features of items, once.
+    now: what the process has, with the data. making: what finding out who has what adds, and the
+    model, which is made before. weights: parameters, gradients, Adam's moments, and what is no
+    parameter, such as features of items, once.
     counts: of the co-occurrence, held from the start or made at the end alone, as `held` says.
     step, saving, evaluation: what each adds at its peak.
     """
 
     now: int
+    making: int
     weights: int
     counts: int
     held: bool
@@ -67,7 +70,7 @@ class Memory(NamedTuple):
         """All that is held at once at most."""
         begin = self.counts if self.held else 0
         more = max(begin + max(self.step, self.saving), self.counts + self.evaluation)
-        return self.now + LATER + self.weights + more
+        return self.now + LATER + max(self.making, self.weights + more)
 
     def line(self) -> str:
         """For a person."""
@@ -125,12 +128,15 @@ def foreseen(config: Config, split: Split) -> Memory:
     averages = int(config.average_weights is not None)
     evaluation = 5 * FLOAT * min(SCORES_AT_ONCE, 256 * (split.sequences.num_items + 1))
     targets = sum(len(split.targets(stage).users) for stage in STAGES)
-    kept = targets * NEGATIVES * FLOAT + len(split.sequences.items) * PER_EVENT
+    events = len(split.sequences.items)
+    now = resident() + targets * NEGATIVES * FLOAT + events * HELD_PER_EVENT
+    making = weights + events * (MADE_PER_EVENT - HELD_PER_EVENT)
     if not model.trains:
         fitted, counts = weights + buffers, _counts(config, split)
-        return Memory(resident() + kept, fitted, counts, True, 0, fitted, evaluation)
+        return Memory(now, making, fitted, counts, True, 0, fitted, evaluation)
     return Memory(
-        now=resident() + kept,
+        now=now,
+        making=making,
         weights=4 * weights + buffers + averages * (weights + buffers),
         counts=_counts(config, split),
         held=model.uses_cooccurrence,
