@@ -45,6 +45,7 @@ from rka_fast.training.tracking import Tracking
 from rka_fast.training.whole import Whole
 
 TIMED = 5  # steps after which a person is told what they take
+WAITED = 10.0  # seconds after which two are enough for that
 SELECTION = "ndcg@10"  # on validation, by the ranking `select`: decides which epoch is the best
 
 
@@ -220,6 +221,7 @@ class Trainer:
         progress, total = self.progress, self.config.epochs * self.steps_per_epoch
         losses: list[float] = []
         timed: list[float] = []  # seconds of the first steps
+        told = self.quiet
         bar = progress_bar(total, "step", initial=progress.step, quiet=self.quiet)
         with (
             bar,
@@ -235,9 +237,10 @@ class Trainer:
                 losses.append(parts["loss"])
                 write_line(log, {"step": progress.step, **parts})
                 self.tracking.log({"train": parts}, progress.step)
-                if not self.quiet and len(timed) < TIMED:
+                if not told:
                     timed.append(seconds)
-                    if len(timed) == TIMED:
+                    told = len(timed) == TIMED or (len(timed) > 1 and sum(timed) > WAITED)
+                    if told:
                         self._tell_speed(float(np.median(timed)))
                 bar.update()
                 bar.set_postfix(epoch=self.epoch, loss=f"{parts['loss']:.4f}", refresh=False)

@@ -112,6 +112,15 @@ def test_the_speed_is_told(log, tmp_path, capsys):
     assert quiet.read_text() == (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
+def test_the_speed_of_slow_steps_is_told_after_two(log, tmp_path, capsys, monkeypatch):
+    flags = ("--model", "sasrec", "--epochs", "1", "--batch-size", "20")  # three steps
+    assert train(log, tmp_path / "quick", *flags) == 0
+    assert "speed: " not in capsys.readouterr().out
+    monkeypatch.setattr("rka_fast.training.trainer.WAITED", 0.0)
+    assert train(log, tmp_path / "slow", *flags) == 0
+    assert capsys.readouterr().out.count("speed: ") == 1
+
+
 def test_a_gpu_has_its_own_line(monkeypatch):
     """What trains is there, what is read and saved beside it; a Mac's GPU is told nothing of."""
     sequences = sequences_of([range(1, 9)] * 5, 40)
