@@ -163,8 +163,8 @@ def _from_timm(theirs: Any, options: dict) -> TimmAttention:
         raise ValueError(
             "expected an attention without qk_norm, scale_norm and gate whose heads fill its width"
         )
-    if type(theirs.qkv) is not nn.Linear:
-        kind = type(theirs.qkv)
+    kind = type(theirs.qkv)
+    if kind is not nn.Linear:
         raise ValueError(f"expected qkv to be an nn.Linear, got {kind.__module__}.{kind.__name__}")
     weight = theirs.qkv.weight
     ours = TimmAttention(

@@ -236,15 +236,17 @@ def as_seed(
 
 
 def _number(name: str, x: Any) -> float:
+    given: Any = None if isinstance(x, bool) else x
     try:
-        return float(None if isinstance(x, bool) else x)
+        return float(given)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected a number, got {type(x).__name__}") from None
 
 
 def _whole_number(seed: Any) -> int:
+    given: Any = None if isinstance(seed, bool) else seed
     try:
-        return index(None if isinstance(seed, bool) else seed)  # NumPy's integers too
+        return index(given)  # NumPy's integers too
     except TypeError:
         raise TypeError(
             f"seed: expected an int or a tensor of one int64, got {type(seed).__name__}"
