@@ -83,7 +83,7 @@ def prepare(
         finally:
             engine.close()
         _clear(out, {WORK})
-        os.sync()  # what engines wrote, before it is said to be there
+        _sync(out)
         facts = {**facts, "settings": settings, "engine": options.engine}
         write_atomically(out / PREPARED, to_json({"format": shards.FORMAT, **facts}))
     return Prepared.open(out)
@@ -112,6 +112,17 @@ def _clear(out: Path, names: set[str]) -> None:
         else:
             path.unlink(missing_ok=True)
     sync_folder(out)
+
+
+def _sync(out: Path) -> None:
+    """Let what engines wrote survive a crash of the machine, before it is said to be there."""
+    for path in [path for path in out.rglob("*") if path.is_file()]:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_folder(path.parent)
 
 
 @contextmanager

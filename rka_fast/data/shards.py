@@ -21,6 +21,7 @@ from rka_fast.data.data_report import DataReport
 from rka_fast.data.filters import seconds
 from rka_fast.data.sequences import Sequences
 from rka_fast.errors import DataError, UserError
+from rka_fast.files import LOCK
 
 PREPARED = "prepared.json"
 FORMAT = 1
@@ -118,6 +119,14 @@ class Prepared:
     def is_one(path: str) -> bool:
         """Whether a path leads to such a folder."""
         return (Path(path) / PREPARED).is_file()
+
+    @staticmethod
+    def refuse_unfinished(path: str) -> None:
+        """Raise DataError where a path leads to such a folder that was not made to its end."""
+        if (Path(path) / SHARDS).is_dir() and (Path(path) / LOCK).is_file():
+            raise DataError(
+                f"{path} was not prepared to its end: run the same rka-fast prepare again"
+            )
 
     @property
     def shards(self) -> int:

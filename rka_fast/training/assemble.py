@@ -46,6 +46,7 @@ def load_data(
     given = given or {}
     if "data" not in given and Prepared.is_one(config.data):
         return load_prepared(config, Prepared.open(config.data), features)
+    Prepared.refuse_unfinished(config.data)
     is_synthetic = config.data == "synthetic"
     if is_synthetic:
         interactions = synthetic()

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.engines import why_not
+from rka_fast.data.engines import Polars, why_not
 from rka_fast.data.filters import Filters, build_sequences
 from rka_fast.data.preparing import WORK, Options, prepare
 from rka_fast.data.readers import Log, read_interactions
@@ -229,6 +229,41 @@ def test_what_is_there_is_kept_and_what_was_cut_off_begun_anew(tmp_path):
     with pytest.raises(FolderError, match="holds other things, such as thesis.tex"):
         made(log, other)
     assert (other / "thesis.tex").read_text() == "years of work"
+
+
+class Died(BaseException):
+    pass
+
+
+def test_whatever_it_dies_at_the_same_command_goes_through(tmp_path, monkeypatch):
+    log = write_log(tmp_path / "log", files=2)
+    expected = made(log, tmp_path / "expected", FILTERS["rated"])
+    copy, calls = Polars.copy, [0]
+
+    def dying(self: Polars, sql: str, path: Path) -> None:
+        copy(self, sql, path)
+        calls[0] -= 1
+        if calls[0] == 0:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            raise Died
+
+    monkeypatch.setattr(Polars, "copy", dying)
+    for call in range(1, 20):
+        out, calls[0] = tmp_path / f"out{call}", call
+        try:
+            made(log, out, FILTERS["rated"])
+            break
+        except Died:
+            assert not Prepared.is_one(str(out)) and (out / WORK).is_dir()
+            with pytest.raises(DataError, match="was not prepared to its end"):
+                Prepared.refuse_unfinished(str(out))
+        calls[0] = 0
+        again = made(log, out, FILTERS["rated"])
+        assert again.facts == expected.facts and again.sequences().num_users > 50
+        assert sorted(path.name for path in out.iterdir()) == sorted(
+            path.name for path in expected.path.iterdir()
+        )
+    assert call >= 10  # rules, users, items, numbered, shards, pairs, counts
 
 
 def test_damage_is_named(tmp_path):
