@@ -21,7 +21,7 @@ from rka_fast import native
 
 KB = 1024
 CARDS = {"sm_86, sm_89": 99 * KB, "sm_80": 163 * KB, "sm_90": 227 * KB}
-SPILLS = {"forward": 128, "backward": 448}  # bytes, of the kernels for short sequences
+SPILLS = {"forward": 64, "backward": 384}  # bytes, of the kernels for short sequences
 LENGTHS = (50, 64, 128, 200, 256, 512, 1024)
 
 

@@ -38,7 +38,8 @@ def test_registers_suffice():
     wanted = native.build_info()["architectures"]  # such as 8.0 8.6+PTX; by name or of the GPU else
     architectures = {u.architecture for u in usages}
     named = {f"sm_{major}{minor}" for major, minor in re.findall(r"(\d+)\.(\d)", wanted)}
-    assert named <= architectures and len(usages) == 7 * len(architectures) > 0
+    assert named <= architectures and len(usages) == 8 * len(architectures) > 0
     for u in usages:
         assert not u.too_much, u
-        assert u.registers <= 128, u  # two blocks of 256 threads or four of 128
+        # Two blocks of 256 threads or four of 128; or three, as shared memory holds no more.
+        assert u.registers <= (168 if u.kernel == "backward, at most 64 rows" else 128), u
