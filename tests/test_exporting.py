@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from support.slow import slow
 from torch import nn
 
 from rka_fast import KernelizedAttention, export, swap_attention, use_draws, use_relations
@@ -48,10 +47,7 @@ def runs_elsewhere(path, tmp_path, model: nn.Module, inputs: list[tuple]) -> Non
     assert "without" in result.stdout
 
 
-COMPILED = slow(".pt2")  # C++ is compiled for each of them
-
-
-@pytest.fixture(params=[".onnx", COMPILED])
+@pytest.fixture(params=[".onnx", ".pt2"])  # for the second C++ is compiled
 def suffix(request) -> str:
     if request.param == ".onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -68,6 +64,7 @@ class SelfAttention(nn.Module):
         return self.attention(x, x, x)[0]
 
 
+@pytest.mark.slow
 def test_one_attention_for_any_length(suffix, tmp_path):
     attention = KernelizedAttention(D, H, batch_first=True, activation="tanh").eval()
     path = export(attention, tmp_path / f"attention{suffix}")
@@ -85,7 +82,7 @@ class NormalisedQueries(SelfAttention):
         return self.attention(query, x, x, need_weights=False)[0]
 
 
-@pytest.mark.slow  # an export takes seconds; that of one attention is quick
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "inputs"), [(CrossAttention, 3), (NormalisedQueries, 2)])
 def test_the_export_prints_nothing(kind, inputs, tmp_path, caplog, capfd):
     for package in ("onnx", "onnxscript"):
@@ -114,7 +111,7 @@ class Classifier(nn.Module):
         return self.head(hidden[:, 0])
 
 
-@pytest.mark.slow  # an export takes seconds; that of one attention is quick
+@pytest.mark.slow
 def test_a_model_with_masks(suffix, tmp_path):
     model = Classifier().eval()
     swap_attention(model, start="rksa")
@@ -138,7 +135,7 @@ class WithRelations(nn.Module):
             return self.attention(x, x, x, need_weights=False, is_causal=True)[0]
 
 
-@pytest.mark.slow  # an export takes seconds; that of one attention is quick
+@pytest.mark.slow
 def test_counts_and_users_are_inputs(suffix, tmp_path):
     model = WithRelations().eval()
 
@@ -150,7 +147,7 @@ def test_counts_and_users_are_inputs(suffix, tmp_path):
     runs_elsewhere(path, tmp_path, model, [case(b, n) for b, n in ((2, 8), (3, 5), (2, 17))])
 
 
-@pytest.mark.slow  # an export takes seconds; that of one attention is quick
+@pytest.mark.slow
 def test_keyword_inputs_and_location(suffix, tmp_path):
     model = Classifier().eval()
     swap_attention(model, start="rksa")
@@ -169,7 +166,7 @@ def test_keyword_inputs_and_location(suffix, tmp_path):
         torch.testing.assert_close(loaded(tokens, mask=mask), Located()(tokens, mask))
 
 
-@pytest.mark.slow  # an export takes seconds; that of one attention is quick
+@pytest.mark.slow
 def test_pytorchs_own_onnx_export_takes_the_mean(tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)

@@ -16,6 +16,7 @@ explain_page(run.explain("u7", draws=2))
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_bars_and_pages(tmp_path):
     """In a kernel as notebooks have it."""
     nbclient = pytest.importorskip("nbclient")

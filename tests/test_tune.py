@@ -153,6 +153,7 @@ def test_killed_at_many_points_it_goes_on_to_the_same_study(log, study, tmp_path
     assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in ended)
 
 
+@pytest.mark.slow
 def test_stopped_it_says_so_and_goes_on(log, study, tmp_path, capsys, monkeypatch):
     out, file, step, steps = tmp_path / "study", tmp_path / "j.json", Trainer._step, []
 

@@ -86,9 +86,9 @@ def test_wrong_kernels_are_found(fault, monkeypatch, capsys):
 
 
 def test_the_reference_and_the_backends_here_pass(backend_name, capsys):
-    assert verify.main(["--backend", backend_name, "--cases", "40", "--draws", "4000"]) == 0
+    assert verify.main(["--backend", backend_name, "--cases", "20", "--draws", "2000"]) == 0
     output = capsys.readouterr().out
-    assert "40 of 40 calls within their bounds, 0 statistics beyond theirs" in output
+    assert "20 of 20 calls within their bounds, 0 statistics beyond theirs" in output
     assert "covariance.kernels.features" in output
 
 

@@ -45,6 +45,7 @@ def test_language_model():
     assert all(2.0 < x < 4.4 for x in bits.values())
 
 
+@pytest.mark.slow
 def test_huggingface():
     pytest.importorskip("transformers")
     result = load("huggingface").main(["--steps", "60"])

@@ -57,7 +57,7 @@ def test_a_gradient_without_effect_is_laid_out_as_the_compiler_expects(backend):
     assert grad.is_contiguous() and not grad.any()
 
 
-@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("compiler", [slow("aot_eager"), "inductor"])
 def test_compiles_without_a_break(backend, compiler):
     inputs = cases.random_inputs(dtype=torch.float32, n=9, requires_grad=True)
     leaves = list(cases.differentiable(inputs).values())

@@ -7,6 +7,7 @@ import pytest
 import torch
 from support import cases, literal
 from support.agreement import kept
+from support.slow import slow
 from support.subjects import Subject
 
 from rka_fast import (
@@ -65,7 +66,7 @@ def call(inputs, name, options, **more):
 
 
 @pytest.mark.parametrize("mode", ["sample", "mean", "location"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [slow(torch.float64), torch.float32, slow(torch.bfloat16)])
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_are_the_bits_of_the_single_call(name, kind, changes, dtype, mode):

@@ -12,6 +12,7 @@ import pytest
 from support import kills
 from support.processes import python
 from support.runs import train
+from support.slow import slow
 
 from rka_fast.errors import ConfigError, FolderError
 from rka_fast.files import csv_cell
@@ -131,7 +132,7 @@ def test_stopped_it_goes_on(run, tmp_path, ending, options, monkeypatch):
 
 @pytest.mark.parametrize(
     ("ending", "every"),
-    [(".parquet", 17), *(pytest.param(e, 1, marks=pytest.mark.slow) for e in (".parquet", ".csv"))],
+    [slow(".parquet", 17), *(slow(e, 1) for e in (".parquet", ".csv"))],
 )
 def test_killed_anywhere_the_same_command_goes_on(run, tmp_path, ending, every):
     """By kill -9 beside its parts, and at any call of the operating system; to the same bytes."""

@@ -45,7 +45,7 @@ def test_killed_at_any_call_it_goes_on_and_ends_alike(tmp_path, monkeypatch, cap
     """Killed twice, the second time while it goes on."""
     log = write_log(tmp_path / "log.txt")
     data = load_data(Config(data=str(log)))  # polars, which reads it, does not survive a fork
-    monkeypatch.setattr(rka_fast.train, "load_data", lambda config, interactions: data)
+    monkeypatch.setattr(rka_fast.train, "load_data", lambda *_: data)
     monkeypatch.setattr(trainer, "write_line", write_at_once)
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert train(whole, log) == 0
