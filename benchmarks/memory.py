@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from publishing import publish
 
 from rka_fast.commands import machine
 from rka_fast.data.sequences import Sequences
@@ -150,9 +151,7 @@ def main() -> None:
         "what\nthe process has when the memory is foreseen. `python benchmarks/memory.py --report "
         f"FILE`\n\n{table(found)}"
     )
-    print(text)
-    if flags.report:
-        Path(flags.report).write_text(text, encoding="utf-8")
+    publish(text, flags.report)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from publishing import publish
 from scale import peak_memory
 from torch import Tensor
 
@@ -120,9 +121,7 @@ def main(argv: Sequence[str] | None = None) -> float:
         f"its index was built in {built:.1f} s; "
         f"the process held {peak:.2f} GiB at its peak; {machine()}\n"
     )
-    print(text)
-    if flags.report is not None:
-        flags.report.write_text(text)
+    publish(text, flags.report)
     return recall
 
 

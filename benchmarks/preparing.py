@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import tyro
+from publishing import publish
 
 from rka_fast.commands import machine
 from rka_fast.data.cooccurrence import CoOccurrence
@@ -135,9 +136,7 @@ def main() -> None:
         f"of {OF_DAY:,} events a file;\nstarting the program is part of the time. `python "
         f"benchmarks/preparing.py --report FILE`\n\n{table}\n"
     )
-    print(text)
-    if flags.report:
-        Path(flags.report).write_text(text, encoding="utf-8")
+    publish(text, flags.report)
 
 
 if __name__ == "__main__":

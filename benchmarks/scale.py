@@ -25,6 +25,7 @@ import numpy as np
 import polars as pl
 import tyro
 from memory import peak_memory
+from publishing import publish
 
 from rka_fast.commands import machine
 from rka_fast.data.batches import sampled_candidates
@@ -273,9 +274,7 @@ def main() -> None:
         "Before is what the process has when the stage begins, with what it works on.\n"
         f"`python benchmarks/scale.py --report FILE`\n\n{table(found)}"
     )
-    print(text)
-    if flags.report:
-        Path(flags.report).write_text(text, encoding="utf-8")
+    publish(text, flags.report)
 
 
 if __name__ == "__main__":

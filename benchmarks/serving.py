@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from publishing import publish
 
 import rka_fast
 from rka_fast.commands import machine
@@ -165,9 +166,7 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
             lines.append(results[-1].row(f"{clients}{more}"))
             print(lines[-1], file=sys.stderr)
     text = "\n".join(lines) + f"\n\n{flags.seconds:g} s each; {machine()}\n"
-    print(text)
-    if flags.report is not None:
-        flags.report.write_text(text)
+    publish(text, flags.report)
     return results
 
 
