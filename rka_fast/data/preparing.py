@@ -310,8 +310,8 @@ class _Preparing:
             self.engine.copy(query.COUNTS.format("pairs"), self.out / shards.COUNTS)
         else:
             self._add_counts(add, told)
-        counts = shards.read_parquet(self.out / shards.COUNTS)
-        return {**told, "pairs": len(counts), "sha256": shards.counts_sum(counts)}
+        pairs, total = shards.counts_sum(self.out)
+        return {**told, "pairs": pairs, "sha256": total}
 
     def _pairs(self, sequences: str, name: str, told: dict[str, Any]) -> None:
         """Let a table of this name be who trains on what, of a table of sequences."""

@@ -25,6 +25,7 @@ from rka_fast.files import LOCK
 
 PREPARED = "prepared.json"
 FORMAT = 1
+_AT_ONCE = 2**22  # counts that are looked at together
 USERS, ITEMS, SHARDS, COUNTS = "users.parquet", "items.parquet", "shards", "counts.parquet"
 TYPES = {"user_index": pl.Int64, "position": pl.Int32, "item_index": pl.Int32}
 _REMEDY = "restore it from a copy, or delete the folder and prepare it again"
@@ -61,10 +62,9 @@ def read_shard(path: Path, timed: bool) -> Shard:
 def read_parquet(path: Path) -> pl.DataFrame:
     """A Parquet file, or a folder of them, as a frame. Raises DataError where that fails."""
     try:
-        return pl.read_parquet(sorted(path.glob("*.parquet")) if path.is_dir() else path)
+        return pl.read_parquet(_files(path))
     except (OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise DataError(f"{path} is damaged ({reason}); {_REMEDY}") from None
+        raise _damaged(path, error) from None
 
 
 def ids_sum(ids: Iterable[str]) -> str:
@@ -183,8 +183,8 @@ class Prepared:
         if not self.has_counts(split, max_counted):
             return None
         path = self.path / COUNTS
+        self._check(path, counts_sum(self.path)[1], self.facts["counts"]["sha256"])
         frame = read_parquet(path)
-        self._check(path, counts_sum(frame), self.facts["counts"]["sha256"])
         return CoOccurrence(counts_matrix([frame], self.facts["items"]))
 
 
@@ -198,12 +198,32 @@ def content_sum(sums: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
-def counts_sum(frame: pl.DataFrame) -> str:
-    """SHA-256 of counts."""
-    found = hashlib.sha256()
-    for name in ("item_index", "other_index", "users"):
-        found.update(np.ascontiguousarray(frame[name].to_numpy()).data)
-    return found.hexdigest()
+def counts_sum(folder: Path) -> tuple[int, str]:
+    """How many pairs the counts of a folder have, and SHA-256 of them, read in parts.
+
+    Raises DataError where they cannot be read.
+    """
+    path = folder / COUNTS
+    rows, sums = 0, {name: hashlib.sha256() for name in ("item_index", "other_index", "users")}
+    try:
+        scanned = pl.scan_parquet(_files(path)).select(*sums)
+        while len(part := scanned.slice(rows, _AT_ONCE).collect()):
+            for name, found in sums.items():
+                found.update(np.ascontiguousarray(part[name].to_numpy()).data)
+            rows += len(part)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise _damaged(path, error) from None
+    return rows, content_sum({name: found.hexdigest() for name, found in sums.items()})
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or the files of a folder, as an engine has written it."""
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = str(error).partition("\n")[0][:200]
+    return DataError(f"{path} is damaged ({reason}); {_REMEDY}")
 
 
 def counts_matrix(parts: Iterable[pl.DataFrame], num_items: int) -> scipy.sparse.csr_matrix:

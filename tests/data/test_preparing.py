@@ -284,6 +284,15 @@ def test_damage_is_named(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match="00001.parquet is damaged"):
         found.sequences()
+    counts = found.path / "counts.parquet"
+    pairs = pl.read_parquet(counts)
+    assert len(pairs) == found.facts["counts"]["pairs"] > 100
+    pairs.with_columns(users=pl.col("users") + 1).write_parquet(counts)
+    with pytest.raises(DataError, match="counts.parquet is damaged: it is not what was prepared"):
+        found.counts("leave-one-out", 5000)
+    counts.write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="counts.parquet is damaged"):
+        found.counts("leave-one-out", 5000)
     file = found.path / "prepared.json"
     facts = json.loads(file.read_text())
     file.write_text(json.dumps({**facts, "format": 2}))
