@@ -110,14 +110,14 @@ class UserIndex:
     def _block(self, items: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """`block` in scipy, where the native library was not built."""
         block = np.zeros((*items.shape, items.shape[1]), np.float32)
-        for row, found in zip(items, block, strict=True):
+        for number, row in enumerate(items):
             users = _of_rows(self.item_begin, self.item_users, row)
             begin = np.append(0, np.cumsum(self.support[row]))
             had = scipy.sparse.csr_matrix(
                 (np.ones(len(users), np.int32), users, begin),
                 shape=(len(row), len(self.user_begin) - 1),
             )
-            found[:] = (had @ had.T).toarray()
+            block[number] = (had @ had.T).toarray()
         if counted is not None:
             own = counted & (items > 0)
             block -= own[:, :, None] & own[:, None, :]
