@@ -15,9 +15,8 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,27 +25,20 @@ from accelerate.utils import gather_object
 
 from rka_fast.data.batches import Batch, Batcher, sampled_candidates
 from rka_fast.data.cooccurrence import CoOccurrence
-from rka_fast.data.filters import seconds
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.shards import Prepared
-from rka_fast.data.split import STAGES, Split, Targets
-from rka_fast.data.split_rules import MOST_SCORES, SPLITS, SplitOptions, iso_seconds
-from rka_fast.data.targets import evaluated_line, warnings_of
+from rka_fast.data.split_rules import SPLITS, iso_seconds
 from rka_fast.errors import ConfigError, DataError
 from rka_fast.models import MODELS, Recommender
 from rka_fast.training.assemble import (
-    batcher_of,
     describe_prepared,
     refuse_other_settings,
-    split_options,
 )
 from rka_fast.training.config import Config
 from rka_fast.training.devices import seed_torch
 from rka_fast.training.evaluator import Evaluator
 from rka_fast.training.metrics import LISTED, Evaluation, Ranked
-
-SEED_BITS = 32
-"""The number of a shard stands above these bits of its seed; the first has the run's own."""
+from rka_fast.training.streamed_split import Catalogue, Shards, described, facts_of, merged, summed
 
 
 def processes() -> int:
@@ -141,112 +133,6 @@ def catalogue_of(prepared: Prepared) -> Sequences:
     return dataclasses.replace(of, source_sum=prepared.facts["content"])
 
 
-class Catalogue(NamedTuple):
-    """The sizes of the data, by which models are made."""
-
-    num_items: int
-    num_users: int
-    features: None = None
-
-
-@dataclass(frozen=True, eq=False)
-class StreamedSplit:
-    """What is known of a split over all shards; the names are those of `Split`.
-
-    counted: training events of every item. places: by stage and shard, where the targets of the
-    shard stand among all, which are sorted by user and time.
-    """
-
-    sequences: Catalogue
-    counted: np.ndarray
-    holders: np.ndarray
-    trained_users: int
-    valid: Targets
-    test: Targets
-    items: dict[str, np.ndarray]
-    places: dict[str, dict[int, np.ndarray]]
-
-    def targets(self, stage: str) -> Targets:
-        """The users of the targets; `at` is not known."""
-        return self.valid if stage == "valid" else self.test
-
-    def target_items(self, stage: str) -> np.ndarray:
-        """Item index of every target."""
-        return self.items[stage]
-
-    def train_counts(self) -> np.ndarray:
-        """Training events of every item, int64 (num_items + 1,)."""
-        return self.counted
-
-
-class ShardBatcher(Batcher):
-    """Makes batches of the users first, first + step, …, who have these numbers in them."""
-
-    def __init__(self, *args: Any, first: int, step: int, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._first, self._step = first, step
-
-    def training(self, users: np.ndarray, step: int) -> Batch:
-        return self._numbered(super().training(users, step))
-
-    def evaluation(self, rows: np.ndarray | slice, stage: str) -> Batch:
-        return self._numbered(super().evaluation(rows, stage))
-
-    def _numbered(self, batch: Batch) -> Batch:
-        users = batch.users
-        return batch._replace(users=torch.where(users < 0, users, self._first + self._step * users))
-
-
-class Shards:
-    """The shards of prepared data as parts of a run, the last that was asked for in memory."""
-
-    def __init__(self, config: Config, prepared: Prepared, catalogue: Sequences) -> None:
-        self.config, self.prepared, self.catalogue = config, prepared, catalogue
-        self.counts: CoOccurrence | None = None
-        self.split = functools.lru_cache(1)(self._split)
-        self.batcher = functools.lru_cache(1)(self._batcher)
-
-    @functools.cached_property
-    def options(self) -> SplitOptions:
-        """Those of the config, `eval_users` in each shard."""
-        options, users = split_options(self.config), self.prepared.facts["users"]
-        asked = options.eval_users
-        if asked is None:
-            scores = users * self.catalogue.num_items
-            asked = "all" if scores <= MOST_SCORES else users * MOST_SCORES // scores
-        if asked != "all":
-            asked = max(1, int(asked) // self.prepared.shards)
-        return options._replace(eval_users=asked)
-
-    def seed(self, number: int) -> int:
-        """Of the random choices on a shard."""
-        return self.config.seed + (number << SEED_BITS)
-
-    def users(self, number: int) -> range:
-        """The users of a shard by their numbers among all."""
-        return range(number, self.prepared.facts["users"], self.prepared.shards)
-
-    def _split(self, number: int) -> Split:
-        """The split of the users of a shard, who are numbered from 0 here."""
-        shard, users = self.prepared.shard(number), self.users(number)
-        lengths = np.bincount(shard.user_index // self.prepared.shards, minlength=len(users))
-        moment, dated = shard.moment, self.prepared.facts["dated"]
-        sequences = dataclasses.replace(
-            self.catalogue,
-            indptr=np.concatenate(([0], np.cumsum(lengths))),
-            items=shard.item_index,
-            user_ids=[str(user) for user in users],
-            timestamps=None if moment is None else seconds(moment, dated),
-        )
-        return SPLITS[self.config.split](sequences, self.options)
-
-    def _batcher(self, number: int, model: Recommender) -> Batcher:
-        make = functools.partial(ShardBatcher, first=number, step=self.prepared.shards)
-        return batcher_of(
-            self.config, model, self.split(number), self.counts, self.seed(number), make
-        )
-
-
 class Streamed:
     """The parts of a run on prepared data of which each process has shards; see `Whole`.
 
@@ -263,17 +149,17 @@ class Streamed:
         self._shares = np.full(self.world, config.batch_size // self.world)
         self._shares[: config.batch_size % self.world] += 1
         stored = prepared.counts(config.split, config.max_counted)
-        found = [_facts(self.shards, number, stored is None) for number in self.own]
+        found = [facts_of(self.shards, number, stored is None) for number in self.own]
         gathered: Any = gather_object(found)
         found = sorted(gathered, key=lambda facts: facts["number"])
         sizes = Catalogue(catalogue.num_items, prepared.facts["users"])
-        self.split = _merged(sizes, found)
+        self.split = merged(sizes, found)
         self.trainees = {facts["number"]: facts["trainees"] for facts in found}
-        counts = stored or _summed([facts["counts"] for facts in found])
+        counts = stored or summed([facts["counts"] for facts in found])
         self.model = MODELS[config.model].from_config(config, self.split)
         self.shards.counts = counts if self.model.uses_cooccurrence else None
         self.evaluator = StreamedEvaluator(self, counts)
-        self.facts, self.lines = _described(found, config.seen)
+        self.facts, self.lines = described(found, config.seen)
         self._order = functools.lru_cache(1)(self._order_of)
         self._plan = functools.lru_cache(1)(self._plan_of)
 
@@ -368,72 +254,3 @@ class StreamedEvaluator(Evaluator):
 
     def _plain_batcher(self) -> None:
         """Popularity is asked with the run's own batches: it does not read what they have more."""
-
-
-def _facts(shards: Shards, number: int, count: bool) -> dict[str, Any]:
-    """What all processes have to know of a shard. count: whether its pairs of items are."""
-    split, users = shards.split(number), np.array(shards.users(number))
-    counts = CoOccurrence.from_split(split) if count else None
-    return {
-        "number": number,
-        "train_counts": split.train_counts(),
-        "holders": split.holders,
-        "trained_users": split.trained_users,
-        "trainees": int((split.train_end - split.sequences.indptr[:-1] >= 2).sum()),
-        "users": {stage: users[split.targets(stage).users] for stage in STAGES},
-        "items": {stage: split.target_items(stage) for stage in STAGES},
-        "had": {stage: int(split.had(stage).sum()) for stage in STAGES},
-        "sampled_of": dict(split.sampled_of),
-        "counts": counts,
-    }
-
-
-def _asked(facts: dict[str, Any], stage: str) -> int:
-    """Users of a shard who have targets, asked or not."""
-    return facts["sampled_of"].get(stage, len(np.unique(facts["users"][stage])))
-
-
-def _summed(counts: list[CoOccurrence]) -> CoOccurrence:
-    """The counts of all users, from those of the users of every shard."""
-    total: Any = sum((of.matrix for of in counts[1:]), start=counts[0].matrix)
-    total.sort_indices()
-    return CoOccurrence(total)
-
-
-def _merged(sizes: Catalogue, found: list[dict[str, Any]]) -> StreamedSplit:
-    targets, items, places = {}, {}, {}
-    for stage in STAGES:
-        users = np.concatenate([facts["users"][stage] for facts in found])
-        order = np.argsort(users, kind="stable")
-        place = np.empty(len(users), np.int64)
-        place[order] = np.arange(len(users))
-        ends = np.cumsum([len(facts["users"][stage]) for facts in found])
-        parts = np.split(place, ends[:-1])
-        places[stage] = {facts["number"]: p for facts, p in zip(found, parts, strict=True)}
-        items[stage] = np.concatenate([facts["items"][stage] for facts in found])[order]
-        targets[stage] = Targets(users[order], np.full(len(users), -1))
-    return StreamedSplit(
-        sizes,
-        sum(facts["train_counts"] for facts in found),
-        sum(facts["holders"] for facts in found),
-        sum(facts["trained_users"] for facts in found),
-        targets["valid"],
-        targets["test"],
-        items,
-        places,
-    )
-
-
-def _described(found: list[dict[str, Any]], seen: str) -> tuple[dict[str, Any], list[str]]:
-    """Facts and lines about the targets of all shards."""
-    users = {s: sum(len(np.unique(facts["users"][s])) for facts in found) for s in STAGES}
-    rows = {s: sum(len(facts["users"][s]) for facts in found) for s in STAGES}
-    had = {s: sum(facts["had"][s] for facts in found) / max(rows[s], 1) for s in STAGES}
-    evaluation: dict[str, Any] = {"targets": rows, "target_users": users, "targets_had": had}
-    lines = [evaluated_line(rows, users)] if any(rows.values()) else []
-    sampled = {s: sum(_asked(facts, s) for facts in found) for s in STAGES}
-    if any(facts["sampled_of"] for facts in found):
-        evaluation["sampled_of"] = sampled
-        of = ", ".join(f"{number:,} in {stage}" for stage, number in sampled.items())
-        lines.append(f"evaluated: a sample of the users ({of}), of every shard as many")
-    return {"evaluation": evaluation}, [*lines, *warnings_of(evaluation, seen)]
