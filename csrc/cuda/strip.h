@@ -12,21 +12,12 @@
 // rounded, so that what is lost has no preferred sign; on the right the hardware truncates.
 #pragma once
 
+#include "strip_plan.h"
 #include "warp.h"
 
 namespace rka::cuda {
 
-constexpr int STRIP = 16;  // rows of a strip
-constexpr int WARPS = 4;   // of a block: 64 rows
-
-// Rows and columns of the largest matrix, and what its squares in shared memory look like. The
-// pitch is 8 or 24 modulo 32 words: a fragment of the right operand meets no bank twice.
-template <int TILES_>
-struct Shape {
-  static constexpr int TILES = TILES_, SIZE = 8 * TILES;
-  static constexpr int PITCH = SIZE % 16 ? SIZE : SIZE + 8;
-  static constexpr int SQUARE = SIZE * PITCH;
-};
+constexpr int STRIP = 16;  // rows of a strip: four warps have 64
 
 // Where a thread stands.
 struct Lane {

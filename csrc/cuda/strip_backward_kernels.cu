@@ -25,7 +25,7 @@ namespace {
 template <int TILES>
 const char* launch(const Problem& p, int sequences, void* stream) {
   return launch_strips(strip_backward_kernel<TILES>, dim3(sequences),
-                       Sequence<Shape<TILES>>::BACKWARD_FLOATS, p, stream);
+                       Shape<TILES>::BACKWARD_FLOATS, p, stream);
 }
 
 }  // namespace

@@ -3,11 +3,24 @@
 
 #include <algorithm>
 
-#include "strip_sequence.h"
+#include "problem.h"
 
 namespace rka::cuda {
 
+constexpr int WARPS = 4;                         // of a block
 constexpr int FEWEST_TILES = 7, MOST_TILES = 8;  // of 8 rows and columns: 56 and 64
+
+// Rows and columns of the largest matrix, and what its squares in shared memory look like. The
+// pitch is 8 or 24 modulo 32 words: a fragment of the right operand meets no bank twice.
+template <int TILES_>
+struct Shape {
+  static constexpr int TILES = TILES_, SIZE = 8 * TILES;
+  static constexpr int PITCH = SIZE % 16 ? SIZE : SIZE + 8;
+  static constexpr int SQUARE = SIZE * PITCH;
+  // Floats of shared memory as Sequence has it; the backward pass has a square more.
+  static constexpr int FLOATS = 3 * SQUARE + 4 * SIZE + WARPS,
+                       BACKWARD_FLOATS = FLOATS + SQUARE + 8 * WARPS;
+};
 
 // The tiles that cover rows and keys, or 0: longer sequences, some rows of a sequence, relative
 // times and ready-made relations are the other kernels' work.
@@ -23,8 +36,8 @@ inline int strip_tiles(const Problem& p) {
 // sequences: a last round of few would leave most of the device idle.
 constexpr int strip_backward_blocks(int tiles) { return tiles == FEWEST_TILES ? 4 : 3; }
 inline int strip_backward_blocks(int tiles, int64_t shared_limit) {
-  const int64_t floats = tiles == FEWEST_TILES ? Sequence<Shape<FEWEST_TILES>>::BACKWARD_FLOATS
-                                               : Sequence<Shape<MOST_TILES>>::BACKWARD_FLOATS;
+  const int64_t floats = tiles == FEWEST_TILES ? Shape<FEWEST_TILES>::BACKWARD_FLOATS
+                                               : Shape<MOST_TILES>::BACKWARD_FLOATS;
   const int64_t reserved = 1024;  // of every block
   const int64_t fit = (shared_limit + reserved) / (floats * int64_t(sizeof(float)) + reserved);
   return int(std::clamp<int64_t>(fit, 1, strip_backward_blocks(tiles)));

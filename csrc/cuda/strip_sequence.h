@@ -93,10 +93,6 @@ RKA_DEVICE void fetch_half_rows(float* to, const uint16_t* from, Scalar scalar, 
 
 template <class S>
 struct Sequence {
-  // Of shared memory; the backward pass has a square more.
-  static constexpr int FLOATS = 3 * S::SQUARE + 4 * S::SIZE + WARPS,
-                       BACKWARD_FLOATS = FLOATS + S::SQUARE + 8 * WARPS;
-
   const Problem& p;
   const int b;
   const Lane lane;

@@ -95,7 +95,7 @@ template <int TILES>
 const char* strip_forward(const Problem& p, int parts) {
   for (int i = 0; i < p.batch * parts; ++i) {
     const char* failed = nullptr;
-    const char* error = with_shared(Sequence<Shape<TILES>>::FLOATS, [&](float* shared) {
+    const char* error = with_shared(Shape<TILES>::FLOATS, [&](float* shared) {
       failed = host::run_block(WARPS * LANES, order, [&] {
         cuda::strip_forward<Shape<TILES>>(p, i / parts, i % parts, parts, shared);
       });
@@ -110,7 +110,7 @@ const char* strip_backward(const Problem& p, int sequences) {
   for (int b = 0; b < p.batch; ++b) {
     poison_scratch(p, b % sequences);
     const char* failed = nullptr;
-    const char* error = with_shared(Sequence<Shape<TILES>>::BACKWARD_FLOATS, [&](float* shared) {
+    const char* error = with_shared(Shape<TILES>::BACKWARD_FLOATS, [&](float* shared) {
       failed = host::run_block(WARPS * LANES, order, [&] {
         cuda::strip_backward<Shape<TILES>>(p, b, b % sequences, shared);
       });
