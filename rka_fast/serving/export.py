@@ -20,6 +20,7 @@ import tyro
 
 from rka_fast import exporting
 from rka_fast.commands import exit_status, parse
+from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.user_index import UserIndex
 from rka_fast.errors import ConfigError, FolderError
 from rka_fast.explaining.asking import mode_of
@@ -52,10 +53,10 @@ def export_run(run: Run, folder: str | os.PathLike, format: str = "onnx") -> Pat
     folder = Path(folder)
     if format not in GRAPHS:
         raise ConfigError(f"format: expected {' or '.join(GRAPHS)}, got {format!r}")
-    model = _exportable(run)
+    model, counts = _exportable(run)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FolderError(f"{folder} exists already and is not empty; choose another --out")
-    graph = RankingGraph(model, run.batcher.cooccurrence).eval()
+    graph = RankingGraph(model, counts).eval()
     length, last = model.positions.num_embeddings, run.sequences.num_items
     # Equal sizes would be taken for one and the same.
     people, width, *_ = (size for size in (3, 4, 5) if size != length)
@@ -93,8 +94,8 @@ def _facts(run: Run, format: str, length: int) -> dict[str, Any]:
     }
 
 
-def _exportable(run: Run) -> TransformerRecommender:
-    """The run's model. Raises ConfigError where it is none of those that a graph can hold."""
+def _exportable(run: Run) -> tuple[TransformerRecommender, CoOccurrence | None]:
+    """The run's model and counts. Raises ConfigError where a graph cannot hold them."""
     if not isinstance(run.model, TransformerRecommender):
         able = [name for name, model in MODELS.items() if model.has_attention]
         raise ConfigError(
@@ -105,13 +106,14 @@ def _exportable(run: Run) -> TransformerRecommender:
             "a run with time_bias cannot be exported: its scores depend on when they are asked "
             "for; train it without --time-bias, or serve the run itself"
         )
-    if isinstance(run.batcher.cooccurrence, UserIndex):
+    counts = run.batcher.cooccurrence
+    if isinstance(counts, UserIndex):
         raise ConfigError(
             "a run whose co-occurrence is an index of who has what cannot be exported: a graph "
             "would hold all pairs of items; serve the run itself, or train it with --counting "
             "pairs or a lower --max-counted"
         )
-    return run.model
+    return run.model, counts
 
 
 @dataclass(frozen=True)
