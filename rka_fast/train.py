@@ -25,6 +25,7 @@ from rka_fast.training.closing import closing_lines
 from rka_fast.training.config import Config
 from rka_fast.training.flags import parse
 from rka_fast.training.memory import check_fits
+from rka_fast.training.optimiser import ROWS_ALONE
 from rka_fast.training.report import result_table
 from rka_fast.training.run_folder import RunFolder
 from rka_fast.training.sizing import with_loss_for
@@ -92,6 +93,8 @@ def train(
         if main:
             print("\n".join(lines), flush=True)
         lines = check_fits(config, sequences) if prepared is None else []
+        if config.sparse_adam:
+            lines.append(ROWS_ALONE)
         if main and lines:
             print("\n".join(lines), flush=True)
         known = counts if resuming or counts is not None else prepared_counts(config)

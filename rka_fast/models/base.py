@@ -74,6 +74,16 @@ class Recommender(nn.Module):
                 found[f"{name}.weight"] = "item"
         return found
 
+    def use_sparse_gradients(self, sparse: bool = True) -> None:
+        """Let looking up rows of the tables give sparse gradients, of the rows alone.
+
+        Where the model computes on a whole table its gradient stays dense.
+        """
+        for name in self.tables():
+            table: Any = self.get_submodule(name.removesuffix(".weight"))
+            table.sparse = sparse
+        self.loss_options = self.loss_options._replace(sparse=sparse)
+
     @property
     def uses_kernel_loss(self) -> bool:
         """Whether it wants Batch.kernel_items and Batch.kernel_counts."""

@@ -27,10 +27,12 @@ class LossOptions(NamedTuple):
 
     calibration: t of gbce, from 0 (binary cross-entropy) to 1 (calibrated probabilities).
     log_q: whether sampled_ce weighs the negatives for how rarely an item is drawn.
+    sparse: whether item vectors that are parameters get sparse gradients of what is looked up.
     """
 
     calibration: float = 0.75
     log_q: bool = False
+    sparse: bool = False
 
 
 DEFAULT_OPTIONS = LossOptions()
@@ -99,18 +101,27 @@ def sampled_cross_entropy(scores: Scores, num_items: int, options: LossOptions) 
 
 
 def candidate_scores(
-    states: Tensor, targets: Tensor, vectors: Tensor, negatives: Tensor, rows: Tensor | None = None
+    states: Tensor,
+    targets: Tensor,
+    vectors: Tensor,
+    negatives: Tensor,
+    rows: Tensor | None = None,
+    sparse: bool = False,
 ) -> Scores:
     """Inner products of the states with their targets and negatives.
 
     negatives: (P, k), of each position; (k,), shared by all; or, with rows (P,) ascending in
-    0..B-1, (B, k), shared by the positions of a row. Shared ones are a matrix product.
+    0..B-1, (B, k), shared by the positions of a row. Shared ones are a matrix product. sparse: as
+    in `LossOptions`.
     """
+    sparse = sparse and vectors.is_leaf
     if negatives.dim() == 2 and rows is None:
         candidates = torch.cat((targets[:, None], negatives), dim=1)  # one look-up, one gradient
-        scores = (F.embedding(candidates, vectors) @ states.unsqueeze(-1)).squeeze(-1)
+        scores = (F.embedding(candidates, vectors, sparse=sparse) @ states.unsqueeze(-1)).squeeze(
+            -1
+        )
         return Scores(scores[:, 0], scores[:, 1:])
-    found, drawn = F.embedding(negatives, vectors), negatives
+    found, drawn = F.embedding(negatives, vectors, sparse=sparse), negatives
     if rows is None:
         scores = states @ found.T
     else:
@@ -119,7 +130,7 @@ def candidate_scores(
         padded = states.new_zeros(len(negatives), int(lengths.max()), states.shape[1])
         padded = padded.index_put((rows, place), states)
         scores, drawn = (padded @ found.mT)[rows, place], negatives[rows]
-    positive = (F.embedding(targets, vectors) * states).sum(-1)
+    positive = (F.embedding(targets, vectors, sparse=sparse) * states).sum(-1)
     return Scores(positive, scores.masked_fill(drawn == targets[:, None], -torch.inf))
 
 
@@ -170,7 +181,7 @@ def recommendation_loss(
         return cross_entropy(states, targets, vectors)
     if negatives is None:
         raise ValueError(f"negatives: expected a tensor with loss {loss!r}, got None")
-    scores = candidate_scores(states, targets, vectors, negatives, rows)
+    scores = candidate_scores(states, targets, vectors, negatives, rows, options.sparse)
     return compute(scores, len(vectors) - 1, options)
 
 

@@ -39,6 +39,7 @@ TRAINING = {
     "batch_size": 128,
     "learning_rate": 1e-3,
     "weight_decay": 0.0,
+    "sparse_adam": False,
     "warm_up": None,
     "decay": "none",
     "average_weights": None,
@@ -98,6 +99,7 @@ class Config(Settings):
             except ValueError as error:
                 raise ConfigError(str(error)) from None
         self._check_loss()
+        self._check_sparse()
 
     @staticmethod
     def read_by(model: str) -> dict[str, Any]:
@@ -172,6 +174,22 @@ class Config(Settings):
                     f"{name} has no meaning with loss {self.loss!r}; leave it out or choose loss "
                     f"{' or '.join(map(repr, able))}"
                 )
+
+    def _check_sparse(self) -> None:
+        """Of the settings that would have it move every row."""
+        if not self.sparse_adam or self.loss is None:
+            return
+        if self.weight_decay:
+            raise ConfigError(
+                f"sparse_adam moves only the rows that a step reads, and weight_decay "
+                f"{self.weight_decay} takes of every one; leave one of the two out"
+            )
+        if not LOSSES[self.loss].negatives:
+            sampled = [name for name in MODELS[self.model].losses if LOSSES[name].negatives]
+            raise ConfigError(
+                f"sparse_adam has no meaning with loss {self.loss!r}, which moves every item at "
+                f"every step; leave it out or choose loss {' or '.join(map(repr, sampled))}"
+            )
 
     @property
     def column_names(self) -> tuple[str, ...] | None:

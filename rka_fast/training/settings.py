@@ -259,6 +259,11 @@ class Settings:
         "Decoupled weight decay: every step takes learning rate times this of each weight away.",
         rule=Rule("must not be negative", lambda value: 0 <= value < math.inf),
     )
+    sparse_adam: bool | None = setting(
+        "optimisation",
+        "Of the tables of items and users move only the rows that a step reads: another optimiser, "
+        "lazy Adam, faster with many items.",
+    )
     warm_up: int | None = setting(
         "optimisation", "Steps in which the learning rate rises to its value.", rule=COUNT
     )

@@ -36,7 +36,7 @@ from rka_fast.training.devices import make_accelerator, seed_torch, stop_signals
 from rka_fast.training.lines import epoch_line, speed_line, tell
 from rka_fast.training.metrics import Ranked, both_metrics
 from rka_fast.training.metrics_log import read_lines, truncate, write_line
-from rka_fast.training.optimiser import averaged, learning_rate
+from rka_fast.training.optimiser import adam, averaged, learning_rate, to_clip
 from rka_fast.training.progress import Checkpoints, Progress, State
 from rka_fast.training.report import curve_png
 from rka_fast.training.run_folder import RunFolder
@@ -116,10 +116,11 @@ class Trainer:
         self.steps_per_epoch, self.optimizer = 0, None
         if self.model.trains:
             self.steps_per_epoch = self.parts.steps_per_epoch
-            optimizer = torch.optim.AdamW(
-                self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98),
-                weight_decay=config.weight_decay, fused=True,
-            )  # fmt: skip
+            optimizer = adam(
+                self.model, config.learning_rate, config.weight_decay, config.sparse_adam
+            )
+            if config.sparse_adam and self.accelerator.num_processes == 1:  # DDP sums dense ones
+                self.model.use_sparse_gradients()
             self.step_loss, self.optimizer = self.accelerator.prepare(
                 StepLoss(self.model, config.loss), optimizer
             )
@@ -300,7 +301,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         if config.gradient_clip is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+            self.accelerator.clip_grad_norm_(to_clip(self.model.parameters()), config.gradient_clip)
         total = config.epochs * self.steps_per_epoch
         rate = learning_rate(
             config.learning_rate, config.warm_up, config.decay, self.progress.step, total

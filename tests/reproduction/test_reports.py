@@ -2,6 +2,7 @@
 
 import loss_report
 import pytest
+import sparse_adam
 import step_profile
 import torch
 from support.runs import write_log
@@ -46,3 +47,10 @@ def test_parts_of_a_step_add_up(tmp_path, model, sharing):
     assert min(measured) > 0 and len(step.calls) >= config.blocks
     if model == "rksa":
         assert found["kernel loss"] > 0
+
+
+def test_steps_of_both_optimisers_are_measured():
+    found = sparse_adam.measure(50, sparse_adam.Flags(width=4, steps=1))
+    assert found.keys() == {False, True}
+    for ((whole, optimiser),) in found.values():
+        assert whole > optimiser > 0

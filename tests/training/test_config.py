@@ -85,8 +85,8 @@ def test_every_setting_is_a_flag_and_a_key_of_the_file(tmp_path):
         "eval_users": 16,
         "seen": "keep",
     }
-    # of another split, of another loss, of another run
-    others = {"valid", "test", "calibration", "from_run"}
+    # of another split, of another loss, of another run, of another optimiser
+    others = {"valid", "test", "calibration", "from_run", "sparse_adam"}
     assert set(values) | others == {field.name for field in dataclasses.fields(Config)}
     flags = []
     for name, value in values.items():
