@@ -1,6 +1,6 @@
 """What `--sparse-adam` saves of a training step: `python benchmarks/sparse_adam.py`.
 
-SASRec with sampled cross-entropy over 128 negatives shared by a sequence, on random histories. Both
+SASRec with sampled cross-entropy over 128 negatives on random histories. Both
 optimisers change the same model in turn; processor time on one thread, medians over the steps.
 """
 
@@ -33,6 +33,8 @@ class Flags:
     items: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     # Width of the model.
     width: int = 64
+    # Who shares negatives: none, sequence or batch.
+    shared_negatives: str = "sequence"
     # Steps of each optimiser to measure, behind two that warm up.
     steps: int = 15
 
@@ -52,7 +54,7 @@ def measure(items: int, flags: Flags) -> dict[bool, list[tuple[float, float]]]:
     """Seconds of every whole step and of the optimiser in it, with and without the setting."""
     loss = "sampled_ce"
     config = Config(
-        model="sasrec", width=flags.width, loss=loss, shared_negatives="sequence",
+        model="sasrec", width=flags.width, loss=loss, shared_negatives=flags.shared_negatives,
         device="cpu",
     )  # fmt: skip
     _, model, batcher = assemble(config, histories(items))

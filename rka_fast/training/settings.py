@@ -262,7 +262,7 @@ class Settings:
     sparse_adam: bool | None = setting(
         "optimisation",
         "Of the tables of items and users move only the rows that a step reads: another optimiser, "
-        "lazy Adam, faster with many items.",
+        "lazy Adam, faster with many items and shared negatives.",
     )
     warm_up: int | None = setting(
         "optimisation", "Steps in which the learning rate rises to its value.", rule=COUNT
