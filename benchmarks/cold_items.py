@@ -116,7 +116,7 @@ def mean_over_users(hits: np.ndarray, users: list[str]) -> tuple[float, float]:
 def main(argv: list[str] | None = None) -> None:
     flags = tyro.cli(Flags, args=argv, description=__doc__)
     read = read_interactions(flags.data)
-    log = read.frame.select("user", "item").with_columns(
+    log = read.frame.select(pl.col("user", "item").cast(pl.String)).with_columns(
         timestamp=pl.Series(seconds(read.frame["timestamp"].to_numpy(), read.dated))
     )
     items = log["item"].unique(maintain_order=True).to_list()

@@ -159,7 +159,8 @@ def main(argv: list[str] | None = None) -> None:
     flags = tyro.cli(Flags, args=argv, description=__doc__)
     read = read_interactions(flags.data)
     time = seconds(read.frame["timestamp"].to_numpy(), read.dated)
-    log = read.frame.select("user", "item").with_columns(timestamp=pl.Series(time))
+    log = read.frame.select(pl.col("user", "item").cast(pl.String))
+    log = log.with_columns(timestamp=pl.Series(time))
     parts = periods(log, flags.share, flags.days)
     names = ("width", "blocks", "max_length", "batch_size", "learning_rate", "epochs", "seed")
     settings = {name: getattr(flags, name) for name in names}

@@ -18,6 +18,8 @@ CHOICES = {
     "core": ("single", "iterated"),
 }
 
+_BLOCK = 1 << 20  # events whose times are converted at a time
+
 
 @dataclass(frozen=True)
 class Filters:
@@ -59,66 +61,72 @@ def build_sequences(
 
     Sorting is stable: ties, and logs without times, keep the order of the file. A column `part`
     comes before time: 0 trains, 1 validates, 2 tests. Indices follow the first appearance in the
-    file. consume: take the ids out of the frame, most of its memory, once they are indexed. Raises
-    DataError where `filters` asks for ratings that are not there or leaves nothing or one user.
+    file. consume: take out of the frame what is used, so that it is there once. Raises DataError
+    where `filters` asks for ratings that are not there or leaves nothing or one user.
     """
     filters = filters or Filters()
     frame = interactions.frame
     take = frame.drop_in_place if consume else frame.get_column
-    user, user_ids = _index(take("user"))
-    item, item_ids = _index(take("item"))
-    time = frame["timestamp"].to_numpy() if "timestamp" in frame.columns else None
-    part = frame["part"].to_numpy() if "part" in frame.columns else None
-    keys = (user,) if part is None else (part, user)
-    keys = keys if time is None else (time, *keys)
-    if filters.ties == "shuffle" and time is not None:
-        keys = (np.random.default_rng(filters.seed).permutation(len(user)), *keys)
-    # From here on an event is its row; `rows` holds the rows kept so far, in time order.
-    rows = np.lexsort(keys)
+    columns, ids = {}, {}
+    for name in ("user", "item"):
+        columns[name], ids[name] = _index(take(name))
+    columns |= {name: take(name).to_numpy() for name in ("timestamp", "part") if name in frame}
+    timed = "timestamp" in columns
+    if filters.min_rating is not None and "rating" in frame:
+        columns["rating"] = take("rating").to_numpy()
+    keys = [columns[name] for name in ("timestamp", "part", "user") if name in columns]
+    if filters.ties == "shuffle" and timed:
+        keys.insert(0, np.random.default_rng(filters.seed).permutation(len(keys[0])))
+    order = np.lexsort(keys)
+    del keys
+    for name in columns:  # an event is its place in every column, from here on by user and time
+        columns[name] = columns[name][order]
+    del order
     dropped = []
 
     def keep(rule: str, kept: np.ndarray) -> None:
-        nonlocal rows
-        left = rows[kept]
-        users, items = (_number(c[rows]) - _number(c[left]) for c in (user, item))
-        dropped.append(Dropped(rule, len(rows) - len(left), users, items))
-        rows = left
+        before = len(kept), _number(columns["user"]), _number(columns["item"])
+        for name in columns:
+            columns[name] = columns[name][kept]
+        after = int(kept.sum()), _number(columns["user"]), _number(columns["item"])
+        dropped.append(Dropped(rule, *(old - new for old, new in zip(before, after, strict=True))))
 
-    if filters.duplicates == "drop" and time is not None:
-        equal = _equal_rows(user[rows], item[rows], time[rows])
+    if filters.duplicates == "drop" and timed:
+        equal = _equal_rows(columns["user"], columns["item"], columns["timestamp"])
         if equal.any():
             keep("duplicates=drop", ~equal)
-    if filters.ties == "drop" and time is not None:
-        keep("ties=drop", ~ties(user[rows], time[rows]))
+        del equal
+    if filters.ties == "drop" and timed:
+        keep("ties=drop", ~ties(columns["user"], columns["timestamp"]))
     if filters.min_rating is not None:
-        if "rating" not in frame.columns:
+        if "rating" not in columns:
             raise DataError(
                 f"min_rating={filters.min_rating:g}: the data has no ratings (read as "
                 f"{interactions.form}); leave it out, or name the column with --columns"
             )
-        keep(
-            f"min_rating={filters.min_rating:g}",
-            frame["rating"].to_numpy()[rows] >= filters.min_rating,
-        )
+        keep(f"min_rating={filters.min_rating:g}", columns["rating"] >= filters.min_rating)
     if filters.repeats == "drop":
-        keep("repeats=drop", _first_of_pair(user[rows], item[rows]))
+        keep("repeats=drop", _first_of_pair(columns["user"], columns["item"]))
     if max(filters.min_user_events, filters.min_item_events) > 1:
         rule = (
             f"min_user_events={filters.min_user_events}, "
             f"min_item_events={filters.min_item_events} ({filters.core})"
         )
-        keep(rule, _core(user[rows], item[rows], filters))
+        keep(rule, _core(columns["user"], columns["item"], filters))
 
-    left = np.flatnonzero(np.bincount(user[rows]))
-    refuse_too_few(len(left), [user_ids[index] for index in left[:1]], interactions.form, dropped)
-    user, user_ids = _reindex(user[rows], user_ids)
-    item, item_ids = _reindex(item[rows], item_ids)
-    time = None if time is None else time[rows]
-    tied = None if time is None else ties(user, time)
-    time = None if time is None else seconds(time, interactions.dated)
-    indptr = np.concatenate(([0], np.cumsum(np.bincount(user)))).astype(np.int64)
-    part = None if part is None else part[rows].astype(np.int8)
-    sequences = Sequences(indptr, (item + 1).astype(np.int32), user_ids, item_ids, time, part)
+    counts = np.bincount(columns["user"])
+    left = np.flatnonzero(counts)
+    some = [ids["user"][index] for index in left[:1]]
+    refuse_too_few(len(left), some, interactions.form, dropped)
+    user, user_ids = _reindex(columns.pop("user"), ids.pop("user"))
+    item, item_ids = _reindex(columns.pop("item"), ids.pop("item"))
+    indptr = np.concatenate(([0], np.cumsum(counts[left]))).astype(np.int64)
+    tied = ties(user, columns["timestamp"]) if timed else None
+    del user
+    item += 1
+    time = seconds(columns.pop("timestamp"), interactions.dated) if timed else None
+    part = columns["part"].astype(np.int8) if "part" in columns else None
+    sequences = Sequences(indptr, item, user_ids, item_ids, time, part)
     summary = Summary(item_ids, filters.ties)
     summary.add(indptr, sequences.items, tied)
     told = Told(interactions.form, interactions.ordered, interactions.notes, interactions.warnings)
@@ -130,7 +138,13 @@ def seconds(time: np.ndarray, dated: bool) -> np.ndarray:
 
     A double has not all the digits of nanoseconds.
     """
-    return time // 10**9 + time % 10**9 / 1e9 if dated else time.astype(np.float64)
+    if not dated:
+        return time.astype(np.float64)
+    found = np.empty(len(time))
+    for begin in range(0, len(time), _BLOCK):
+        some = time[begin : begin + _BLOCK]
+        found[begin : begin + _BLOCK] = some // 10**9 + some % 10**9 / 1e9
+    return found
 
 
 def _index(ids: pl.Series) -> tuple[np.ndarray, list[str]]:
@@ -148,7 +162,8 @@ def _reindex(index: np.ndarray, ids: list[str]) -> tuple[np.ndarray, list[str]]:
     there = np.bincount(index, minlength=len(ids)) > 0
     if there.all():
         return index, ids
-    return (np.cumsum(there) - 1)[index], [ids[old] for old in np.flatnonzero(there)]
+    new = np.cumsum(there, dtype=np.int32) - 1
+    return new[index], [ids[old] for old in np.flatnonzero(there)]
 
 
 def _number(index: np.ndarray) -> int:
@@ -170,7 +185,7 @@ def _equal_rows(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndar
     if tied.any():
         # Only inside of ties can rows be equal; a tie is numbered by where it begins.
         inside = np.flatnonzero(tied | np.append(tied[1:], False))
-        start = np.cumsum(~tied)[inside]
+        start = np.cumsum(~tied[inside])
         order = np.lexsort((item[inside], start))
         same = (np.diff(start[order]) == 0) & (np.diff(item[inside][order]) == 0)
         equal[inside[order[1:][same]]] = True

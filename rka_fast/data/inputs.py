@@ -1,5 +1,6 @@
 """From what `--data` names to bytes: files, folders, patterns and archives, plain or packed."""
 
+import codecs
 import glob
 import io
 import os
@@ -151,7 +152,7 @@ def _unpack(content: bytes, path: str, max_unpacked: float) -> bytes:
 
 
 def _gunzip(content: bytes, path: str, max_unpacked: float) -> bytes:
-    pieces, size, rest = [], 0, content
+    found, rest = io.BytesIO(), content  # grows in place, where a join would have all of it twice
     try:
         while rest.lstrip(b"\0"):  # some writers pad the end with zeros
             unpacker = zlib.decompressobj(wbits=31)
@@ -159,14 +160,13 @@ def _gunzip(content: bytes, path: str, max_unpacked: float) -> bytes:
                 piece = unpacker.decompress(rest, _PIECE)
                 if not piece and not unpacker.unconsumed_tail and not unpacker.eof:
                     raise EOFError("it ends too early")
-                pieces.append(piece)
-                size += len(piece)
-                _refuse_larger(size, path, max_unpacked)
+                found.write(piece)
+                _refuse_larger(found.tell(), path, max_unpacked)
                 rest = unpacker.unconsumed_tail
             rest = unpacker.unused_data
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path} is a damaged gzip file: {error}") from error
-    return b"".join(pieces)
+    return found.getvalue()
 
 
 def _unzstd(content: bytes, path: str, max_unpacked: float) -> bytes:
@@ -196,12 +196,11 @@ def _by_library(content: bytes, path: str, max_unpacked: float) -> bytes:
 
 
 def _limited(file: Any, path: str, max_unpacked: float) -> bytes:
-    pieces, size = [], 0
+    found = io.BytesIO()
     while piece := file.read(_PIECE):
-        pieces.append(piece)
-        size += len(piece)
-        _refuse_larger(size, path, max_unpacked)
-    return b"".join(pieces)
+        found.write(piece)
+        _refuse_larger(found.tell(), path, max_unpacked)
+    return found.getvalue()
 
 
 def _limit(max_unpacked: float) -> int:
@@ -230,14 +229,22 @@ def decode(content: bytes, path: str) -> bytes:
             f"{path} is neither text nor Parquet (plain or packed with gzip, zip or zstd); "
             "convert it to CSV"
         )
-    if not content.isascii():
-        try:
-            content.decode()
-        except UnicodeDecodeError:
-            content = content.decode("latin-1").encode()
+    if not _is_utf_8(content):
+        content = content.decode("latin-1").encode()
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return content
+
+
+def _is_utf_8(content: bytes) -> bool:
+    decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(content)
+    try:
+        for begin in range(0, 0 if content.isascii() else len(view), _PIECE):
+            decoder.decode(view[begin : begin + _PIECE])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _from_utf_16(content: bytes) -> bytes:

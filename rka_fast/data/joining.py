@@ -23,7 +23,8 @@ def joined(old: Sequences, new: Interactions, filters: Filters) -> tuple[Interac
     `part` of the log makes the old events part 0. Raises DataError where one has times and the
     other not, or where filters.min_rating asks for ratings that are not there.
     """
-    frame, timed = new.frame, old.timestamps is not None
+    frame = new.frame.with_columns(pl.col("user", "item").cast(pl.String))
+    timed = old.timestamps is not None
     if ("timestamp" in frame.columns) != timed:
         has, lacks = ("data of the run", "new") if timed else ("new data", "run's")
         raise DataError(

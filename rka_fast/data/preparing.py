@@ -202,6 +202,7 @@ class _Preparing:
         for frame in self.log.frames():
             more = rises(frame) if "timestamp" not in frame.columns and steps is not None else None
             steps = None if more is None or steps is None else steps + more
+            frame = frame.with_columns(pl.col("user", "item").cast(pl.String))
             frame = frame.rename({"user": "user_id", "item": "item_id"})
             frame = frame.rename({"timestamp": "moment"}, strict=False)
             if "rating" in frame.columns:  # NaN is above all numbers to some engines

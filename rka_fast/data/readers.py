@@ -31,8 +31,8 @@ MAX_UNPACKED = 16.0
 class Interactions:
     """A log as it was read, in file order.
 
-    frame: columns user and item (strings, as in the file but without blanks around them), and
-        where the file has them rating (float64, NaN where missing) and timestamp.
+    frame: columns user and item (polars' Categorical or strings, as in the file but without blanks
+        around them), and where the file has them rating (float64, NaN where missing) and timestamp.
     form: what the file was read as, for example "TSV without header: columns user, item, rating,
         timestamp".
     ordered: False where the file has neither times nor an order of its own: every user's items
@@ -192,7 +192,7 @@ def _open(
     file: inputs.File, columns: Sequence[str] | None, form: str, pooled: bool
 ) -> Source | None:
     """One file with its form told by its content; None for an empty one among several."""
-    content = file.content()
+    content = file.content()  # one name for it: of several copies each may be most of the memory
     if content[:4] == b"PAR1":
         source = read_parquet(content, file.path)
         if len(source.sample) == 0:
@@ -200,21 +200,21 @@ def _open(
                 return None
             raise DataError(f"{file.path} has columns but no interactions")
         return source
-    text = inputs.decode(content, file.path)
-    first = re.search(rb"\S", text)
+    content = inputs.decode(content, file.path)
+    first = re.search(rb"\S", content)
     if first is None:
         if pooled:
             return None
         raise DataError(f"{file.path} is empty")
     start = first[0]
     if start == b"{" or (start == b"[" and form == "auto"):
-        return read_json(text, file.path)
-    lines = _first_lines(text)
+        return read_json(content, file.path)
+    lines = _first_lines(content)
     if form == "auto" and columns is None:
         form = list_form(lines, file.path) or "table"
     if form in FORMS:
-        return read_lists(text, file.path, form)
-    return read_table(text, lines, file.path, columns)
+        return read_lists(content, file.path, form)
+    return read_table(content, lines, file.path, columns)
 
 
 def _first_lines(text: bytes) -> list[str]:
@@ -289,7 +289,8 @@ class _Sessions:
 
 def prefixed(prefix: str, frame: pl.DataFrame, column: str = "user") -> pl.DataFrame:
     """The events with other names of their users, which stand in a column."""
-    return frame.with_columns(pl.concat_str(pl.lit(prefix), column).alias(column))
+    names = pl.concat_str(pl.lit(prefix), pl.col(column).cast(pl.String)).alias(column)
+    return frame.with_columns(names.cast(frame.schema[column]))
 
 
 def _nothing_left(first: Source, wanted: list, where: str | None) -> str:
@@ -322,11 +323,12 @@ def _mixed_ids(ids: Mapping[str, pl.Series] | pl.DataFrame) -> list[str]:
     """Ids such as 1 and 1.0 in one column, which may be one thing written in two ways."""
     found = []
     for role in ("user", "item"):
-        whole = ids[role].str.ends_with(".0")
+        known = ids[role].unique().cast(pl.String)
+        whole = known.str.ends_with(".0")
         if not whole.any() or whole.all():
             continue
-        floats = ids[role].filter(whole).unique()
-        both = floats.str.strip_suffix(".0").is_in(ids[role].filter(~whole).unique().implode())
+        floats = known.filter(whole)
+        both = floats.str.strip_suffix(".0").is_in(known.filter(~whole).implode())
         if both.any():
             example = printable(floats.filter(both).sort()[0])
             found.append(
@@ -350,10 +352,11 @@ def is_no_chance(steps: int | None) -> bool:
 
 def rises(frame: pl.DataFrame) -> int | None:
     """How many events come after one of the same user; None where an id is below that before."""
-    ids = frame["item"].cast(pl.Int64, strict=False)
-    ids = ids if ids.null_count() == 0 else frame["item"]
+    text = frame["item"].cast(pl.String)
+    ids = text.cast(pl.Int64, strict=False)
+    ids = ids if ids.null_count() == 0 else text
     codes = ids.rank("dense").to_numpy()
-    users = frame["user"].rank("dense").to_numpy().astype(np.int64)
+    users = frame["user"].cast(pl.String).rank("dense").to_numpy().astype(np.int64)
     order = np.argsort(users, kind="stable")
     users, codes = users[order], codes[order].astype(np.int64)
     same = users[1:] == users[:-1]

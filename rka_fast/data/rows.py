@@ -21,6 +21,8 @@ SEPARATORS = {  # of two that give the same number of columns the first is taken
     " ": "spaces",
 }
 
+PART = 1 << 22  # bytes that are parsed at a time
+
 
 def fields(line: str, separator: str) -> list[str]:
     """The fields of one line; quotes count only where they stand around whole fields."""
@@ -54,13 +56,17 @@ class Rows:
         if comment:
             prefix = comment.encode()
             self.comments = content.count(b"\n" + prefix) + content.startswith(prefix)
-        end = self.before = 0  # lines in front of the body
+        self.content, self.begin = content, 0
+        self.before = 0  # lines in front of the rows
         if has_header:
-            self.body = content
             self.before = next(self._records())[0]
             for _ in range(self.before):
-                end = content.find(b"\n", end) + 1 or len(content)
-        self.body = content[end:]
+                self.begin = content.find(b"\n", self.begin) + 1 or len(content)
+
+    @property
+    def body(self) -> bytes:
+        """The text of all rows, a copy of it where there is a header."""
+        return self.content[self.begin :]
 
     def sample(self) -> pl.DataFrame:
         every = range(self.width)
@@ -72,37 +78,57 @@ class Rows:
         return pl.DataFrame(rows, schema={str(k): pl.String for k in every}, orient="row")
 
     def read(self, positions: Sequence[int], types: Types) -> pl.DataFrame:
-        wanted = sorted({*positions, self.width - 1})
         if self.long_quotes:
-            return self._by_records(wanted).select(str(position) for position in positions)
-        frame = self._parse(self.body, wanted, types)
-        if frame is not None and frame[:, -1].has_nulls():
-            # Empty last fields, or lines that lack some: only all columns tell.
-            frame = self._parse(self.body, range(self.width), types)
-        if frame is None or not self._is_complete(frame, self.body):
-            frame = self._careful(wanted)
+            return self._by_records(positions)
+        frame = self._usual(self.body, positions, types)
+        if frame is not None:
+            return frame
+        frame = self._careful(sorted({*positions, self.width - 1}))
         return frame.select(str(position) for position in positions)
+
+    def parts(self, positions: Sequence[int], types: Types) -> Iterator[pl.DataFrame | None]:
+        """The rows of `read`, some at a time; None instead of those that are unusual."""
+        begin = self.begin
+        while begin < len(self.content):
+            end = self.content.find(b"\n", begin + PART) + 1 or len(self.content)
+            part = self.content[begin:end]
+            yield None if self.long_quotes else self._usual(part, positions, types)
+            begin = end
+
+    def has(self, byte: bytes) -> bool:
+        """Whether a byte stands anywhere in the rows."""
+        return self.content.find(byte, self.begin) >= 0
 
     def around(self) -> tuple[str, ...]:
         """Which blanks and quotes may stand around fields."""
         others = (c for c in AROUND if c != self.separator)
-        return tuple(c for c in others if c.encode()[-1:] in self.body)
+        return tuple(c for c in others if self.has(c.encode()[-1:]))
 
     def place(self, row: int) -> str:
         line = next(islice(self._records(), row, None), (0, []))[0]
         return f"{self.path}, line {line}"
 
     def _head(self, lines: int) -> bytes:
-        end = 0
+        end = self.begin
         for _ in range(lines):
-            end = self.body.find(b"\n", end) + 1
+            end = self.content.find(b"\n", end) + 1
             if end == 0:
                 return self.body
-        return self.body[:end]
+        return self.content[self.begin : end]
 
     def _single(self) -> str:
         # A separator is one byte to polars, so "::" becomes the ASCII unit separator.
         return self.separator if len(self.separator) == 1 else "\x1f"
+
+    def _usual(self, body: bytes, positions: Sequence[int], types: Types) -> pl.DataFrame | None:
+        """What polars reads if it has read every line rightly, else None."""
+        frame = self._parse(body, sorted({*positions, self.width - 1}), types)
+        if frame is not None and frame[:, -1].has_nulls():
+            # Empty last fields, or lines that lack some: only all columns tell.
+            frame = self._parse(body, range(self.width), types)
+        if frame is None or not self._is_complete(frame, body):
+            return None
+        return frame.select(str(position) for position in positions)
 
     def _parse(self, body: bytes, positions: Sequence[int], types: Types) -> pl.DataFrame | None:
         """What polars reads if there is nothing unusual; None where it fails."""
@@ -250,7 +276,9 @@ class Rows:
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Line number and fields of every record, one after the other, in plain Python."""
-        stream = io.TextIOWrapper(io.BytesIO(self.body), encoding="utf-8", newline="\n")
+        content = io.BytesIO(self.content)
+        content.seek(self.begin)
+        stream = io.TextIOWrapper(content, encoding="utf-8", newline="\n")
         if self.long_quotes:
             reader = csv.reader(stream, delimiter=self._single())
             yield from ((self.before + reader.line_num, row) for row in reader if row)

@@ -1,6 +1,6 @@
 """What every kind of file becomes before its columns are known."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -27,6 +27,8 @@ class Source:
     notes: what a person should know about how it was read.
     roles: which column holds what, where the form itself says so.
     around: which of AROUND there are in the file. has_points: whether there are points.
+    parts: the rows of `read`, some at a time, so that they need not be there at once; None instead
+        of rows that only `read` can make out.
     """
 
     path: str
@@ -39,6 +41,7 @@ class Source:
     roles: dict[str, int] | None = None
     around: tuple[str, ...] = AROUND
     has_points: bool = True
+    parts: Callable[[Sequence[int], Types], Iterator[pl.DataFrame | None]] | None = None
 
     @property
     def width(self) -> int:

@@ -112,7 +112,8 @@ def read_table(
         text.place,
         notes,
         around=text.around(),
-        has_points=b"." in text.body,
+        has_points=text.has(b"."),
+        parts=text.parts,
     )
 
 

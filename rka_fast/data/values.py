@@ -4,8 +4,8 @@
 # pyright: reportArgumentType=false
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -154,9 +154,60 @@ def events(
     conditions: Sequence[Condition],
     tally: Tally,
 ) -> pl.DataFrame:
-    """The events of one file: a column a role. Raises DataError, with the place, for bad values."""
+    """The events of one file: a column a role, ids as categories.
+
+    Raises DataError, with the place, for bad values.
+    """
     where = [condition.position(source.names, source.width) for condition in conditions]
-    raw = source.read(sorted({*roles.values(), *where}), _types(source, roles, where, kind))
+    positions, types = sorted({*roles.values(), *where}), _types(source, roles, where, kind)
+    of_one = all(condition.is_of_one for condition in conditions)
+    if source.parts is not None and lists is None and cols.NEXT not in roles and of_one:
+        so_far = replace(tally, missing=dict(tally.missing))
+        frames = _by_parts(source, roles, kind, conditions, so_far, source.parts(positions, types))
+        if frames is not None:
+            vars(tally).update(vars(so_far))
+            return pl.concat(frames)
+    raw = source.read(positions, types)
+    return _events(source, raw, roles, kind, lists, conditions, tally)
+
+
+def _by_parts(
+    source: Source,
+    roles: dict[str, int],
+    kind: TimeKind | None,
+    conditions: Sequence[Condition],
+    tally: Tally,
+    parts: Iterable[pl.DataFrame | None],
+) -> list[pl.DataFrame] | None:
+    """The events of one part after the other; None where only all of them together tell.
+
+    Of the text no more is there at once than a part of it.
+    """
+    frames = []
+    for raw in parts:
+        if raw is None or any(trimmed(v, source.around) is not v for v in raw):
+            return None  # one value that is to be trimmed lets all be
+        is_number = kind is not None and kind.name == "number"
+        if is_number and raw[str(roles["timestamp"])].dtype != pl.Int64:
+            return None  # one that is not whole makes all of them floats
+        try:
+            frames.append(_events(source, raw, roles, kind, None, conditions, tally))
+        except DataError:
+            return None  # it names the row in the part, not in the file
+    return frames
+
+
+def _events(
+    source: Source,
+    raw: pl.DataFrame,
+    roles: dict[str, int],
+    kind: TimeKind | None,
+    lists: str | None,
+    conditions: Sequence[Condition],
+    tally: Tally,
+) -> pl.DataFrame:
+    """The events of some rows."""
+    where = [condition.position(source.names, source.width) for condition in conditions]
     row = None  # the row of every event in the file, where it is not its own number
     tally.rows += len(raw)
     if conditions:
@@ -191,7 +242,7 @@ def events(
     def place(index: int) -> str:
         return source.place(index if row is None else row[index])
 
-    frame = {"user": columns["user"], "item": columns["item"]}
+    frame = {role: columns[role].cast(pl.Categorical) for role in ("user", "item")}
     if "rating" in columns:
         frame["rating"] = _ratings(columns["rating"], place, tally)
     if "timestamp" in columns:

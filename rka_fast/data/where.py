@@ -33,6 +33,11 @@ class Condition:
         has = f"the columns are {listed(names)}" if names else f"{width} columns without names"
         raise DataError(f"where={printable(str(self))}: no column {printable(self.column)}; {has}")
 
+    @property
+    def is_of_one(self) -> bool:
+        """Whether a value alone tells whether it holds; how dates are written others tell."""
+        return self.sign in ("=", "!=") or _number(self.value) is not None
+
     def holds(self, column: pl.Series) -> pl.Series:
         """For every row whether it is kept; a missing value is not."""
         text = column.cast(pl.String).str.strip_chars() if not column.dtype.is_nested() else None

@@ -199,7 +199,7 @@ def pooled(parts: list[Interactions]) -> Interactions:
     stages = ", ".join(f"{len(of.frame):,} to {to}" for of, to in zip(parts, ROLES, strict=True))
     return dataclasses.replace(
         parts[0],
-        frame=pl.concat(frames),
+        frame=pl.concat(frames, how="vertical_relaxed"),
         ordered=all(of.ordered for of in parts),
         notes=[*dict.fromkeys(note for of in parts for note in of.notes), f"events: {stages}"],
         warnings=list(dict.fromkeys(warning for of in parts for warning in of.warnings)),
