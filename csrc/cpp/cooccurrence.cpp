@@ -3,11 +3,10 @@
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <vector>
 
-#include "../binding.h"
+#include "positions.h"
 
 namespace rka {
 namespace {
@@ -15,48 +14,33 @@ namespace {
 // Counts (B, n, n) float32 at every pair of positions of items (B, n) int64; 0 is padding.
 // indptr int64, indices and data int32: compressed rows with sorted columns, row 0 empty.
 Tensor gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, MaybeTensor counted) {
-  const auto expect = [](const char* name, const Tensor& x, ScalarType type, int64_t dimensions) {
-    STD_TORCH_CHECK(x.scalar_type() == type && x.dim() == dimensions && x.is_contiguous(), name,
-                    ": expected a contiguous tensor of the dtype and dimensions of the schema");
-  };
   expect("indptr", indptr, ScalarType::Long, 1);
   expect("indices", indices, ScalarType::Int, 1);
   expect("data", data, ScalarType::Int, 1);
   STD_TORCH_CHECK(indices.size(0) == data.size(0), "data: expected ", indices.size(0),
                   " counts, one for each index, got ", data.size(0));
-  STD_TORCH_CHECK(items.scalar_type() == ScalarType::Long && items.dim() == 2,
-                  "items: expected int64 (sequences, positions)");
-  const int64_t B = items.size(0), n = items.size(1);
-  STD_TORCH_CHECK(!counted || (counted->scalar_type() == ScalarType::Bool && counted->dim() == 2 &&
-                               counted->size(0) == B && counted->size(1) == n),
-                  "counted: expected bool of the shape of items");
-  const Tensor ids = torch::stable::contiguous(items);
-  const int64_t* item = static_cast<const int64_t*>(ids.data_ptr());
-  MaybeTensor marks;
-  if (counted) marks = torch::stable::contiguous(*counted);
-  const bool* mark = marks ? static_cast<const bool*>(marks->data_ptr()) : nullptr;
+  const int64_t rows = indptr.size(0) - 1;
+  const Positions at(items, counted, rows);
+  const int64_t B = at.B, n = at.n;
   const Counts counts{static_cast<const int64_t*>(indptr.data_ptr()),
                       static_cast<const int32_t*>(indices.data_ptr()),
                       static_cast<const int32_t*>(data.data_ptr())};
-  const int64_t rows = indptr.size(0) - 1;
   for (int64_t i = 0; i < B * n; ++i) {
-    STD_TORCH_CHECK(item[i] >= 0 && item[i] < rows, "items: expected 0 .. ", rows - 1, ", got ",
-                    item[i]);
-    const int64_t* row = counts.indptr + item[i];
+    const int64_t* row = counts.indptr + at.item[i];
     STD_TORCH_CHECK(0 <= row[0] && row[0] <= row[1] && row[1] <= indices.size(0),
                     "indptr: expected ascending positions of indices, got ", row[0], " and ",
-                    row[1], " for item ", item[i]);
+                    row[1], " for item ", at.item[i]);
   }
   Tensor out = torch::stable::new_empty(items, std::vector<int64_t>{B, n, n}, ScalarType::Float);
   float* block = static_cast<float*>(out.data_ptr());
   std::vector<int32_t> order(static_cast<size_t>(B * n));
   torch::stable::parallel_for(0, B, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) order_items(item + b * n, n, order.data() + b * n);
+    for (int64_t b = begin; b < end; ++b) order_items(at.items(b), n, order.data() + b * n);
   });
   torch::stable::parallel_for(0, B * n, 64, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / n;
-      count_row(counts, item + b * n, mark ? mark + b * n : nullptr, n, order.data() + b * n, i % n,
+      count_row(counts, at.items(b), at.counted(b), n, order.data() + b * n, i % n,
                 block + b * n * n);
     }
   });

@@ -3,21 +3,15 @@
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <atomic>
 #include <utility>
 #include <vector>
 
-#include "../binding.h"
+#include "positions.h"
 
 namespace rka {
 namespace {
-
-void expect(const char* name, const Tensor& x, ScalarType type, int64_t dimensions) {
-  STD_TORCH_CHECK(x.scalar_type() == type && x.dim() == dimensions && x.is_contiguous(), name,
-                  ": expected a contiguous tensor of the dtype and dimensions of the schema");
-}
 
 // Counts (B, n, n) float32 at every pair of positions of items (B, n) int64; 0 is padding.
 Tensor gather_indexed(Tensor user_begin, Tensor user_items, Tensor item_begin, Tensor item_users,
@@ -34,17 +28,8 @@ Tensor gather_indexed(Tensor user_begin, Tensor user_items, Tensor item_begin, T
   const int64_t rows = item_begin.size(0) - 1;
   STD_TORCH_CHECK(head.size(0) == rows, "head: expected ", rows, " places, got ", head.size(0));
   STD_TORCH_CHECK(head_counts.size(0) == head_counts.size(1), "head_counts: expected a square");
-  STD_TORCH_CHECK(items.scalar_type() == ScalarType::Long && items.dim() == 2,
-                  "items: expected int64 (sequences, positions)");
-  const int64_t B = items.size(0), n = items.size(1);
-  STD_TORCH_CHECK(!counted || (counted->scalar_type() == ScalarType::Bool && counted->dim() == 2 &&
-                               counted->size(0) == B && counted->size(1) == n),
-                  "counted: expected bool of the shape of items");
-  const Tensor ids = torch::stable::contiguous(items);
-  const int64_t* item = static_cast<const int64_t*>(ids.data_ptr());
-  MaybeTensor marks;
-  if (counted) marks = torch::stable::contiguous(*counted);
-  const bool* mark = marks ? static_cast<const bool*>(marks->data_ptr()) : nullptr;
+  const Positions at(items, counted, rows);
+  const int64_t B = at.B, n = at.n;
   const UserIndex index{static_cast<const int64_t*>(user_begin.data_ptr()),
                         static_cast<const int32_t*>(user_items.data_ptr()),
                         static_cast<const int64_t*>(item_begin.data_ptr()),
@@ -55,11 +40,9 @@ Tensor gather_indexed(Tensor user_begin, Tensor user_items, Tensor item_begin, T
                         user_begin.size(0) - 1,
                         rows,
                         user_items.size(0)};
-  for (int64_t i = 0; i < B * n; ++i) {
-    STD_TORCH_CHECK(item[i] >= 0 && item[i] < rows, "items: expected 0 .. ", rows - 1, ", got ",
-                    item[i]);
-    STD_TORCH_CHECK(index.head[item[i]] < index.heads, "head: expected places below ", index.heads);
-  }
+  for (int64_t i = 0; i < B * n; ++i)
+    STD_TORCH_CHECK(index.head[at.item[i]] < index.heads, "head: expected places below ",
+                    index.heads);
   Tensor out = torch::stable::new_zeros(items, std::vector<int64_t>{B, n, n}, ScalarType::Float);
   float* block = static_cast<float*>(out.data_ptr());
   std::atomic<bool> fits{true};
@@ -70,13 +53,12 @@ Tensor gather_indexed(Tensor user_begin, Tensor user_items, Tensor item_begin, T
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / n;
       if (b != current) {
-        order_items(item + b * n, n, order.data());
-        runs.set(item + b * n, order.data(), n);
+        order_items(at.items(b), n, order.data());
+        runs.set(at.items(b), order.data(), n);
         current = b;
       }
-      if (i % n < runs.size() &&
-          !count_run(index, runs, i % n, mark ? mark + b * n : nullptr, n, order.data(),
-                     tally.data(), block + b * n * n))
+      if (i % n < runs.size() && !count_run(index, runs, i % n, at.counted(b), n, order.data(),
+                                            tally.data(), block + b * n * n))
         fits = false;
     }
   });
