@@ -8,20 +8,16 @@ operating system tells.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
+from processes import figures, peak_memory
 from publishing import publish
 
 from rka_fast.commands import machine
@@ -96,27 +92,9 @@ def train(size: Size) -> dict[str, Any]:
     return {**memory._asdict(), "foreseen": memory.peak, "peak": peak, "seconds": seconds}
 
 
-def peak_memory() -> int:
-    """Bytes that this process has had at most.
-
-    The operating system's figure of the program: that of getrusage begins with what the process
-    that started it had.
-    """
-    with contextlib.suppress(OSError):
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def measured(name: str) -> dict[str, Any]:
     """The figures of a size, in a process of its own."""
-    command = [sys.executable, __file__, "--one", name]
-    paths = os.pathsep.join(filter(None, sys.path))  # what is imported here is there
-    environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"size {name!r}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return figures(__file__, "--one", name)
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from processes import peak_memory
 from publishing import publish
-from scale import peak_memory
 from torch import Tensor
 
 from rka_fast.commands import machine

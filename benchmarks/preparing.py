@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import tyro
+from processes import environment
 from publishing import publish
 
 from rka_fast.commands import machine
@@ -99,9 +100,8 @@ def resident(processes: list[int]) -> int:
 def measured(engine: str, log: Path, counts: str) -> tuple[float, int]:
     """Seconds and peak bytes of one preparation in a process of its own."""
     command = [sys.executable, __file__, "--one", f"{engine},{log},{counts}"]
-    paths = os.pathsep.join(filter(None, sys.path))  # what is imported here is there
     begin, peak = time.perf_counter(), 0
-    running = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths})
+    running = subprocess.Popen(command, env=environment())
     while running.poll() is None:
         peak = max(peak, resident(tree(running.pid)))
         time.sleep(0.1)

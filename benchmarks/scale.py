@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import tyro
-from memory import peak_memory
+from processes import figures, peak_memory
 from publishing import publish
 
 from rka_fast.commands import machine
@@ -226,16 +224,6 @@ def run_stage(name: str, folder: Path) -> dict[str, Any]:
     return {"before": before, "peak": peak, "seconds": seconds, "size": size, "note": note}
 
 
-def in_process(name: str, folder: Path) -> dict[str, Any]:
-    paths = os.pathsep.join(filter(None, sys.path))
-    environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, __file__, "--one", name, "--folder", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{name}: exit {done.returncode}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def table(found: list[tuple[str, str, dict[str, Any]]]) -> str:
     """The figures in Markdown."""
     lines = [
@@ -264,9 +252,9 @@ def main() -> None:
             if not (folder / "log.csv").exists():
                 generate(folder / "log.csv", int(float(millions) * 1e6))
             for stage in flags.stages.split(","):
-                figures = in_process(stage, folder)
-                found.append((millions, stage, figures))
-                print(millions, stage, json.dumps(figures), file=sys.stderr, flush=True)
+                taken = figures(__file__, "--one", stage, "--folder", str(folder))
+                found.append((millions, stage, taken))
+                print(millions, stage, json.dumps(taken), file=sys.stderr, flush=True)
     text = (
         "# Time and memory of every stage, over the number of events\n\n"
         f"{machine()}. RKSA with its defaults, and {SAMPLED['loss']} with negatives shared by a\n"

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 from support.runs import train
-from support.trainers import break_at, lines, without_seconds
+from support.trainers import break_at, lines, stopped, without_seconds
 
 from rka_fast.errors import Interrupted
 from rka_fast.run import Run
@@ -108,12 +108,7 @@ def test_decay_and_average_go_on_after_a_stop(trainer_for):
     flags = ("--model", "sasrec", "--epochs", "3", "--decay", "cosine", "--average-weights", ".9")
     whole = trainer_for("whole", *flags)
     expected = whole.run()
-    for step in (3, 6):
-        parts = trainer_for("parts", *flags)
-        break_at(parts, step, lambda loss: os.kill(os.getpid(), signal.SIGTERM) or loss)
-        with pytest.raises(Interrupted):
-            parts.run()
-    parts = trainer_for("parts", *flags)
+    parts = stopped(trainer_for, (3, 6), *flags)
     assert parts.average.n_averaged == 6
     assert without_seconds(parts.run()) == without_seconds(expected)
     assert lines(parts, "valid") == lines(whole, "valid")

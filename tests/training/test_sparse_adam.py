@@ -1,16 +1,13 @@
 """`--sparse-adam`: lazy Adam of the tables, Adam of the rest, and their gradients."""
 
 import math
-import os
-import signal
 
 import numpy as np
 import pytest
 import torch
 from support.runs import train
-from support.trainers import break_at, lines, without_seconds
+from support.trainers import lines, stopped, without_seconds
 
-from rka_fast.errors import Interrupted
 from rka_fast.train import main
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.optimiser import RowAdam
@@ -174,12 +171,7 @@ def test_it_goes_on_after_a_stop(trainer_for, model):
     )  # fmt: skip
     whole = trainer_for("whole", *flags)
     expected = whole.run()
-    for step in (3, 6):
-        parts = trainer_for("parts", *flags)
-        break_at(parts, step, lambda loss: os.kill(os.getpid(), signal.SIGTERM) or loss)
-        with pytest.raises(Interrupted):
-            parts.run()
-    parts = trainer_for("parts", *flags)
+    parts = stopped(trainer_for, (3, 6), *flags)
     assert without_seconds(parts.run()) == without_seconds(expected)
     assert lines(parts, "valid") == lines(whole, "valid")
     one, two = (Checkpoint.load(trainer.folder.last) for trainer in (whole, parts))
