@@ -95,8 +95,9 @@ def recommend(flags: Flags) -> str:
     for name in ("items", "exclude"):
         if (path := getattr(flags, name)) is not None:
             items, users = read_ids(path)
-            of_users = pl.DataFrame({"user": users, "item": items})
-            options[name] = items if users is None else of_users
+            options[name] = items
+            if users is not None:
+                options[name] = pl.DataFrame({"user": users, "item": items})
     if flags.history_file is not None and options["unknown"] is None:
         options["unknown"] = "skip"
     plan = run.plan(of, flags.top, times=times, **options)

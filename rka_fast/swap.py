@@ -127,8 +127,8 @@ def _converter(module: nn.Module) -> Callable[[Any, dict], KernelizedAttention] 
 
 def _has_additions(module: nn.Module) -> bool:
     """Whether calls of the module run more than its class says: hooks (prunings), a new forward."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    return any(hooks) or "forward" in vars(module)
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for name in hooks) or "forward" in vars(module)
 
 
 def _refuse_additions(theirs: nn.Module) -> None:

@@ -20,7 +20,7 @@ from rka_fast.data.readers import Interactions
 from rka_fast.data.split import Split
 from rka_fast.errors import printable
 from rka_fast.files import check_writable, to_json, write_output
-from rka_fast.training.assemble import load_data, prepared_counts
+from rka_fast.training.assemble import load_data, prepared_counts, with_prepared
 from rka_fast.training.closing import closing_lines
 from rka_fast.training.config import Config
 from rka_fast.training.flags import parse
@@ -80,6 +80,8 @@ def train(
         else:
             if config.from_run is not None:
                 start = Start.of(config)
+            if "data" not in (interactions or {}):
+                config = with_prepared(config)  # whoever goes on from the run has to know them
             config, prepared = with_streaming(config, interactions)
             if prepared is None:
                 sequences, description, lines = load_data(config, interactions, features)
@@ -97,7 +99,9 @@ def train(
             lines.append(ROWS_ALONE)
         if main and lines:
             print("\n".join(lines), flush=True)
-        known = counts if resuming or counts is not None else prepared_counts(config)
+        known = counts
+        if known is None and prepared is None and not resuming:
+            known = prepared_counts(config)
         trainer = Trainer(config, sequences, folder, description, counts=known, prepared=prepared)
         if isinstance(trainer.parts, Streamed):
             description.update(trainer.parts.facts)

@@ -67,6 +67,23 @@ def test_a_day_is_added_with_the_settings_of_those_before(tmp_path, capsys):
     assert "ties 'drop': " in capsys.readouterr().err
 
 
+def test_going_on_from_prepared_data_keeps_its_filters(tmp_path):
+    lines = dated_log(tmp_path / "log").read_text().splitlines()
+    for name, part in (("1", lines[:300]), ("2", lines[300:] + lines[-1:] * 3)):
+        (tmp_path / name).write_text("\n".join(part))
+    columns = ("--columns", "user,item,timestamp", "--repeats", "drop")
+    prepared = tmp_path / "prepared"
+    assert main(["prepare", str(tmp_path / "1"), "--out", str(prepared), *columns]) == 0
+    results = []
+    for data, run, flags in ((prepared, "a", ()), (tmp_path / "1", "b", columns)):
+        assert train(data, tmp_path / run, "--model", "sasrec", *flags) == 0
+        begin = ("--from", str(tmp_path / run), "--data", str(tmp_path / "2"))
+        assert train_main([*begin, "--out", str(tmp_path / f"{run}2")]) == 0
+        results.append(json.loads((tmp_path / f"{run}2" / "result.json").read_text()))
+    assert results[0]["test"] == results[1]["test"]
+    assert results[0]["data"]["events"] == results[1]["data"]["events"]
+
+
 def test_mistakes_are_told_in_one_line(tmp_path, capsys):
     log, out = dated_log(tmp_path / "log"), tmp_path / "prepared"
 

@@ -95,6 +95,10 @@ def test_nothing_that_may_be_shown_is_said(run, tmp_path, capsys):
     assert main([str(run), "--user", "u7", "--items", str(only), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["user"] == "u7" and printed["recommendations"] == []
+    listed = tmp_path / "only.json"  # of ids of two types
+    listed.write_text(json.dumps([1, *only.read_text().split()]))
+    assert main([str(run), "--user", "u7", "--items", str(listed)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [NOTHING]
     histories = tmp_path / "histories.json"
     mine = [loaded.sequences.item_id(item) for item in had]
     histories.write_text(json.dumps({"all of it": mine, "part": mine[:1]}))

@@ -175,7 +175,12 @@ def parametrised(attention: nn.Module) -> nn.Module:
     return parametrize.register_parametrization(attention, "in_proj_weight", nn.Tanh())
 
 
-@pytest.mark.parametrize("change", [on_itself, pruned, parametrised])
+def before_its_backward(attention: nn.Module) -> nn.Module:
+    attention.register_full_backward_pre_hook(lambda module, grad: None)
+    return attention
+
+
+@pytest.mark.parametrize("change", [on_itself, before_its_backward, pruned, parametrised])
 def test_what_was_put_on_an_attention_does_not_get_lost(change):
     model = nn.ModuleList([change(nn.MultiheadAttention(D, H))])
     with pytest.raises(ValueError, match="^0: expected an attention without hooks, prunings"):

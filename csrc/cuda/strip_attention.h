@@ -33,7 +33,12 @@ RKA_DEVICE uint32_t draw_dropout(const Sequence<S>& s, const Rows& rows, int hea
   return kept;
 }
 
-// From scale scores: x <- omega o x, omega = softplus = max(z, 0) + log(1 + e^-|z|).
+// max(z, 0) + log(1 + e^-|z|).
+RKA_DEVICE float softplus_fast(float z) {
+  return fmaf(LN_2, log2_fast(1.0f + exp2_fast(-LOG2_E * fabsf(z))), z < 0.0f ? 0.0f : z);
+}
+
+// From scale scores: x <- omega o x, omega = softplus.
 template <class S>
 RKA_DEVICE void apply_scale(const Rows& rows, const Strip<S::TILES>& scores, float factor,
                             float bias, Strip<S::TILES>& x) {
@@ -41,9 +46,7 @@ RKA_DEVICE void apply_scale(const Rows& rows, const Strip<S::TILES>& scores, flo
   for (int j = 0; j < S::TILES; ++j) {
     if (j / 2 >= rows.pairs) continue;
     for (int c = 0; c < 4; ++c) {
-      const float z = fmaf(scores[j][c], factor, bias);
-      const float e = exp2_fast(-LOG2_E * fabsf(z));
-      x[j][c] *= fmaf(LN_2, log2_fast(1.0f + e), z < 0.0f ? 0.0f : z);
+      x[j][c] *= softplus_fast(fmaf(scores[j][c], factor, bias));
     }
   }
 }
@@ -106,6 +109,13 @@ RKA_DEVICE void drop(uint32_t kept, float factor, Strip<S::TILES>& x) {
 
 // The right operands of a head in the order of their use.
 enum Operand { SHAPE_KEY, SCALE_KEY, LOCATION_KEY, VALUE, NO_OPERAND };
+
+// Of the products with an operand.
+RKA_DEVICE float scale_of(const Problem& p, int operand, int width) {
+  return operand == VALUE          ? 1.0f
+         : operand == LOCATION_KEY ? p.location_scale
+                                   : inverse_sqrt(float(width));
+}
 
 // Field by field: a reference chosen at run time would make every field a load of its own.
 RKA_DEVICE Heads choose(bool condition, const Heads& x, const Heads& y) {
@@ -212,8 +222,7 @@ RKA_DEVICE void forward_head(const Sequence<S>& s, int head, bool first) {
     const int operand = chunk.operand;
     const Heads query = choose(operand == SHAPE_KEY, p.shape_query,
                                choose(operand == SCALE_KEY, p.scale_query, p.query));
-    const float factor =
-        operand == LOCATION_KEY ? p.location_scale : inverse_sqrt(float(query.width));
+    const float factor = scale_of(p, operand, query.width);
     add_scores(s, rows, query, head, chunk, y);
     fetch_chunk(s, ahead, head);
     ahead = after<S>(p, ahead), chunk = after<S>(p, chunk);

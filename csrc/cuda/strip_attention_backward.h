@@ -13,21 +13,9 @@ namespace rka::cuda {
 
 RKA_DEVICE float sigmoid_fast(float z) { return reciprocal(1.0f + exp2_fast(-LOG2_E * z)); }
 
-// x = x f'(score) for the piecewise linear f; `slope` where the score is not positive.
-RKA_DEVICE float slope_of(Activation f) {
-  return f == Activation::leaky_relu ? 0.01f : f == Activation::relu ? 0.0f : 1.0f;
-}
-
 // f'(z) from f(z), which has the sign of z.
 RKA_DEVICE float slope_at(Activation f, float slope, float value) {
   return f == Activation::tanh ? fmaf(-value, value, 1.0f) : value > 0.0f ? 1.0f : slope;
-}
-
-// Of the products with an operand.
-RKA_DEVICE float scale_of(const Problem& p, int operand, int width) {
-  return operand == VALUE          ? 1.0f
-         : operand == LOCATION_KEY ? p.location_scale
-                                   : inverse_sqrt(float(width));
 }
 
 // The forward pass up to the weights, in x, and the gradient of the weights as they meet the values

@@ -44,6 +44,6 @@ inline int strip_backward_blocks(int tiles, int64_t shared_limit) {
 }
 
 // Floats that a block sets aside in the backward pass: nine strips of its 128 threads.
-inline int64_t strip_scratch(int tiles) { return 9 * 4 * 128 * int64_t(tiles); }
+constexpr int64_t strip_scratch(int tiles) { return 9 * 4 * 128 * int64_t(tiles); }
 
 }  // namespace rka::cuda

@@ -52,10 +52,15 @@ RKA_DEVICE void draw_skew(const Sequence<S>& s, int head, float (&out)[2]) {
   out[0] = odd ? other : own, out[1] = odd ? own : other;
 }
 
+// Of the piecewise linear f where the score is not positive.
+RKA_DEVICE float slope_of(Activation f) {
+  return f == Activation::leaky_relu ? 0.01f : f == Activation::relu ? 0.0f : 1.0f;
+}
+
 // f(factor x) of location and shape: the larger of two lines but for tanh.
 template <class S>
 RKA_DEVICE void activate_strip(Activation f, float factor, Strip<S::TILES>& x) {
-  const float slope = f == Activation::leaky_relu ? 0.01f : f == Activation::relu ? 0.0f : 1.0f;
+  const float slope = slope_of(f);
 #pragma unroll
   for (int j = 0; j < S::TILES; ++j) {
     for (float& y : x[j]) {

@@ -44,6 +44,8 @@ struct Saved {
   }
 };
 
+static_assert(strip_scratch(MOST_TILES) == SAVED_STRIPS * Saved<Shape<MOST_TILES>>::FLOATS);
+
 // What one head leaves for its gradients besides the saved strips.
 template <class S>
 struct HeadState {
@@ -52,10 +54,6 @@ struct HeadState {
   uint32_t positive = 0;  // bit 4 j + c: the location score is
   uint32_t kept = ~0u;    // of dropout
 };
-
-RKA_DEVICE float softplus_fast(float z) {
-  return fmaf(LN_2, log2_fast(1.0f + exp2_fast(-LOG2_E * fabsf(z))), z < 0.0f ? 0.0f : z);
-}
 
 // For the mean, from d S in x: adds A' d P to the gradient of K, leaves that of the shapes in x.
 template <class S>

@@ -65,6 +65,11 @@ def prepare(
             "min_user_events and min_item_events cannot be added to: what an earlier day has "
             "dropped is not there; prepare all days at once"
         )
+    if options.add is not None and filters.min_rating is not None and filters.ties == "drop":
+        raise DataError(
+            "min_rating with ties 'drop' cannot be added to: what an earlier day has dropped by "
+            "its rating would have dropped what ties with it; prepare all days at once"
+        )
     _refuse_existing(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -100,7 +105,9 @@ def _refuse_existing(out: Path) -> None:
         )
     if out.exists() and not out.is_dir():
         raise FolderError(f"{out} is a file; choose another --out")
-    others = {path.name for path in out.iterdir()} - _OURS if out.exists() else set()
+    others = {path.name for path in out.iterdir()} if out.exists() else set()
+    if LOCK in others:  # it was begun here; else these names are somebody else's
+        others -= _OURS
     if others := sorted(name for name in others if not name.endswith(".tmp")):
         raise FolderError(f"{out} holds other things, such as {others[0]}; choose another --out")
 
@@ -270,6 +277,7 @@ class _Preparing:
                 self.engine.copy(text.format(name), path)
                 self.engine.table(table, [path])
                 after, name = self.engine.rows(query.sizes(table))[0], table
+                _clear(self.work, {f"kept{made - 2}.parquet"})  # what this one was made of
                 again = rule.endswith("(iterated)") and after != before
                 before = after
                 if not again:

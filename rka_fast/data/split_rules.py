@@ -30,7 +30,8 @@ class SplitOptions(NamedTuple):
     quantiles of the event times or two ISO dates (UTC). targets: which of a user's events of a
     period is asked for, or all of them. seed: of the random ones. max_counted: see `Split`.
     eval_users: how many users a stage asks, or "all"; None is all of them while that takes no more
-    than `MOST_SCORES`, and beyond it a sample that does.
+    than `MOST_SCORES`, and beyond it a sample that does. of_shard: there is more data elsewhere, so
+    that a stage may ask nobody.
     """
 
     seen: str = "hide"
@@ -39,6 +40,7 @@ class SplitOptions(NamedTuple):
     seed: int = 0
     max_counted: int = MAX_COUNTED
     eval_users: int | str | None = None
+    of_shard: bool = False
 
 
 DEFAULT = SplitOptions()
@@ -51,7 +53,7 @@ def leave_one_out(sequences: Sequences, options: SplitOptions = DEFAULT) -> Spli
     """
     end = sequences.indptr[1:].astype(np.int64)
     users = np.flatnonzero(sequences.lengths >= 3)
-    if not len(users):
+    if not len(users) and not options.of_shard:
         raise DataError(
             f"no user has 3 events (the longest of {sequences.num_users} has "
             f"{sequences.lengths.max(initial=0)}): leave-one-out needs one to train, one to "
@@ -136,7 +138,7 @@ def time_split(sequences: Sequences, options: SplitOptions = DEFAULT) -> Split:
         raise DataError(f"split_targets {options.targets!r}: expected one of {', '.join(TARGETS)}")
     boundaries = time_boundaries(sequences, options.boundaries)
     times = np.asarray(sequences.timestamps)
-    if not (times < boundaries[0]).any():
+    if not (times < boundaries[0]).any() and not options.of_shard:
         raise DataError(
             f"no event is before {_when(boundaries[0])}, where validation begins, so there is "
             f"nothing to train on; the events are from {_when(times.min())} to "
@@ -206,7 +208,7 @@ def _by_periods(
         max_counted=options.max_counted,
     )
     for stage in STAGES:
-        if len(split.targets(stage).users) == 0:
+        if len(split.targets(stage).users) == 0 and not options.of_shard:
             raise DataError(nobody(stage))
     return split
 

@@ -121,11 +121,12 @@ def add_attention(
             "rka_fast.swap_attention replaces nn.MultiheadAttention"
         )
     without = {name: module for name, module in found.items() if not hasattr(module, NAME)}
+    sizes = {name: _sizes(name, module) for name, module in without.items()}
     for name, module in without.items():
         parameter = next(module.parameters())
         new = {"device": parameter.device, "dtype": parameter.dtype}
-        spread = HeadSpread(*_sizes(name, module), **options, **new).train(module.training)
-        spread.cross = any(part in name.lower() for part in _CROSS)
+        spread = HeadSpread(*sizes[name], **options, **new).train(module.training)
+        spread.cross = _is_cross(name)
         module.add_module(NAME, spread)
     if without:
         model.config.rka_fast = options
@@ -241,6 +242,12 @@ def _takes_a_name(module: nn.Module) -> bool:
     """Whether its forward looks up the function of its attention by the model's setting."""
     code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
     return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+
+
+def _is_cross(name: str) -> bool:
+    """Whether an attention of this name, "layer.0.crossattention.self", is to another sequence."""
+    own = ".".join(name.lower().split(".")[-2:])
+    return any(part in own for part in _CROSS)
 
 
 def _sizes(name: str, module: Any) -> tuple[int, int, int]:

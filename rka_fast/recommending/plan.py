@@ -86,8 +86,8 @@ def shown_to(
         found = known(ids, what)
         of_rows = None
         if users is not None:
-            rows, of_each = _rows(users, found, histories)
-            if not len(rows):
+            rows, of_each, asked = _rows(users, found, histories)
+            if not asked:
                 notes.append(f"{what}: none of its users is asked for")
             of_rows = UserItems(rows, of_each, len(histories), sequences.num_items)
         return found[found >= 0], of_rows
@@ -101,8 +101,11 @@ def shown_to(
 
 def _rows(
     users: list[Any], items: np.ndarray, histories: Histories
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of user and item as those of row and item; a user may be asked for more than once."""
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Pairs of user and item as those of row and item, and whether any of the users is asked for.
+
+    A user may be asked for more than once.
+    """
     rows_of: dict[str, list[int]] = {}
     for row, name in enumerate(histories.names):
         rows_of.setdefault(name, []).append(row)
@@ -114,7 +117,7 @@ def _rows(
         for row in rows_of.get(name, ())
     ]
     rows, of_each = np.array(pairs, np.int64).reshape(-1, 2).T
-    return rows, of_each
+    return rows, of_each, any(name in rows_of for name in names)
 
 
 def _pairs(given: Any, what: str) -> tuple[list[Any] | None, list[Any]]:

@@ -102,6 +102,18 @@ def load_prepared(
     return _described(config, prepared.sequences(), description, lines, features)
 
 
+def with_prepared(config: Config) -> Config:
+    """The config with the settings that its data was prepared with, if it is prepared.
+
+    Raises ConfigError where it has others.
+    """
+    if not Prepared.is_one(config.data):
+        return config
+    prepared = Prepared.open(config.data)
+    refuse_other_settings(config, prepared)
+    return dataclasses.replace(config, **prepared.facts["settings"])
+
+
 def describe_prepared(config: Config, prepared: Prepared) -> tuple[dict[str, Any], list[str]]:
     """What prepared data is, JSON-able and as lines, without what the split comes to."""
     report = prepared.report

@@ -27,6 +27,7 @@ from rka_fast.models.losses import CHUNK, LOSSES, WHOLE
 from rka_fast.models.transformer import BLOCKS
 from rka_fast.training.assemble import split_options
 from rka_fast.training.config import Config
+from rka_fast.training.devices import check_device
 from rka_fast.training.metrics import SCORES_AT_ONCE
 
 FLOAT = 4
@@ -184,7 +185,11 @@ def _loss(config: Config, items: int, batch: int, positions: float) -> float:
 
 
 def check_fits(config: Config, sequences: Sequences) -> list[str]:
-    """Lines about memory, none on the GPU of a Mac. Raises TrainingError where it won't suffice."""
+    """Lines about memory, none on the GPU of a Mac.
+
+    Raises ConfigError where there is no such device, TrainingError where memory won't suffice.
+    """
+    check_device(config.device)
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -203,10 +208,8 @@ def check_fits(config: Config, sequences: Sequences) -> list[str]:
     if fits or config.force:
         return lines
     each = f", in each of {processes} processes" if processes > 1 else ""
-    raise TrainingError(
-        f"{'; '.join(lines)}{each}: it will not fit; {'; '.join(_remedies(config, memory))}; or "
-        "--force tries it"
-    )
+    remedies = "; ".join([*_remedies(config, memory), "or --force tries it"])
+    raise TrainingError(f"{'; '.join(lines)}{each}: it will not fit; {remedies}")
 
 
 def _gpu(device: str) -> int:

@@ -104,7 +104,7 @@ class Shards:
             asked = "all" if scores <= MOST_SCORES else users * MOST_SCORES // scores
         if asked != "all":
             asked = max(1, int(asked) // self.prepared.shards)
-        return options._replace(eval_users=asked)
+        return options._replace(eval_users=asked, of_shard=True)
 
     def seed(self, number: int) -> int:
         """Of the random choices on a shard."""

@@ -27,6 +27,7 @@ from rka_fast.data.batches import Batch, Batcher, sampled_candidates
 from rka_fast.data.cooccurrence import CoOccurrence
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.shards import Prepared
+from rka_fast.data.split import STAGES
 from rka_fast.data.split_rules import SPLITS, iso_seconds
 from rka_fast.errors import ConfigError, DataError
 from rka_fast.models import MODELS, Recommender
@@ -154,6 +155,12 @@ class Streamed:
         found = sorted(gathered, key=lambda facts: facts["number"])
         sizes = Catalogue(catalogue.num_items, prepared.facts["users"])
         self.split = merged(sizes, found)
+        for stage in STAGES if config.split != "none" else ():
+            if not len(self.split.targets(stage).users):
+                raise DataError(
+                    f"{prepared.path}: split {config.split!r} finds nobody to ask in {stage}; "
+                    "check which columns were prepared, or choose another --split"
+                )
         self.trainees = {facts["number"]: facts["trainees"] for facts in found}
         counts = stored or summed([facts["counts"] for facts in found])
         self.model = MODELS[config.model].from_config(config, self.split)
@@ -230,6 +237,8 @@ class StreamedEvaluator(Evaluator):
     def seconds(self, model: Recommender, stage: str) -> float:
         places = self.split.places[stage]
         number = max(self.of.own, key=lambda number: len(places[number]))
+        if not len(places[number]):
+            return 0.0
         with self.accelerator.autocast():
             took = self._evaluation_of(stage, number).seconds(model, self.accelerator.device)
         return took * sum(len(places[n]) for n in self.of.own) / len(places[number])

@@ -207,6 +207,8 @@ def test_what_cannot_be_added(tmp_path):
     first = made(log, tmp_path / "first")
     with pytest.raises(DataError, match="min_user_events and min_item_events cannot be added to"):
         made(log, tmp_path / "out", FILTERS["core"], add=first)
+    with pytest.raises(DataError, match="min_rating with ties 'drop' cannot be added to"):
+        made(log, tmp_path / "out", Filters(min_rating=3.0, ties="drop"), add=first)
     other = write_log(tmp_path / "other", files=1, times="")
     with pytest.raises(DataError, match="where times are dates, and has none; name the columns"):
         made(other, tmp_path / "out", add=first)
@@ -229,6 +231,10 @@ def test_what_is_there_is_kept_and_what_was_cut_off_begun_anew(tmp_path):
     with pytest.raises(FolderError, match="holds other things, such as thesis.tex"):
         made(log, other)
     assert (other / "thesis.tex").read_text() == "years of work"
+    (other / "thesis.tex").rename(other / "users.parquet")  # a name of ours, but no folder of ours
+    with pytest.raises(FolderError, match=r"holds other things, such as users\.parquet"):
+        made(log, other)
+    assert (other / "users.parquet").read_text() == "years of work"
 
 
 class Died(BaseException):

@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 from rka_fast.integrations.transformers import (  # noqa: E402
     NAME,
     HeadSpread,
+    _is_cross,
     add_attention,
     from_pretrained,
 )
@@ -157,6 +158,17 @@ TWO_SEQUENCES = {
         transformers.BartConfig(**BART, **IDS)
     ),
 }
+
+
+def test_attentions_to_another_sequence_are_told_by_their_own_names():
+    for name in (
+        "bert.encoder.layer.0.crossattention.self",
+        "decoder.block.0.layer.1.EncDecAttention",
+        "model.decoder.layers.1.encoder_attn",
+    ):
+        assert _is_cross(name), name
+    for name in ("cross_modal_text_layers.0.attention.self", "decoder.layers.1.self_attn"):
+        assert not _is_cross(name), name
 
 
 @pytest.mark.parametrize("kind", TWO_SEQUENCES)

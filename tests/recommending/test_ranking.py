@@ -122,6 +122,9 @@ def test_what_may_be_shown(runs):
         assert len(shown) == 3 and not set(shown) & set(hidden)
     with pytest.warns(UserWarning, match="exclude: none of its users is asked for"):
         run.recommend("u3", 9, exclude=pairs)
+    with pytest.warns(UserWarning, match="1 of 2 items are not in the catalogue") as told:
+        run.recommend("u3", 9, exclude={"u3": ["nothing"], "u7": best[:1]})
+    assert not any("none of its users" in str(warning.message) for warning in told)
     assert both.filter(user="u3").equals(run.recommend(["u3", "u7"], 9).filter(user="u3"))
 
 

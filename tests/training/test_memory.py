@@ -142,6 +142,8 @@ def test_a_gpu_has_its_own_line(monkeypatch):
     has(torch.backends.mps, True)
     assert told("auto") == told("mps") == []
     has(torch.cuda, True), free(2**31)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     of_gpu, beside = told("auto")
     assert of_gpu.startswith("memory of the GPU: about ") and " of 2.00 GiB at the" in of_gpu
     assert "saving" not in of_gpu and "a step" not in beside
@@ -156,6 +158,19 @@ def test_a_gpu_has_its_own_line(monkeypatch):
     assert len(told("cuda", force=True)) == 2
     free(found.on_gpu)
     assert len(told("cuda")) == 2
+
+
+def test_a_gpu_that_is_not_there_is_told(log, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train(log, tmp_path / "run", "--model", "sasrec", "--device", "cuda") == 2
+    assert "device 'cuda' is not available on this machine" in capsys.readouterr().err
+
+
+def test_a_refusal_without_remedies(monkeypatch):
+    monkeypatch.setattr(memory, "memory_limit", lambda: 2**18)
+    monkeypatch.setattr(memory, "_remedies", lambda config, found: iter(()))
+    with pytest.raises(TrainingError, match="it will not fit; or --force tries it"):
+        memory.check_fits(Config(device="cpu", data="x"), sequences_of([range(1, 9)] * 5, 40))
 
 
 def test_longer_histories_and_batches_take_more():

@@ -104,6 +104,21 @@ def test_what_is_known_of_all_shards_is_that_of_the_whole(tmp_path):
         assert (of.model.users.weight.shape, of.model.items.weight.shape) == ((61, 8), (131, 8))
 
 
+def test_a_shard_may_ask_nobody_but_not_all_of_them(tmp_path, capsys):
+    """Users in turn are in two shards: those of the first have too few events to be asked."""
+    log, out = tmp_path / "log", tmp_path / "prepared"
+    lines = [f"u{user} i{(user + k) % 9}" for user in range(20) for k in range(2 + 4 * (user % 2))]
+    log.write_text("\n".join(lines))
+    assert main(["prepare", str(log), "--out", str(out), "--shards", "2"]) == 0
+    assert train(out, tmp_path / "run", "--stream", "--epochs", "2") == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["data"]["evaluation"]["target_users"] == {"valid": 10, "test": 10}
+    log.write_text("\n".join(line for line in lines if int(line.split()[0][1:]) % 2 == 0))
+    assert main(["prepare", str(log), "--out", str(tmp_path / "few"), "--shards", "2"]) == 0
+    assert train(tmp_path / "few", tmp_path / "none", "--stream") == 2
+    assert "finds nobody to ask in valid" in capsys.readouterr().err
+
+
 def test_what_cannot_be_streamed(tmp_path, capsys, monkeypatch):
     data = prepared(tmp_path, 2)
 
