@@ -47,9 +47,10 @@ class Evaluator:
             )
 
     def seconds(self, model: Recommender, stage: str) -> float:
-        """What ranking the targets of a stage will take about, in one process."""
+        """What ranking the targets of a stage will take about, each process its share of them."""
         with self.accelerator.autocast():
-            return self._evaluation(stage).seconds(model, self.accelerator.device)
+            took = self._evaluation(stage).seconds(model, self.accelerator.device)
+        return took / self.accelerator.num_processes
 
     def _evaluation(self, stage: str, batcher: Batcher | None = None) -> Evaluation:
         return Evaluation(self.split, batcher or self.batcher, stage, self.negatives[stage])

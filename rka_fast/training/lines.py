@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from tqdm import tqdm
+
+from rka_fast.training.config import Config
+
+LONG = 24 * 3600.0
+"""Seconds above which what all epochs may take is warned of."""
 
 
 def tell(line: str) -> None:
@@ -11,11 +19,41 @@ def tell(line: str) -> None:
         print(line, flush=True)
 
 
-def speed_line(step: float, steps_per_epoch: int, evaluation: float | None) -> str:
-    """What a step, an epoch and an evaluation take, in seconds. evaluation: None without one."""
-    epoch = f"{step * steps_per_epoch:,.1f} s an epoch of {steps_per_epoch:,} steps"
-    line = f"speed: {step:.2g} s a step, {epoch}"
-    return line if evaluation is None else f"{line}, about {evaluation:,.1f} s an evaluation"
+class Speed(NamedTuple):
+    """Seconds of a step, an epoch of `steps` and an evaluation, which is None without one.
+
+    loading: of an epoch and an evaluation, what reading the shards takes.
+    """
+
+    step: float
+    steps: int
+    evaluation: float | None
+    loading: float = 0.0
+
+    @property
+    def epoch(self) -> float:
+        """Seconds of an epoch."""
+        return self.step * self.steps + self.loading
+
+    def lines(self, config: Config, epochs: int) -> Iterator[str]:
+        """For a person, with a warning where the epochs that are left may take long."""
+        evaluation = 0.0 if self.evaluation is None else self.evaluation + self.loading
+        line = f"speed: about {self.step:.2g} s a step, {self.epoch:,.1f} s an epoch of "
+        line += f"{self.steps:,} steps"
+        yield line if self.evaluation is None else f"{line}, {evaluation:,.1f} s an evaluation"
+        evaluations = evaluation * epochs / (config.eval_every or 1)
+        total = self.epoch * epochs + evaluations
+        if total > LONG:
+            remedies = "; ".join(self._remedies(config, evaluations / total))
+            yield f"warning: {epochs:,} epochs may take {total / 3600:,.0f} hours; {remedies}"
+
+    def _remedies(self, config: Config, share: float) -> Iterator[str]:
+        """What makes a run shorter, of which a share of the time is for evaluations."""
+        if share > 0.5:
+            yield "a higher --eval-every or a lower --eval-users evaluates less"
+        elif config.loss == "ce":
+            yield "--loss sampled_ce --shared-negatives sequence compares with some items only"
+        yield "a lower --epochs or --patience ends sooner"
 
 
 def epoch_line(

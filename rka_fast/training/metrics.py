@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from rka_fast.training.trial import seconds_of
 
 if TYPE_CHECKING:
     from rka_fast.data.batches import Batcher
@@ -144,10 +145,9 @@ class Evaluation:
     def seconds(self, model: Recommender, device: torch.device | str = "cpu") -> float:
         """What ranking all targets will take here, from their first chunk."""
         model.eval()
-        begin = time.perf_counter()
-        self._chunk(model, slice(0, self.chunk), device)
-        chunks = len(self.targets) / min(self.chunk, len(self.targets))
-        return (time.perf_counter() - begin) * chunks
+        first = slice(0, self.chunk)
+        took = seconds_of(lambda: self._chunk(model, first, device), device)
+        return took * len(self.targets) / min(self.chunk, len(self.targets))
 
     def _chunk(self, model: Recommender, rows: slice, device: torch.device | str) -> Tensor:
         batch = self.batcher.evaluation(rows, self.stage).to(device)

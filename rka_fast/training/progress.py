@@ -31,6 +31,14 @@ class Progress:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
 
+    def seconds(self, epochs: int) -> dict[str, float]:
+        """What was spent, by what for. epochs: those that are done."""
+        return {
+            "train": self.train_seconds,
+            "eval": self.eval_seconds,
+            "per_epoch": self.train_seconds / epochs if epochs else 0.0,
+        }
+
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Progress:
         """What a checkpoint tells. Raises CheckpointError where it is not one."""

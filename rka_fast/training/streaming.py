@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,8 @@ def catalogue_of(prepared: Prepared) -> Sequences:
 class Streamed:
     """The parts of a run on prepared data of which each process has shards; see `Whole`.
 
-    facts, lines: about the targets, as of `describe_targets`.
+    facts, lines: about the targets, as of `describe_targets`. loading: seconds of an epoch that go
+    into reading shards.
     """
 
     def __init__(
@@ -150,7 +152,9 @@ class Streamed:
         self._shares = np.full(self.world, config.batch_size // self.world)
         self._shares[: config.batch_size % self.world] += 1
         stored = prepared.counts(config.split, config.max_counted)
+        begin = time.perf_counter()
         found = [facts_of(self.shards, number, stored is None) for number in self.own]
+        self.loading = time.perf_counter() - begin
         gathered: Any = gather_object(found)
         found = sorted(gathered, key=lambda facts: facts["number"])
         sizes = Catalogue(catalogue.num_items, prepared.facts["users"])

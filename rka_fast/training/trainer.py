@@ -9,6 +9,7 @@ generator state and computes what the uninterrupted one would have, bit for bit.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import shlex
@@ -20,9 +21,8 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
+from torch import Tensor
 
-from rka_fast.data.batches import Batch
 from rka_fast.data.counting import Counts
 from rka_fast.data.sequences import Sequences
 from rka_fast.data.shards import Prepared
@@ -33,35 +33,24 @@ from rka_fast.progress import progress as progress_bar
 from rka_fast.training.config import Config
 from rka_fast.training.curves import curve_of
 from rka_fast.training.devices import make_accelerator, seed_torch, stop_signals
-from rka_fast.training.lines import epoch_line, speed_line, tell
+from rka_fast.training.lines import Speed, epoch_line, tell
 from rka_fast.training.metrics import Ranked, both_metrics
 from rka_fast.training.metrics_log import read_lines, truncate, write_line
 from rka_fast.training.optimiser import adam, averaged, learning_rate, to_clip
 from rka_fast.training.progress import Checkpoints, Progress, State
 from rka_fast.training.report import curve_png
 from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.step_loss import StepLoss, weighted
 from rka_fast.training.streaming import Streamed
 from rka_fast.training.tracking import Tracking
+from rka_fast.training.trial import optimizer_seconds, seconds_of
 from rka_fast.training.whole import Whole
 
-TIMED = 5  # steps after which a person is told what they take
-WAITED = 10.0  # seconds after which two are enough for that
 SELECTION = "ndcg@10"  # on validation, by the ranking `select`: decides which epoch is the best
 
 
 Watch = Callable[[int, dict[str, dict[str, float]]], object]
 """Takes the epochs done and the metrics on validation by ranking."""
-
-
-class StepLoss(nn.Module):
-    """A model's training loss as a forward pass, for what wraps one (autocast, data parallel)."""
-
-    def __init__(self, model: Recommender, loss: str) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.model.training_loss(batch, self.loss)
 
 
 class Trainer:
@@ -92,6 +81,7 @@ class Trainer:
         self.accelerator = make_accelerator(config, track=not quiet)
         self.main = self.accelerator.is_main_process
         self.quiet, self.watch = quiet or not self.main, watch
+        self.tried = not quiet  # in all processes alike
         torch.manual_seed(config.seed)
         try:
             self.parts = (
@@ -116,9 +106,11 @@ class Trainer:
         self.steps_per_epoch, self.optimizer = 0, None
         if self.model.trains:
             self.steps_per_epoch = self.parts.steps_per_epoch
-            optimizer = adam(
-                self.model, config.learning_rate, config.weight_decay, config.sparse_adam
-            )
+            self._adam = functools.partial(
+                adam, rate=config.learning_rate, weight_decay=config.weight_decay,
+                sparse=config.sparse_adam,
+            )  # fmt: skip
+            optimizer = self._adam(self.model)
             if config.sparse_adam and self.accelerator.num_processes == 1:  # DDP sums dense ones
                 self.model.use_sparse_gradients()
             self.step_loss, self.optimizer = self.accelerator.prepare(
@@ -221,8 +213,8 @@ class Trainer:
     def _train(self) -> None:
         progress, total = self.progress, self.config.epochs * self.steps_per_epoch
         losses: list[float] = []
-        timed: list[float] = []  # seconds of the first steps
-        told = self.quiet
+        if self.tried:
+            self._tell_speed()
         bar = progress_bar(total, "step", initial=progress.step, quiet=self.quiet)
         with (
             bar,
@@ -233,16 +225,10 @@ class Trainer:
                 begin = time.perf_counter()
                 parts, stopped = self._step(stop)
                 progress.step += 1
-                seconds = time.perf_counter() - begin
-                progress.train_seconds += seconds
+                progress.train_seconds += time.perf_counter() - begin
                 losses.append(parts["loss"])
                 write_line(log, {"step": progress.step, **parts})
                 self.tracking.log({"train": parts}, progress.step)
-                if not told:
-                    timed.append(seconds)
-                    told = len(timed) == TIMED or (len(timed) > 1 and sum(timed) > WAITED)
-                    if told:
-                        self._tell_speed(float(np.median(timed)))
                 bar.update()
                 bar.set_postfix(epoch=self.epoch, loss=f"{parts['loss']:.4f}", refresh=False)
                 if progress.step % self.steps_per_epoch == 0 and (
@@ -263,27 +249,41 @@ class Trainer:
                         f"with: rka-fast train --resume {shlex.quote(str(self.folder.path))}"
                     )
 
-    def _tell_speed(self, step: float) -> None:
-        """What a step, an epoch and an evaluation take, before an epoch has been waited for."""
-        evaluation = None
-        if len(self.split.valid.users):
-            evaluation = self.evaluator.seconds(self.evaluated, "valid")
-        tell(speed_line(step, self.steps_per_epoch, evaluation))
+    def _tell_speed(self) -> None:
+        """Tell what a step, an epoch and an evaluation will take, and leave no trace of trying.
+
+        Every process takes part: a step waits for all of them.
+        """
+        device, first = self.accelerator.device, self.epoch * self.steps_per_epoch
+
+        def gradient() -> None:
+            self.optimizer.zero_grad()
+            self.accelerator.backward(self._loss(first)["loss"])
+
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            step = seconds_of(gradient, device)
+            step += optimizer_seconds(self.model, self._adam, device)
+            self.optimizer.zero_grad()
+            evaluation = None
+            if len(self.split.valid.users):
+                evaluation = self.evaluator.seconds(self.evaluated, "valid")
+        if not self.quiet:
+            speed = Speed(step, self.steps_per_epoch, evaluation, self.parts.loading)
+            tell("\n".join(speed.lines(self.config, self.config.epochs - self.epoch)))
+
+    def _loss(self, step: int) -> dict[str, Tensor]:
+        """The parts of the loss of a step, as this process adds them to the processes' mean."""
+        batch, weight = self.parts.batch(step, self.steps_per_epoch)
+        seed_torch(self.config.seed, step, self.accelerator.process_index)
+        self.model.train()
+        return weighted(self.step_loss(batch.to(self.accelerator.device)), weight)
 
     def _step(self, stop: list[int]) -> tuple[dict[str, float], bool]:
         """One optimiser step. Returns the parts of the loss, and whether to stop after it.
 
         stop: not empty once this process has been asked to stop.
         """
-        batch, weight = self.parts.batch(self.progress.step, self.steps_per_epoch)
-        seed_torch(self.config.seed, self.progress.step, self.accelerator.process_index)
-        self.model.train()
-        parts = self.step_loss(batch.to(self.accelerator.device))
-        if weight != 1:  # further terms are of the whole batch in every process
-            per_target = parts.get("recommendation", parts["loss"])
-            parts = {**parts, "loss": parts["loss"] + (weight - 1) * per_target}
-            if "recommendation" in parts:
-                parts["recommendation"] = weight * per_target
+        parts = self._loss(self.progress.step)
         report = torch.stack([part.detach().float() for part in parts.values()])
         report = torch.cat([report, report.new_tensor([float(bool(stop))])])
         if self.accelerator.num_processes > 1:  # every process must stop at the same step
@@ -385,17 +385,12 @@ class Trainer:
 
     def _facts(self, scores: dict[str, Any]) -> dict[str, Any]:
         """The scores with what the run was, in the form of result.json."""
-        train = self.progress.train_seconds
         return {
             "data": self.description,
             "model": self.config.model,
             "best_epoch": self.progress.best_epoch,
             **({"request_times": "of the targets"} if self.model.uses_times else {}),
             **scores,
-            "seconds": {
-                "train": train,
-                "eval": self.progress.eval_seconds,
-                "per_epoch": train / self.epoch if self.epoch else 0.0,
-            },
+            "seconds": self.progress.seconds(self.epoch),
             "config": self.config.to_json(),
         }

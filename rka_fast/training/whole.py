@@ -21,6 +21,8 @@ class Whole:
     counts: of the training events, where they are known already.
     """
 
+    loading = 0.0  # seconds of an epoch that go into reading data
+
     def __init__(
         self, config: Config, sequences: Sequences, counts: Counts | None, accelerator: Accelerator
     ) -> None:

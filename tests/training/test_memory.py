@@ -98,29 +98,6 @@ def test_what_will_not_fit_is_refused(log, tmp_path, monkeypatch, capsys):
     assert "failed: " in told and "it will not fit" in told
 
 
-def test_the_speed_is_told(log, tmp_path, capsys):
-    """After five steps, once; the bits are those of a run that is not told."""
-    flags = ("--model", "sasrec", "--epochs", "3", "--batch-size", "20")
-    assert train(log, tmp_path / "run", *flags) == 0
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("speed: ")]
-    (line,) = told
-    assert " s a step, " in line and "an epoch of 3 steps, about " in line
-    sets = [word for pair in SMALL.items() for word in ("--set", "=".join(map(str, pair)))]
-    cells = ["--data", str(log), "--models", "sasrec", "--seeds", "1", "--epochs", "3", *sets]
-    assert reproduce([*cells, "--set", "batch_size=20", "--out", str(tmp_path / "cells")]) == 0
-    quiet = tmp_path / "cells" / log.stem / "sasrec" / "seed0" / "metrics.jsonl"
-    assert quiet.read_text() == (tmp_path / "run" / "metrics.jsonl").read_text()
-
-
-def test_the_speed_of_slow_steps_is_told_after_two(log, tmp_path, capsys, monkeypatch):
-    flags = ("--model", "sasrec", "--epochs", "1", "--batch-size", "20")  # three steps
-    assert train(log, tmp_path / "quick", *flags) == 0
-    assert "speed: " not in capsys.readouterr().out
-    monkeypatch.setattr("rka_fast.training.trainer.WAITED", 0.0)
-    assert train(log, tmp_path / "slow", *flags) == 0
-    assert capsys.readouterr().out.count("speed: ") == 1
-
-
 def test_a_gpu_has_its_own_line(monkeypatch):
     """What trains is there, what is read and saved beside it; a Mac's GPU is told nothing of."""
     sequences = sequences_of([range(1, 9)] * 5, 40)
