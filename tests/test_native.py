@@ -16,6 +16,7 @@ from support.processes import INSTALLED
 
 import rka_fast
 from rka_fast import info, kernelized_attention, native
+from rka_fast.ops.native import loading
 from rka_fast.ops.native.cpp import Cpp
 from rka_fast.ops.reference import philox
 from rka_fast.verification import bounds
@@ -157,6 +158,23 @@ def test_a_missing_library_is_a_reason_and_not_an_error(monkeypatch, tmp_path):
         assert "could not be loaded" in reason
     finally:
         native.load.cache_clear()
+
+
+@needs_library
+def test_a_library_of_other_sources_is_a_reason(monkeypatch):
+    """It has the version, and was built before an argument came."""
+    assert Cpp().why_not(None) == []
+    monkeypatch.setattr(loading, "SCHEMA", f"{loading.SCHEMA}, int? news")
+    loading._stale.cache_clear()
+    try:
+        (reason,) = Cpp().why_not(None)
+        assert str(native.find("_cpp")) in reason and "was built of other sources" in reason
+        assert "build it again: pip install" in reason
+        assert "cpp" not in rka_fast.available_backends()
+        with pytest.raises(RuntimeError, match="backend 'cpp': .* was built of other sources"):
+            loading.operators("_cpp")
+    finally:
+        loading._stale.cache_clear()
 
 
 def test_a_checkout_finds_the_installed_libraries(monkeypatch, tmp_path):

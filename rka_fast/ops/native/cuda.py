@@ -8,6 +8,7 @@ from torch import Tensor
 from rka_fast import native
 from rka_fast.ops import limits
 from rka_fast.ops.arguments import DIFFERENTIABLE, Arguments, fold
+from rka_fast.ops.native.loading import operators, why_not
 
 # Arguments with batch, head and row strides; the rest are small and become contiguous float32.
 _STRIDED = ("query", "key", "value", "scale_query", "scale_key", "shape_query", "shape_key")
@@ -25,14 +26,14 @@ class Cuda:
     shares_draws = False
 
     def why_not(self, a: Arguments | None) -> list[str]:
-        reasons = [*native.why_not("_cuda"), *_device_refusals()]
+        reasons = [*why_not("_cuda"), *_device_refusals()]
         return reasons if a is None else reasons + refusals(a)
 
     def forward(self, a: Arguments) -> Tensor:
-        return forward(_operators(), a)
+        return forward(operators("_cuda"), a)
 
     def backward(self, grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
-        return backward(_operators(), grad, needs, a)
+        return backward(operators("_cuda"), grad, needs, a)
 
 
 @native.constant
@@ -59,13 +60,6 @@ def backward(operators: Any, grad: Tensor, needs: list[int], a: Arguments) -> li
     grads = operators.attention_cuda_backward(grad, needs, *_prepare(a))
     names = [DIFFERENTIABLE[i] for i in needs]
     return [fold(n, g, getattr(a, n)) for n, g in zip(names, grads, strict=True)]
-
-
-def _operators() -> Any:
-    """A compiled graph may come from another process, so loading is not left to `why_not`."""
-    if reasons := native.why_not("_cuda"):
-        raise RuntimeError(f"backend 'cuda': {'; '.join(reasons)}")
-    return torch.ops.rka_fast_native
 
 
 def _prepare(a: Arguments) -> Arguments:
