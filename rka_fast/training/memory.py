@@ -225,7 +225,8 @@ def _remedies(config: Config, memory: Memory) -> Iterator[str]:
             yield "--loss sampled_ce --shared-negatives sequence compares with some items only"
         yield f"a lower --batch-size than {config.batch_size} takes less a step"
     if memory.weights + memory.saving > memory.peak / 8:
-        yield f"a lower --width than {config.width} takes less for each item"
+        if config.width is not None:
+            yield f"a lower --width than {config.width} takes less for each item"
         yield "a higher --min-item-events leaves rare items out"
     if memory.counts > memory.peak / 8:
         yield f"a lower --max-counted than {config.max_counted} takes less for the co-occurrence"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import memory as benchmark
 import numpy as np
@@ -148,6 +149,20 @@ def test_a_refusal_without_remedies(monkeypatch):
     monkeypatch.setattr(memory, "_remedies", lambda config, found: iter(()))
     with pytest.raises(TrainingError, match="it will not fit; or --force tries it"):
         memory.check_fits(Config(device="cpu", data="x"), sequences_of([range(1, 9)] * 5, 40))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_remedies_are_settings_that_the_model_has(model, monkeypatch):
+    """Where items take most, and where a step does."""
+    monkeypatch.setattr(memory, "memory_limit", lambda: 2**18)
+    for items in 40, 20_000:
+        data = sequences_of([range(1, 9)] * 5, items)
+        with pytest.raises(TrainingError) as refused:
+            memory.check_fits(Config(model=model, device="cpu", data="x"), data)
+        told = str(refused.value)
+        assert "None" not in told and told.endswith("; or --force tries it")
+    widths = re.findall(r"a lower --width than (\d+) takes", told)
+    assert widths == [] if model in ("pop", "item_knn") else [str(Config(model=model).width)]
 
 
 def test_longer_histories_and_batches_take_more():
