@@ -24,7 +24,7 @@ from rka_fast.ops.triton.tiles import (
 
 @triton.jit
 def inverse_blocks(p, f):
-    """The inverses of the diagonal blocks of L, one below the other: (pitch, tile)."""
+    """The inverses of the diagonal blocks of L, transposed, one below the other: (pitch, tile)."""
     return f + p.pitch * p.pitch
 
 
@@ -183,34 +183,45 @@ def load_ready(p, s, x, b, f, full: tl.constexpr):
 
 
 @triton.jit
-def factor_block(k, least, tile: tl.constexpr):
-    """Lower factor of one block, its inverse transposed, which columns go on below it, and whether
-    it is free of NaN.
+def factor_block(at, pitch, inverse_at, least, tile: tl.constexpr):
+    """Lower factor of a block of scratch, its inverse transposed, which columns go on below it, and
+    whether it is free of NaN.
 
-    Column by column in registers; the same steps on the identity give the inverse. A pivot that
-    rounding has left at 0 or below becomes `least` and its column ends there (see the reference).
+    K = U D U' column by column, in registers by rows: U D takes the place of K, and the same steps
+    on the identity give the inverse of U'. A step needs one row of U D besides, by way of scratch.
+    A pivot that rounding has left at 0 or below becomes `least` and its column ends there (see the
+    reference).
     """
-    row = tl.arange(0, tile)[:, None]
-    column = tl.arange(0, tile)[None, :]
-    inverse = tl.where(row == column, 1.0, 0.0)
-    goes_on = tl.full((1, tile), 1.0, tl.float32)
-    good = tl.full((1, 1), 1.0, tl.float32)
+    local = tl.arange(0, tile)
+    row = local[:, None]
+    column = local[None, :]
+    store_tile(inverse_at, tile, local, local, tl.where(row == column, 1.0, 0.0))
+    tl.debug_barrier()
+    k = load_tile(at, pitch, local, local)
+    inverse = load_tile(inverse_at, tile, local, local)  # with the threads that have k
+    scales = tl.zeros((1, tile), tl.float32)  # 1 / sqrt(D) of the columns that are done
+    factors = tl.zeros((1, tile), tl.float32)  # -1 / D of those of them that go on
+    good = 1.0
+    row_at = at + column
     for step in range(tile):
         here = column == step
-        left = tl.sum(tl.where(here, k, 0.0), axis=1)[:, None]
-        across = tl.trans(left)
-        pivot = tl.sum(tl.where(here, across, 0.0), axis=1)[:, None]
+        x = tl.load(row_at)
+        w = tl.where(here, 1.0, x * factors)
+        pivot = tl.sum(tl.sum(x * w, axis=1), axis=0)
+        left = tl.sum(k * w, axis=1)[:, None]
+        inverse = tl.where(here, tl.sum(inverse * w, axis=1)[:, None], inverse)
         good = tl.where(pivot < float("inf"), good, 0.0)
         ends = pivot <= 0
-        goes_on = tl.where(here & ends, 0.0, goes_on)
         scale = tl.rsqrt(tl.where(ends, least, pivot))
-        across = tl.where((column > step) & ~ends, across * scale, 0.0)
-        left = tl.where(ends, tl.where(row == step, least, 0.0), left) * scale
-        k = tl.where(here, left, k - left * across)
-        left = tl.sum(tl.where(here, inverse, 0.0), axis=1)[:, None] * scale
-        inverse = tl.where(here, left, inverse - left * across)
-    good = tl.min(tl.min(good, axis=1), axis=0)
-    return tl.where(row >= column, k, 0.0), inverse, goes_on, good
+        scales = tl.where(here, scale, scales)
+        factors = tl.where(here, tl.where(ends, 0.0, -scale * scale), factors)
+        left = tl.where(ends, tl.where(row == step, least, 0.0), left)
+        k = tl.where(here, left, k)
+        tl.store(at + row * pitch + column, k, mask=row == step + 1)
+        row_at += pitch
+        tl.debug_barrier()
+    goes_on = tl.where(factors == 0, 0.0, 1.0)
+    return tl.where(row >= column, k * scales, 0.0), inverse * scales, goes_on, good
 
 
 @triton.jit(noinline=True)
@@ -235,16 +246,18 @@ def cholesky(p, s, b, f):
                 acc = multiply(x, tl.trans(y), acc, p.exact)
             rest = load_tile(f, p.pitch, i, j) - acc
             if first_i == first:
-                # By way of scratch, for registers by rows: sums of a column need few steps there.
                 store_tile(f, p.pitch, i, j, rest)
                 tl.debug_barrier()
-                rest = load_tile(f, p.pitch, i, j)
-                rest, inverse, goes_on, good = factor_block(rest, least, p.tile)
+                at = f + first * (p.pitch + 1)
+                inverse_at = inverse_blocks(p, f) + first * p.tile
+                rest, inverse, goes_on, good = factor_block(
+                    at, p.pitch, inverse_at, least, p.tile
+                )
                 all_good = all_good * good
-                store_tile(inverse_blocks(p, f), p.tile, j, local, tl.trans(inverse))
+                store_tile(inverse_blocks(p, f), p.tile, j, local, inverse)
                 tl.debug_barrier()
             else:
-                inverse = tl.trans(load_tile(inverse_blocks(p, f), p.tile, j, local))
+                inverse = load_tile(inverse_blocks(p, f), p.tile, j, local)
                 rest = multiply(rest, inverse, tl.zeros_like(rest), p.exact) * goes_on
             store_tile(f, p.pitch, i, j, rest)
         tl.debug_barrier()
