@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import signal
 from collections.abc import Iterator
 
@@ -24,6 +25,8 @@ def make_accelerator(config: Config, track: bool = False) -> Accelerator:
     track: whether to report to those of the settings.
     """
     device_type = check_device(config.device)
+    if device_type == "auto" and not torch.accelerator.is_available():
+        device_type = "cpu"  # by name, or accelerate leaves processes alone with themselves
     trackers = installed_trackers(config.track) if track else []
     AcceleratorState._reset_state(True)  # several runs in one process may differ in precision
     accelerator = Accelerator(
@@ -33,6 +36,12 @@ def make_accelerator(config: Config, track: bool = False) -> Accelerator:
         log_with=trackers or None,  # pyright: ignore[reportArgumentType]
         project_dir=config.run_dir if trackers else None,
     )
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != started:  # each would write what it found alone
+        raise ConfigError(
+            f"{started} processes were started, but on device {accelerator.device.type!r} each of "
+            "them would train alone; use --device cpu, or start one process"
+        )
     if config.precision == "fp16" and accelerator.device.type == "cpu":  # no loss scaling there
         raise ConfigError("precision 'fp16' needs a GPU; on the CPU use --precision bf16 or fp32")
     return accelerator

@@ -170,7 +170,10 @@ def test_two_processes_train_on_their_own_shards_and_resume(tmp_path):
         return done.stdout
 
     assert "streamed: 2 processes" in go(*flags, "--out", tmp_path / "a", "--epochs", "3")
-    go(*flags, "--out", tmp_path / "b", "--epochs", "1")
+    steps = [line["step"] for line in metrics(tmp_path / "a") if "valid" not in line]
+    assert steps == list(range(1, len(steps) + 1))  # one of them writes
+    # both find the device that is there
+    go(*flags, "--device", "auto", "--out", tmp_path / "b", "--epochs", "1")
     go("--resume", tmp_path / "b", "--epochs", "3")
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
     lines = metrics(tmp_path / "a")

@@ -210,6 +210,13 @@ def test_a_device_that_is_not_there():
         make_accelerator(Config(device="cpu", precision="fp16"))
 
 
+def test_processes_that_would_train_alone_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)  # a Mac's, say
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes were started, but on device .*--device cpu"):
+        make_accelerator(Config(device="auto"))
+
+
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
 )
