@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import os
 import signal
 from collections.abc import Iterator
@@ -28,6 +29,11 @@ def make_accelerator(config: Config, track: bool = False) -> Accelerator:
     if device_type == "auto" and not torch.accelerator.is_available():
         device_type = "cpu"  # by name, or accelerate leaves processes alone with themselves
     trackers = installed_trackers(config.track) if track else []
+    if torch.distributed.is_available():
+        # its functions keep the group that is the default when they are imported, as PyTorch does
+        # on the way: that group's threads would then outlive it, and one that frees a tensor
+        # while the interpreter ends takes the process with it
+        importlib.import_module("torch.distributed.nn.functional")
     AcceleratorState._reset_state(True)  # several runs in one process may differ in precision
     accelerator = Accelerator(
         cpu=device_type == "cpu",

@@ -2,6 +2,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -215,6 +217,38 @@ def test_processes_that_would_train_alone_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="2 processes were started, but on device .*--device cpu"):
         make_accelerator(Config(device="auto"))
+
+
+LEAVING = """
+import gc, glob, torch
+from rka_fast.training.config import Config
+from rka_fast.training.devices import make_accelerator
+model = make_accelerator(Config(device="cpu")).prepare(torch.nn.Linear(3, 3))
+model(torch.ones(2, 3)).sum().backward()
+del model
+gc.collect()
+running = lambda: sum("gloo" in open(name).read() for name in glob.glob("/proc/self/task/*/comm"))
+before = running()
+torch.distributed.destroy_process_group()
+print(before, running())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="lists threads by /proc")
+def test_no_thread_of_a_group_outlives_it():
+    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    environment = {**os.environ, **group, **address, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVING],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    before, after = map(int, done.stdout.split())
+    assert before > 0 and after == 0
 
 
 @pytest.mark.parametrize(
