@@ -61,6 +61,12 @@ class CoOccurrence:
         counts.sort_indices()
         return cls(counts)
 
+    def __add__(self, other: CoOccurrence) -> CoOccurrence:
+        """The counts of two groups of users, none of whom is in both."""
+        total: Any = self.matrix + other.matrix
+        total.sort_indices()
+        return CoOccurrence(total)
+
     def updated(self, before: Split, after: Split) -> CoOccurrence:
         """The counts of `after`, from these, which are those of `before`.
 

@@ -182,10 +182,13 @@ class Prepared:
         """The co-occurrence counts of a split; None where others were prepared, or none."""
         if not self.has_counts(split, max_counted):
             return None
-        path = self.path / COUNTS
-        self._check(path, counts_sum(self.path)[1], self.facts["counts"]["sha256"])
-        frame = read_parquet(path)
-        return CoOccurrence(counts_matrix([frame], self.facts["items"]))
+        self.check_counts()
+        parts = map(read_parquet, [self.path / COUNTS])
+        return CoOccurrence(counts_matrix(parts, self.facts["items"]))
+
+    def check_counts(self) -> None:
+        """Raise DataError where the counts are not what was prepared; read in parts."""
+        self._check(self.path / COUNTS, counts_sum(self.path)[1], self.facts["counts"]["sha256"])
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -227,13 +230,20 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 def counts_matrix(parts: Iterable[pl.DataFrame], num_items: int) -> scipy.sparse.csr_matrix:
-    """The sum of counts, each of the pairs item_index <= other_index, as a symmetric matrix."""
+    """The sum of counts, each of the pairs item_index <= other_index, as a symmetric matrix.
+
+    A part is given up when it is a matrix.
+    """
     shape = (num_items + 1, num_items + 1)
-    total = scipy.sparse.csr_matrix(shape, dtype=np.int32)
-    for frame in parts:
-        row, column, users = (frame[name].to_numpy() for name in frame.columns)
-        half = scipy.sparse.csr_matrix((users.astype(np.int32), (row, column)), shape=shape)
+    halves = (_half(frame, shape) for frame in parts)
+    total = next(halves, scipy.sparse.csr_matrix(shape, dtype=np.int32))
+    for half in halves:
         total += half
     total = (total + scipy.sparse.triu(total, 1).T).tocsr()
     total.sort_indices()
     return total
+
+
+def _half(frame: pl.DataFrame, shape: tuple[int, int]) -> scipy.sparse.csr_matrix:
+    row, column, users = (frame[name].to_numpy() for name in frame.columns)
+    return scipy.sparse.csr_matrix((users.astype(np.int32), (row, column)), shape=shape)

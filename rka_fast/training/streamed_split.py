@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 
 from rka_fast.data.batches import Batch, Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
@@ -91,8 +93,9 @@ class Shards:
     def __init__(self, config: Config, prepared: Prepared, catalogue: Sequences) -> None:
         self.config, self.prepared, self.catalogue = config, prepared, catalogue
         self.counts: CoOccurrence | None = None
-        self.split = functools.lru_cache(1)(self._split)
-        self.batcher = functools.lru_cache(1)(self._batcher)
+        self._number: int | None = None  # of the shard in memory
+        self._split: Split | None = None
+        self._batcher: Batcher | None = None
 
     @functools.cached_property
     def options(self) -> SplitOptions:
@@ -114,8 +117,23 @@ class Shards:
         """The users of a shard by their numbers among all."""
         return range(number, self.prepared.facts["users"], self.prepared.shards)
 
-    def _split(self, number: int) -> Split:
+    def split(self, number: int) -> Split:
         """The split of the users of a shard, who are numbered from 0 here."""
+        if self._split is None or self._number != number:
+            self._split = self._batcher = None  # given up before the next one is read
+            self._split, self._number = self._read(number), number
+        return self._split
+
+    def batcher(self, number: int, model: Recommender) -> Batcher:
+        """What makes batches of the users of a shard, under their numbers among all."""
+        split = self.split(number)
+        if self._batcher is None:
+            make = functools.partial(ShardBatcher, first=number, step=self.prepared.shards)
+            seed = self.seed(number)
+            self._batcher = batcher_of(self.config, model, split, self.counts, seed, make)
+        return self._batcher
+
+    def _read(self, number: int) -> Split:
         shard, users = self.prepared.shard(number), self.users(number)
         lengths = np.bincount(shard.user_index // self.prepared.shards, minlength=len(users))
         moment, dated = shard.moment, self.prepared.facts["dated"]
@@ -128,28 +146,38 @@ class Shards:
         )
         return SPLITS[self.config.split](sequences, self.options)
 
-    def _batcher(self, number: int, model: Recommender) -> Batcher:
-        make = functools.partial(ShardBatcher, first=number, step=self.prepared.shards)
-        return batcher_of(
-            self.config, model, self.split(number), self.counts, self.seed(number), make
+
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """Sums over some users, see `Split`: training events and holders of items, trained users."""
+
+    train_counts: np.ndarray
+    holders: np.ndarray
+    trained_users: int
+
+    @classmethod
+    def of(cls, split: Split) -> Totals:
+        """Those of the users of a split."""
+        return cls(split.train_counts(), split.holders, split.trained_users)
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.train_counts + other.train_counts,
+            self.holders + other.holders,
+            self.trained_users + other.trained_users,
         )
 
 
-def facts_of(shards: Shards, number: int, count: bool) -> dict[str, Any]:
-    """What all processes have to know of a shard. count: whether its pairs of items are."""
+def facts_of(shards: Shards, number: int) -> dict[str, Any]:
+    """What all processes have to know of a shard beside its totals."""
     split, users = shards.split(number), np.array(shards.users(number))
-    counts = CoOccurrence.from_split(split) if count else None
     return {
         "number": number,
-        "train_counts": split.train_counts(),
-        "holders": split.holders,
-        "trained_users": split.trained_users,
         "trainees": int((split.train_end - split.sequences.indptr[:-1] >= 2).sum()),
         "users": {stage: users[split.targets(stage).users] for stage in STAGES},
         "items": {stage: split.target_items(stage) for stage in STAGES},
         "had": {stage: int(split.had(stage).sum()) for stage in STAGES},
         "sampled_of": dict(split.sampled_of),
-        "counts": counts,
     }
 
 
@@ -158,15 +186,29 @@ def _asked(facts: dict[str, Any], stage: str) -> int:
     return facts["sampled_of"].get(stage, len(distinct(facts["users"][stage])))
 
 
-def summed(counts: list[CoOccurrence]) -> CoOccurrence:
-    """The counts of all users, from those of the users of every shard."""
-    total: Any = sum((of.matrix for of in counts[1:]), start=counts[0].matrix)
-    total.sort_indices()
-    return CoOccurrence(total)
+Sum = TypeVar("Sum", Totals, CoOccurrence)
 
 
-def merged(sizes: Catalogue, found: list[dict[str, Any]]) -> StreamedSplit:
-    """The split over all shards, of the facts of each."""
+def summed(parts: Iterable[Sum]) -> Sum:
+    """The sum of parts, at least one, each given up before the next is made."""
+    rest = iter(parts)
+    total = next(rest)
+    for part in rest:
+        total = total + part
+        del part
+    return total
+
+
+def over_processes(own: Sum, world: int, rank: int) -> Sum:
+    """The sum over the processes, which tell their own in turn; none has all of them at once."""
+    return summed(
+        broadcast_object_list([own if process == rank else None], process)[0]
+        for process in range(world)
+    )
+
+
+def merged(sizes: Catalogue, totals: Totals, found: list[dict[str, Any]]) -> StreamedSplit:
+    """The split over all shards, of their totals and the facts of each."""
     targets, items, places = {}, {}, {}
     for stage in STAGES:
         users = np.concatenate([facts["users"][stage] for facts in found])
@@ -180,9 +222,9 @@ def merged(sizes: Catalogue, found: list[dict[str, Any]]) -> StreamedSplit:
         targets[stage] = Targets(users[order], np.full(len(users), -1))
     return StreamedSplit(
         sizes,
-        sum(facts["train_counts"] for facts in found),
-        sum(facts["holders"] for facts in found),
-        sum(facts["trained_users"] for facts in found),
+        totals.train_counts,
+        totals.holders,
+        totals.trained_users,
         targets["valid"],
         targets["test"],
         items,

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,16 @@ from rka_fast.training.config import Config
 from rka_fast.training.devices import seed_torch
 from rka_fast.training.evaluator import Evaluator
 from rka_fast.training.metrics import LISTED, Evaluation, Ranked
-from rka_fast.training.streamed_split import Catalogue, Shards, described, facts_of, merged, summed
+from rka_fast.training.streamed_split import (
+    Catalogue,
+    Shards,
+    Totals,
+    described,
+    facts_of,
+    merged,
+    over_processes,
+    summed,
+)
 
 
 def processes() -> int:
@@ -151,14 +160,13 @@ class Streamed:
         self.own = range(self.rank, prepared.shards, self.world)
         self._shares = np.full(self.world, config.batch_size // self.world)
         self._shares[: config.batch_size % self.world] += 1
-        stored = prepared.counts(config.split, config.max_counted)
         begin = time.perf_counter()
-        found = [facts_of(self.shards, number, stored is None) for number in self.own]
+        own, totals = self._facts()
         self.loading = time.perf_counter() - begin
-        gathered: Any = gather_object(found)
+        gathered: Any = gather_object(own)
         found = sorted(gathered, key=lambda facts: facts["number"])
         sizes = Catalogue(catalogue.num_items, prepared.facts["users"])
-        self.split = merged(sizes, found)
+        self.split = merged(sizes, over_processes(totals, self.world, self.rank), found)
         for stage in STAGES if config.split != "none" else ():
             if not len(self.split.targets(stage).users):
                 raise DataError(
@@ -166,13 +174,35 @@ class Streamed:
                     "check which columns were prepared, or choose another --split"
                 )
         self.trainees = {facts["number"]: facts["trainees"] for facts in found}
-        counts = stored or summed([facts["counts"] for facts in found])
         self.model = MODELS[config.model].from_config(config, self.split)
-        self.shards.counts = counts if self.model.uses_cooccurrence else None
-        self.evaluator = StreamedEvaluator(self, counts)
+        if self.model.uses_cooccurrence:
+            self.shards.counts = self.counts
+        elif prepared.has_counts(config.split, config.max_counted):
+            prepared.check_counts()  # they are read at the end
+        self.evaluator = StreamedEvaluator(self)
         self.facts, self.lines = described(found, config.seen)
         self._order = functools.lru_cache(1)(self._order_of)
         self._plan = functools.lru_cache(1)(self._plan_of)
+
+    def _facts(self) -> tuple[list[dict[str, Any]], Totals]:
+        """Those of this process's shards, of which one is read at a time, and their totals."""
+        found = []
+
+        def totals() -> Iterator[Totals]:
+            for number in self.own:
+                found.append(facts_of(self.shards, number))
+                yield Totals.of(self.shards.split(number))
+
+        return found, summed(totals())
+
+    @functools.cached_property
+    def counts(self) -> CoOccurrence:
+        """Of all users, as prepared or else counted shard by shard. All processes ask for them."""
+        prepared, config = self.shards.prepared, self.config
+        if (stored := prepared.counts(config.split, config.max_counted)) is not None:
+            return stored
+        own = summed(CoOccurrence.from_split(self.shards.split(number)) for number in self.own)
+        return over_processes(own, self.world, self.rank)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -221,8 +251,8 @@ class Streamed:
 class StreamedEvaluator(Evaluator):
     """Evaluates models on the targets of all shards, each process on those of its own."""
 
-    def __init__(self, of: Streamed, counts: CoOccurrence) -> None:
-        self.of, self.counts = of, counts
+    def __init__(self, of: Streamed) -> None:
+        self.of = of
         self.config, self.accelerator = of.config, of.accelerator
         self.split: Any = of.split
 
@@ -263,7 +293,7 @@ class StreamedEvaluator(Evaluator):
 
     @property
     def _counts(self) -> CoOccurrence:
-        return self.counts
+        return self.of.counts
 
     def _plain_batcher(self) -> None:
         """Popularity is asked with the run's own batches: it does not read what they have more."""

@@ -1,9 +1,12 @@
 """Training on shards: against training on the whole log, resumed, and by several processes."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from support.runs import SMALL, run_command, small, train, write_log
 
@@ -15,6 +18,7 @@ from rka_fast.training.assemble import assemble
 from rka_fast.training.config import Config
 from rka_fast.training.devices import make_accelerator
 from rka_fast.training.run_folder import RunFolder
+from rka_fast.training.streamed_split import Shards
 from rka_fast.training.streaming import Streamed, catalogue_of
 
 
@@ -117,6 +121,45 @@ def test_a_shard_may_ask_nobody_but_not_all_of_them(tmp_path, capsys):
     assert main(["prepare", str(log), "--out", str(tmp_path / "few"), "--shards", "2"]) == 0
     assert train(tmp_path / "few", tmp_path / "none", "--stream") == 2
     assert "finds nobody to ask in valid" in capsys.readouterr().err
+
+
+def test_one_shard_is_held_at_a_time(tmp_path, monkeypatch):
+    """The one before is given up when the next is read, and so are counts but for their sum."""
+    data, there, most = prepared(tmp_path, 4, "--counts", "no"), [], [0]
+    read, count = Shards._read, CoOccurrence.from_split
+
+    def watched(self, number):
+        gc.collect()
+        assert [ref() for ref in there if ref() is not None] == []
+        there.append(weakref.ref(split := read(self, number)))
+        return split
+
+    def counted(split):
+        made.append(weakref.ref(counts := count(split)))
+        most[0] = max(most[0], sum(ref() is not None for ref in made))
+        return counts
+
+    made = []
+    monkeypatch.setattr(Shards, "_read", watched)
+    monkeypatch.setattr(CoOccurrence, "from_split", counted)
+    _, of = parts(data)
+    steps = of.steps_per_epoch
+    for step in range(2 * steps):
+        of.batch(step, steps)
+    assert len(there) >= 3 * 4 and len(made) == 4 and most[0] <= 2
+
+
+def test_damaged_counts_are_told_before_training(tmp_path, capsys):
+    """To a model, too, that does not read them: its lists are compared by them at the end."""
+    data = prepared(tmp_path, 2)
+    assert train(data, tmp_path / "run", "--stream", "--model", "sasrec", "--epochs", "1") == 0
+    counts = pl.read_parquet(data / "counts.parquet")
+    counts.with_columns(users=pl.col("users") + 1).write_parquet(data / "counts.parquet")
+    capsys.readouterr()
+    for model in "sasrec", "rksa":
+        assert train(data, tmp_path / model, "--stream", "--model", model) == 2
+        told = capsys.readouterr()
+        assert "counts.parquet is damaged" in told.err and "speed" not in told.out
 
 
 def test_what_cannot_be_streamed(tmp_path, capsys, monkeypatch):
