@@ -149,12 +149,20 @@ def seconds(time: np.ndarray, dated: bool) -> np.ndarray:
 
 def _index(ids: pl.Series) -> tuple[np.ndarray, list[str]]:
     """Indices from 0 in the order of first appearance, int32, and the ids they stand for."""
-    coded = ids.cast(pl.Categorical)  # takes a quarter of the memory of a join
-    known = coded.unique(maintain_order=True)
-    codes = known.to_physical().to_numpy()
-    index = np.zeros(int(codes.max(initial=0)) + 1, np.int32)
-    index[codes] = np.arange(len(codes), dtype=np.int32)
-    return index[coded.to_physical().to_numpy()], known.cast(pl.String).to_list()
+    index, known = np.empty(len(ids), np.int32), []
+    number = np.empty(0, np.int32)  # of every category, -1 where it has not come
+    begin = 0
+    for part in ids.get_chunks():
+        coded = part.cast(pl.Categorical)  # takes a quarter of the memory of a join
+        codes = coded.to_physical().to_numpy()
+        more = int(codes.max(initial=0)) + 1 - len(number)
+        number = np.append(number, np.full(max(more, 0), -1, np.int32))
+        new = coded.filter(pl.Series(number[codes] < 0)).unique(maintain_order=True)
+        number[new.to_physical().to_numpy()] = np.arange(len(known), len(known) + len(new))
+        known += new.cast(pl.String).to_list()
+        index[begin : begin + len(codes)] = number[codes]
+        begin += len(codes)
+    return index, known
 
 
 def _reindex(index: np.ndarray, ids: list[str]) -> tuple[np.ndarray, list[str]]:

@@ -16,6 +16,7 @@ from rka_fast.data.lists import FORMS, list_form, read_lists
 from rka_fast.data.records import of_frame, read_json, read_parquet
 from rka_fast.data.sources import Source
 from rka_fast.data.tables import LINES, form_of, read_table
+from rka_fast.data.texts import Text
 from rka_fast.data.values import Tally, events
 from rka_fast.data.where import conditions
 from rka_fast.errors import DataError, printable
@@ -200,7 +201,9 @@ def _open(
                 return None
             raise DataError(f"{file.path} has columns but no interactions")
         return source
-    content = inputs.decode(content, file.path)
+    raw, content = content, inputs.decode(content, file.path)
+    text = Text(content, file.path, file.path if content is raw else None)
+    del raw
     first = re.search(rb"\S", content)
     if first is None:
         if pooled:
@@ -208,13 +211,13 @@ def _open(
         raise DataError(f"{file.path} is empty")
     start = first[0]
     if start == b"{" or (start == b"[" and form == "auto"):
-        return read_json(content, file.path)
+        return read_json(text, file.path)
     lines = _first_lines(content)
     if form == "auto" and columns is None:
         form = list_form(lines, file.path) or "table"
     if form in FORMS:
         return read_lists(content, file.path, form)
-    return read_table(content, lines, file.path, columns)
+    return read_table(text, lines, file.path, columns)
 
 
 def _first_lines(text: bytes) -> list[str]:

@@ -1,15 +1,21 @@
 """What names its columns and has types: Parquet, JSON and data frames."""
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
-from typing import Any
 
 import polars as pl
 
 from rka_fast.data.columns import recognise
+from rka_fast.data.json_lines import parsed, read_lines
 from rka_fast.data.sources import SAMPLE, Source, Types, by_place
+from rka_fast.data.texts import Text
 from rka_fast.errors import DataError, printable
+
+PART = 1 << 19
+"""Rows of Parquet that are read at a time; of one with many rows a sixteenth, as a row group may be
+unpacked again for every part of it."""
 
 FRAME = "frame"
 """What a run says its data was, where it came as a data frame."""
@@ -27,6 +33,19 @@ def read_parquet(content: bytes, path: str) -> Source:
             reason = printable(str(error).split("\n")[0], 200)
             raise DataError(f"{path} is a damaged Parquet file: {reason}") from None
 
+    def parts(positions: Sequence[int], types: Types) -> Iterator[pl.DataFrame | None]:
+        columns = [pl.col(names[p]).alias(str(p)) for p in positions]
+        file = pl.scan_parquet(content)
+        begin = 0
+        try:
+            rows = attempt(lambda: file.select(pl.len()).collect())["len"][0]
+            size = max(PART, rows // 16)
+            while begin < rows:
+                yield attempt(file.select(columns).slice(begin, size).collect)
+                begin += size
+        except DataError:
+            yield None  # all of it at once tells
+
     sample = attempt(lambda: pl.read_parquet(BytesIO(content), n_rows=SAMPLE))
     names = sample.columns
     return Source(
@@ -40,6 +59,7 @@ def read_parquet(content: bytes, path: str) -> Source:
             ).select(pl.col(names[p]).alias(str(p)) for p in positions)
         ),
         lambda row: f"{path}, row {row + 1}",
+        parts=parts,
     )
 
 
@@ -56,18 +76,15 @@ def of_frame(frame: pl.DataFrame) -> Source:
     )
 
 
-def read_json(content: bytes, path: str) -> Source:
+def read_json(text: Text, path: str) -> Source:
     """JSON lines, an array of objects, or one object of users and their items."""
-    first, _, rest = content.strip().partition(b"\n")
-    if first[:1] == b"[" or not rest.strip() or not _is_object(first):
-        return _read_document(content, path)
-    numbers, lines = [], []
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            numbers.append(number)
-            lines.append(line)
-    kind = "JSON lines"
-    return _frame(b"\n".join(lines), path, kind, lambda row: f"line {numbers[row]}")
+    content, line = text.content, re.compile(rb"\S.*")
+    first = line.search(content)
+    assert first is not None
+    more = line.search(content, first.end()) is not None
+    if more and first[0][:1] != b"[" and _is_object(first[0].strip()):
+        return read_lines(text, path, "JSON lines")
+    return _read_document(content, path)
 
 
 def _is_object(line: bytes) -> bool:
@@ -77,18 +94,8 @@ def _is_object(line: bytes) -> bool:
         return not line.strip().startswith(b"{") or line.strip() not in (b"{",)
 
 
-def _parsed(text: bytes, where: str, form: str, held: str) -> Any:
-    """Its value. Raises DataError where it is not of the form, or too deep for what it holds."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise DataError(f"{where}: this JSON is nested too deeply to hold {held}") from None
-    except ValueError as error:
-        raise DataError(f"{where}: not {form}: {error}") from None
-
-
 def _read_document(content: bytes, path: str) -> Source:
-    value = _parsed(content, path, "JSON", "events")
+    value = parsed(content, path, "JSON", "events")
     if isinstance(value, dict):
         # pandas writes columns as objects of their rows.
         columns = {k: list(v.values()) if isinstance(v, dict) else v for k, v in value.items()}
@@ -107,65 +114,4 @@ def _read_document(content: bytes, path: str) -> Source:
             "users and their lists of items; write one JSON object a line"
         )
     lines = b"\n".join(json.dumps(record).encode() for record in value)
-    return _frame(lines, path, "JSON", lambda row: f"record {row + 1}")
-
-
-def _frame(lines: bytes, path: str, kind: str, where: Callable[[int], str]) -> Source:
-    """Records of one object a line. Ids stay as they are, so scalars are read as strings."""
-    try:
-        typed = pl.read_ndjson(BytesIO(lines), infer_schema_length=None)
-        schema = dict(typed.schema)
-    except (KeyboardInterrupt, MemoryError):
-        raise
-    except BaseException:  # types that disagree, or a line that is none
-        schema = _schema(lines, path, where)
-    nested = {name: t for name, t in schema.items() if isinstance(t, pl.List)}
-    read_as = {name: nested.get(name, pl.String) for name in schema}
-    read_as |= {
-        name: pl.Struct({f.name: pl.String for f in t.fields if not f.dtype.is_nested()})
-        for name, t in schema.items()
-        if isinstance(t, pl.Struct)
-    }
-    read_as |= {name: pl.List(pl.String) for name, t in nested.items() if not t.inner.is_nested()}
-    if not read_as:
-        raise DataError(f"{path}: these JSON objects are empty")
-    try:
-        frame = pl.read_ndjson(BytesIO(lines), schema=read_as)
-    except pl.exceptions.PolarsError as error:
-        _schema(lines, path, where)
-        raise DataError(f"{path}: {printable(str(error), 200)}") from None
-    frame = _flat(frame)
-    names = frame.columns
-    frame = by_place(frame)
-
-    def read(positions: Sequence[int], types: Types) -> pl.DataFrame:
-        return frame.select(str(position) for position in positions)
-
-    return Source(path, kind, names, frame.head(SAMPLE), read, lambda row: f"{path}, {where(row)}")
-
-
-def _flat(frame: pl.DataFrame) -> pl.DataFrame:
-    """Objects in objects as columns, {"user": {"id": 1}} as user.id."""
-    columns: list[pl.Series] = []
-    for column in frame:
-        if isinstance(column.dtype, pl.Struct):
-            inner = column.struct.unnest()
-            columns += [field.rename(f"{column.name}.{field.name}") for field in inner]
-        else:
-            columns.append(column)
-    return pl.DataFrame(columns)
-
-
-def _schema(lines: bytes, path: str, where: Callable[[int], str]) -> dict[str, pl.DataType]:
-    """The names of all records; raises DataError for a record that is no object."""
-    schema: dict[str, pl.DataType] = {}
-    for row, line in enumerate(lines.split(b"\n")):
-        value = _parsed(line, f"{path}, {where(row)}", "a JSON object", "an event")
-        if not isinstance(value, dict):
-            text = printable(line.decode(errors="replace"), 40)
-            raise DataError(f"{path}, {where(row)}: not a JSON object: {text}")
-        for name, cell in value.items():
-            kind = pl.List(pl.String) if isinstance(cell, list) else pl.String()
-            if name not in schema or isinstance(kind, pl.List):
-                schema[name] = kind
-    return schema
+    return read_lines(Text(lines, path), path, "JSON", lambda row: f"record {row + 1}")

@@ -9,6 +9,7 @@ from itertools import islice
 import polars as pl
 
 from rka_fast.data.sources import AROUND, SAMPLE, Types
+from rka_fast.data.texts import Text
 from rka_fast.errors import DataError, printable
 
 SEPARATORS = {  # of two that give the same number of columns the first is taken
@@ -21,7 +22,7 @@ SEPARATORS = {  # of two that give the same number of columns the first is taken
     " ": "spaces",
 }
 
-PART = 1 << 22  # bytes that are parsed at a time
+PART = 1 << 20  # bytes that are parsed at a time
 
 
 def fields(line: str, separator: str) -> list[str]:
@@ -42,7 +43,7 @@ class Rows:
 
     def __init__(
         self,
-        content: bytes,
+        text: Text,
         path: str,
         separator: str,
         width: int,
@@ -54,19 +55,19 @@ class Rows:
         self.path, self.separator, self.width, self.comment = path, separator, width, comment
         self.comments = 0
         if comment:
-            prefix = comment.encode()
+            prefix, content = comment.encode(), text.content
             self.comments = content.count(b"\n" + prefix) + content.startswith(prefix)
-        self.content, self.begin = content, 0
+        self.text, self.begin = text, 0
         self.before = 0  # lines in front of the rows
         if has_header:
             self.before = next(self._records())[0]
             for _ in range(self.before):
-                self.begin = content.find(b"\n", self.begin) + 1 or len(content)
+                self.begin = text.content.find(b"\n", self.begin) + 1 or len(text.content)
 
     @property
     def body(self) -> bytes:
         """The text of all rows, a copy of it where there is a header."""
-        return self.content[self.begin :]
+        return self.text.content[self.begin :]
 
     def sample(self) -> pl.DataFrame:
         every = range(self.width)
@@ -88,16 +89,15 @@ class Rows:
 
     def parts(self, positions: Sequence[int], types: Types) -> Iterator[pl.DataFrame | None]:
         """The rows of `read`, some at a time; None instead of those that are unusual."""
-        begin = self.begin
-        while begin < len(self.content):
-            end = self.content.find(b"\n", begin + PART) + 1 or len(self.content)
-            part = self.content[begin:end]
-            yield None if self.long_quotes else self._usual(part, positions, types)
-            begin = end
+        if self.long_quotes:
+            yield None
+            return
+        for part in self.text.parts(self.begin, PART):
+            yield self._usual(part, positions, types)
 
     def has(self, byte: bytes) -> bool:
         """Whether a byte stands anywhere in the rows."""
-        return self.content.find(byte, self.begin) >= 0
+        return self.text.content.find(byte, self.begin) >= 0
 
     def around(self) -> tuple[str, ...]:
         """Which blanks and quotes may stand around fields."""
@@ -109,12 +109,12 @@ class Rows:
         return f"{self.path}, line {line}"
 
     def _head(self, lines: int) -> bytes:
-        end = self.begin
+        content, end = self.text.content, self.begin
         for _ in range(lines):
-            end = self.content.find(b"\n", end) + 1
+            end = content.find(b"\n", end) + 1
             if end == 0:
                 return self.body
-        return self.content[self.begin : end]
+        return content[self.begin : end]
 
     def _single(self) -> str:
         # A separator is one byte to polars, so "::" becomes the ASCII unit separator.
@@ -276,7 +276,7 @@ class Rows:
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Line number and fields of every record, one after the other, in plain Python."""
-        content = io.BytesIO(self.content)
+        content = io.BytesIO(self.text.content)
         content.seek(self.begin)
         stream = io.TextIOWrapper(content, encoding="utf-8", newline="\n")
         if self.long_quotes:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rka_fast.data import columns as cols
 from rka_fast.data.rows import SEPARATORS, Rows, fields
 from rka_fast.data.sources import Source
+from rka_fast.data.texts import Text
 from rka_fast.errors import DataError
 
 LINES = 500  # lines that are looked at to tell the form
@@ -79,10 +80,8 @@ def without_comments(lines: list[str]) -> tuple[list[str], str | None]:
     return [line for line in lines if not line.startswith(prefix)], prefix
 
 
-def read_table(
-    content: bytes, lines: list[str], path: str, columns: Sequence[str] | None
-) -> Source:
-    """A table in UTF-8 text; `lines` are its first ones, none of them blank."""
+def read_table(content: Text, lines: list[str], path: str, columns: Sequence[str] | None) -> Source:
+    """A table; `lines` are its first ones, none of them blank."""
     lines, comment = without_comments(lines)
     separator, rows = rows_over_lines(lines) or (None, [])
     long_quotes = separator is not None

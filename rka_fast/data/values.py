@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from rka_fast.data import columns as cols
+from rka_fast.data.growing import Growing
 from rka_fast.data.sources import AROUND, Source, Types
 from rka_fast.data.times import TimeKind, parse
 from rka_fast.data.where import Condition
@@ -163,10 +164,11 @@ def events(
     of_one = all(condition.is_of_one for condition in conditions)
     if source.parts is not None and lists is None and cols.NEXT not in roles and of_one:
         so_far = replace(tally, missing=dict(tally.missing))
-        frames = _by_parts(source, roles, kind, conditions, so_far, source.parts(positions, types))
-        if frames is not None:
+        parts = source.parts(positions, types)
+        found = _by_parts(source, roles, kind, conditions, so_far, parts)
+        if found is not None:
             vars(tally).update(vars(so_far))
-            return pl.concat(frames)
+            return found
     raw = source.read(positions, types)
     return _events(source, raw, roles, kind, lists, conditions, tally)
 
@@ -178,23 +180,60 @@ def _by_parts(
     conditions: Sequence[Condition],
     tally: Tally,
     parts: Iterable[pl.DataFrame | None],
-) -> list[pl.DataFrame] | None:
+) -> pl.DataFrame | None:
     """The events of one part after the other; None where only all of them together tell.
 
     Of the text no more is there at once than a part of it.
     """
-    frames = []
+    ids: dict[str, list[pl.Series]] = {"user": [], "item": []}
+    numbers: dict[str, Growing] = {}
     for raw in parts:
-        if raw is None or any(trimmed(v, source.around) is not v for v in raw):
-            return None  # one value that is to be trimmed lets all be
-        is_number = kind is not None and kind.name == "number"
-        if is_number and raw[str(roles["timestamp"])].dtype != pl.Int64:
-            return None  # one that is not whole makes all of them floats
+        if raw is None or _depends(raw, source, roles, kind):
+            return None
         try:
-            frames.append(_events(source, raw, roles, kind, None, conditions, tally))
+            some = _events(source, raw, roles, kind, None, conditions, tally)
         except DataError:
             return None  # it names the row in the part, not in the file
-    return frames
+        for name, values in some.to_dict().items():
+            if name in ids:
+                ids[name].append(values)
+            else:
+                array = values.to_numpy()
+                numbers.setdefault(name, Growing(array.dtype)).add(array)
+    columns = {name: pl.concat(values) for name, values in ids.items()}
+    return pl.DataFrame({**columns, **{name: made.array for name, made in numbers.items()}})
+
+
+def _depends(
+    raw: pl.DataFrame, source: Source, roles: dict[str, int], kind: TimeKind | None
+) -> bool:
+    """Whether what becomes of some rows may depend on the others."""
+    ids, time = {str(roles["user"]), str(roles["item"])}, str(roles.get("timestamp"))
+    for column in raw:
+        values = column.explode() if isinstance(column.dtype, pl.List) else column
+        if trimmed(values, source.around) is not values:
+            return True  # one value that is to be trimmed lets all be
+        if column.name in ids and (values.dtype == pl.Binary or not _are_whole(values)):
+            return True
+        counted = kind is not None and kind.name == "number"
+        if counted and column.name == time and not _are_integers(values):
+            return True  # one that is not whole makes all of them floats
+    return False
+
+
+def _are_whole(values: pl.Series) -> bool:
+    """Whether values are no floats, or whole ones."""
+    if not values.dtype.is_float():
+        return True
+    finite = values.filter(values.is_finite().fill_null(False))
+    return bool((finite == finite.floor()).all())
+
+
+def _are_integers(values: pl.Series) -> bool:
+    """Whether values are integers, as numbers or as text."""
+    if values.dtype != pl.String:
+        return values.dtype.is_integer()
+    return values.cast(pl.Int64, strict=False).null_count() == values.null_count()
 
 
 def _events(
