@@ -22,9 +22,9 @@ import numpy as np
 import polars as pl
 import tyro
 
+from rka_fast import Run, fit
 from rka_fast.data.filters import seconds
 from rka_fast.data.readers import read_interactions
-from rka_fast.run import Run, fit
 
 TOP = 10
 GENRES = (

@@ -23,9 +23,9 @@ import polars as pl
 import torch
 import tyro
 
+from rka_fast import Run, fit
 from rka_fast.data.filters import seconds
 from rka_fast.data.readers import read_interactions
-from rka_fast.run import Run, fit
 
 METRIC = "ndcg@10"
 

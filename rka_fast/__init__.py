@@ -20,15 +20,17 @@ from rka_fast.swap import swap_attention
 from rka_fast.version import __version__
 
 if TYPE_CHECKING:
+    from rka_fast.fitting import fit, fit_best
     from rka_fast.models.rksa import RKSA
-    from rka_fast.run import Run, fit
+    from rka_fast.run import Run
     from rka_fast.training.config import Config
 
 _LATER = {
     "RKSA": "rka_fast.models.rksa",
     "Config": "rka_fast.training.config",
     "Run": "rka_fast.run",
-    "fit": "rka_fast.run",
+    "fit": "rka_fast.fitting",
+    "fit_best": "rka_fast.fitting",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "check_counts",
     "export",
     "fit",
+    "fit_best",
     "kernelized_attention",
     "predict",
     "relation_factor",

@@ -1,4 +1,4 @@
-"""Training and recommending from Python: `run = fit("log.csv", model="rksa", epochs=20)`."""
+"""A trained model with its data, in Python: `run = Run.load("runs/mine")`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ import inspect
 import os
 import time
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
 
-from rka_fast.commands import ALIASES
-from rka_fast.data.records import FRAME
 from rka_fast.data.split import STAGES
-from rka_fast.errors import ConfigError, DataError, hint, printable
+from rka_fast.errors import ConfigError, DataError, hint
 from rka_fast.explaining.asking import History
 from rka_fast.explaining.explanation import DRAWS, Explanation, explain
 from rka_fast.files import path_of
@@ -46,60 +43,15 @@ from rka_fast.recommending.tables import like, polars_frame
 from rka_fast.recommending.titles import titles_of
 from rka_fast.reporting.report import report
 from rka_fast.reporting.runs import read_runs
-from rka_fast.train import train
-from rka_fast.training.assemble import assemble, read_log
+from rka_fast.training.assemble import assemble
 from rka_fast.training.checkpoint import Checkpoint
-from rka_fast.training.config import Config
 from rka_fast.training.devices import check_device, make_accelerator
 from rka_fast.training.evaluator import Evaluator
 from rka_fast.training.metrics import both_metrics
 from rka_fast.training.run_folder import RunFolder
-from rka_fast.training.update import updated
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-
-def fit(
-    data: str | os.PathLike | Iterable[str | os.PathLike] | pl.DataFrame | pd.DataFrame,
-    *,
-    from_run: str | os.PathLike | Run | None = None,
-    **settings: Any,
-) -> Run:
-    """Train a model on a log, as `rka-fast train` does, and return the run of the best epoch.
-
-    data: a file, a folder or files, in any form that the command reads, or a polars or pandas data
-        frame with such columns.
-    from_run: a run, or its folder, to go on from: `data` has the new events (or all of them), which
-        join its own; its weights are carried over by id, and its settings hold unless given.
-    settings: those of `Config`: model="sasrec", out="runs/mine", epochs=20 and so on. Those that
-        name files (valid, test, item_features) may be data frames too.
-
-    Raises ConfigError, DataError, FolderError or TrainingError like the command.
-    """
-    known = [field.name for field in dataclasses.fields(Config)]
-    for name in settings:
-        if name not in known:
-            flag = ALIASES.get(f"--{name.replace('_', '-')}", "").partition(" ")[0]
-            meant = flag[2:].replace("-", "_")
-            told = f"did you mean {meant!r}?" if meant in known else hint(name, known)
-            raise ConfigError(f"unknown setting {name!r}; {told}")
-    others = {name: settings[name] for name in ("valid", "test") if settings.get(name) is not None}
-    logs = {"data": data, **others}
-    named = {**settings, **{name: _source(name, log) for name, log in logs.items()}}
-    features = None
-    if is_frame(settings.get("item_features")):
-        features, named["item_features"] = polars_frame(settings["item_features"]), FRAME
-    if from_run is None:
-        config = Config(**named)
-    else:
-        config = updated(from_run.folder if isinstance(from_run, Run) else from_run, named)
-    frames = {
-        name: read_log(config, polars_frame(log)) for name, log in logs.items() if is_frame(log)
-    }
-    chosen = from_run is not None or "loss" in settings
-    train(config, interactions=frames, features=features, chosen=chosen)
-    return Run.load(config.run_dir)
+    pass
 
 
 class Run:
@@ -381,14 +333,3 @@ class Run:
 
 MANY_LISTS = 2000
 """Histories from which on a bar is shown."""
-
-
-def _source(name: str, given: Any) -> str:
-    """What the settings say of data that was given."""
-    if is_frame(given):
-        return FRAME
-    expected = f"{name}: expected files, a folder or a data frame"
-    paths = [given] if isinstance(given, (str, os.PathLike)) else listed(given, expected)
-    if not paths or not all(isinstance(path, (str, os.PathLike)) and str(path) for path in paths):
-        raise DataError(f"{expected}, got {printable(repr(given))}")
-    return ",".join(map(str, paths))

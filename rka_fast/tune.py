@@ -11,10 +11,10 @@ import dataclasses
 import importlib.util
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -37,11 +37,14 @@ from rka_fast.training.report import result_table
 from rka_fast.training.sizing import with_loss_for
 
 if TYPE_CHECKING:
+    import polars as pl
     from optuna.trial import FrozenTrial
 
+    from rka_fast.data.readers import Interactions
     from rka_fast.tuning.study import Tuning
 
 NEEDED = ("optuna", "sklearn")
+PRUNERS = ("median", "hyperband", "none")
 STOPPED = "stopped, everything is kept; the same command goes on from here"
 
 
@@ -60,34 +63,51 @@ class Flags:
     pruner: Literal["median", "hyperband", "none"] = "median"
 
 
-def tune(config: Config, flags: Flags, command: str, chosen: bool = True) -> Tuning:
-    """Run trials until `flags.trials` have ended, write what came out, and return the study.
-
-    config: what all trials share; its `out` is the folder. command: what the report says it was
-    made with. chosen: see `train`. Raises ConfigError where optuna is missing or the search does
-    not fit, and what `Tuning` raises.
-    """
+def check_installed() -> None:
+    """Raises ConfigError where what only tuning needs is not installed."""
     if any(importlib.util.find_spec(name) is None for name in NEEDED):
         raise ConfigError(
             "rka-fast tune needs optuna and scikit-learn; pip install optuna scikit-learn, or "
             "rka_fast with its extra: pip install '.[tune]'"
         )
+
+
+def tune(
+    config: Config,
+    search: Mapping[str, Any],
+    trials: int,
+    pruner: str,
+    command: str,
+    chosen: bool = True,
+    interactions: Mapping[str, Interactions] | None = None,
+    features: pl.DataFrame | None = None,
+) -> Tuning:
+    """Run trials until so many have ended, write what came out, and return the study.
+
+    config: what all trials share; its `out` is the folder. search, pruner: see `make_space` and
+    `Tuning`. command: what the report says it was made with. chosen, interactions, features: see
+    `train`. Raises ConfigError where optuna is missing or the search does not fit, and what
+    `Tuning` raises.
+    """
+    check_installed()
     from rka_fast.tuning.space import make_space
     from rka_fast.tuning.study import Tuning
 
-    if flags.trials < 1:
-        raise ConfigError(f"trials must be at least 1, got {flags.trials}")
+    if trials < 1:
+        raise ConfigError(f"trials must be at least 1, got {trials}")
+    if pruner not in PRUNERS:
+        raise ConfigError(f"pruner {pruner!r}: expected {', '.join(PRUNERS)}")
     for name in ("track", "from_run"):  # nothing would come of them
         if (value := getattr(config, name)) is not None:
             raise ConfigError(f"{name} {value!r} is of a single run, not of trials; leave it out")
     if config.split == "none":
         raise ConfigError("split 'none' holds nothing out to choose by; give another --split")
-    space = make_space(config, flags.space, flags.search)
+    space = make_space(config, search)
     out = Path(config.out or Path("runs") / f"tune-{stem(config.data)}-{config.model}")
     for path in (out / "table.md", config.json):
         if path:
             check_writable(path)
-    sequences, description, lines = load_data(config)
+    sequences, description, lines = load_data(config, interactions, features)
     if not chosen and "loss" not in space:
         config, more = with_loss_for(config, sequences.num_items)
         lines += more
@@ -95,10 +115,10 @@ def tune(config: Config, flags: Flags, command: str, chosen: bool = True) -> Tun
     facts = {"command": markdown_code(command), "machine": machine()}
     with locked(out):
         remove_leftovers(out)
-        tuning = Tuning(out, config, space, flags.pruner, sequences, description)
+        tuning = Tuning(out, config, space, pruner, sequences, description)
         try:
-            while len(tuning.done) < flags.trials:
-                _tell(tuning, tuning.next(), flags.trials)
+            while len(tuning.done) < trials:
+                _tell(tuning, tuning.next(), trials)
         finally:  # also when stopped
             write(tuning, facts)
     return tuning
@@ -142,7 +162,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings, flags = parse_with(Flags, given, "rka-fast tune", __doc__)
         for note in settings.notes:
             print(note, file=sys.stderr)
-        tuning = tune(settings.config, flags, command, settings.chosen)
+        check_installed()
+        from rka_fast.tuning.space import asked
+
+        search = asked(flags.space, flags.search)
+        tuning = tune(settings.config, search, flags.trials, flags.pruner, command, settings.chosen)
         print("\n" + (tuning.out / "table.md").read_text(encoding="utf-8"), flush=True)
         if tuning.best is None:
             print("no trial was trained to its end", file=sys.stderr)

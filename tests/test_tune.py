@@ -4,12 +4,14 @@ import signal
 import statistics
 
 import optuna
+import polars as pl
 import pytest
 from optuna.trial import TrialState
 from support.kills import in_a_fork
 from support.runs import write_log
 
-from rka_fast import tune
+from rka_fast import fit_best, tune
+from rka_fast.errors import ConfigError, TrainingError
 from rka_fast.train import main as train
 from rka_fast.training.assemble import load_data
 from rka_fast.training.checkpoint import Checkpoint
@@ -43,6 +45,41 @@ def stored(out):
     found = optuna.load_study(study_name=None, storage=storage).trials
     storage.engine.dispose()
     return found
+
+
+def test_from_python_on_a_frame_it_is_the_study_of_the_command(log, study, tmp_path):
+    frame = pl.read_csv(log, separator=" ", has_header=False, new_columns=["user", "item"])
+    given = {"model": "sasrec", "width": 8, "max_length": 8, "batch_size": 16, "epochs": 4}
+    out = tmp_path / "study"
+    run = fit_best(frame, trials=3, out=str(out), device="cpu", **given)
+    by_number = {trial["trial"]: trial for trial in trials(study)}
+    found = trials(out)
+    assert len(found) == 3  # the first ones of the seven
+    for trial in found:
+        assert trial == by_number[trial["trial"]]
+    assert run.folder == out / found[0]["folder"]
+    assert {name: getattr(run.config, name) for name in found[0]["settings"]} == found[0][
+        "settings"
+    ]
+    assert len(run.recommend(["u8"], top=3)) == 3
+    assert fit_best(frame, trials=3, out=str(out), device="cpu", **given).folder == run.folder
+    assert len(trials(out)) == 3
+
+
+def test_from_python_what_is_searched(log, tmp_path):
+    given = {"model": "sasrec", "width": 8, "max_length": 8, "batch_size": 16, "epochs": 1}
+    run = fit_best(log, trials=2, search={"dropout": (0.1, 0.3)}, out=str(tmp_path / "a"), **given)
+    assert {trial["settings"]["dropout"] for trial in trials(tmp_path / "a")} <= {0.1, 0.3}
+    assert run.config.dropout in (0.1, 0.3)
+    with pytest.raises(ConfigError, match="unknown setting 'widht'; did you mean 'width'"):
+        fit_best(log, search={"widht": [8]}, out=str(tmp_path / "b"), **given)
+    with pytest.raises(ConfigError, match="unknown setting 'lr'; did you mean 'learning_rate'"):
+        fit_best(log, lr=0.1, out=str(tmp_path / "b"))
+    with pytest.raises(ConfigError, match="pruner 'best': expected median, hyperband, none"):
+        fit_best(log, pruner="best", out=str(tmp_path / "b"), **given)
+    with pytest.raises(TrainingError, match="no trial in .* was trained to its end: .*width"):
+        fit_best(log, trials=1, search={"heads": [3]}, out=str(tmp_path / "c"), **given)
+    assert not (tmp_path / "b").exists()
 
 
 def test_what_a_study_leaves(log, study, tmp_path, capsys):

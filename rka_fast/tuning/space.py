@@ -59,11 +59,8 @@ def default_space(base: Config) -> Space:
     return space
 
 
-def make_space(base: Config, file: str | None, texts: Iterable[str]) -> Space:
-    """The space of a JSON file and of texts NAME=VALUES, or the default one where neither is given.
-
-    Raises ConfigError that names the setting where one cannot be searched or a value is wrong.
-    """
+def asked(file: str | None, texts: Iterable[str]) -> dict[str, Any]:
+    """What a JSON file and texts NAME=VALUES ask to search. Raises ConfigError."""
     given: dict[str, Any] = {}
     if file is not None:
         given = read_json("search space", file)
@@ -79,6 +76,15 @@ def make_space(base: Config, file: str | None, texts: Iterable[str]) -> Space:
                 f"--search {text}: expected NAME=A,B,C or NAME=LOW..HIGH or NAME=LOW..HIGH:log"
             )
         given[name.strip().replace("-", "_")] = _of_text(values.strip())
+    return given
+
+
+def make_space(base: Config, given: Mapping[str, Any]) -> Space:
+    """The space of what is asked for, by the name of the setting, or the default one.
+
+    given: values as the JSON file has them. Raises ConfigError that names the setting where one
+    cannot be searched or a value is wrong.
+    """
     if not given:
         space = default_space(base)
         if not space:
@@ -112,7 +118,7 @@ def _distribution(base: Config, name: str, values: Any) -> BaseDistribution:
             f"search of {name}: this is the same in every trial; give it as a flag, --"
             f"{name.replace('_', '-')} VALUE"
         )
-    if isinstance(values, list) and values:
+    if isinstance(values, (list, tuple)) and values:
         choices = [_value(name, value) for value in values]
         return CategoricalDistribution(choices)
     if isinstance(values, Mapping) and {"low", "high"} <= values.keys():

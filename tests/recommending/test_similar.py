@@ -8,8 +8,8 @@ import pytest
 import torch
 from support.runs import SMALL, train, write_log
 
+from rka_fast import Run, fit
 from rka_fast.errors import ConfigError, DataError
-from rka_fast.run import Run, fit
 from rka_fast.similar import main
 
 

@@ -6,7 +6,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from rka_fast.errors import ConfigError
 from rka_fast.models import MODELS
 from rka_fast.training.config import Config
-from rka_fast.tuning.space import default_space, holds, make_space
+from rka_fast.tuning.space import asked, default_space, holds, make_space
 
 
 def test_the_default_space_leaves_out_what_was_given():
@@ -29,7 +29,7 @@ def test_every_model_has_a_space_of_settings_that_it_reads_or_says_so():
         assert space.keys() <= Config.read_by(name).keys()
         assert holds(space, {setting: getattr(config, setting) for setting in space})
     with pytest.raises(ConfigError, match="model 'pop' has nothing left to search.*--search"):
-        make_space(Config(model="pop"), None, [])
+        make_space(Config(model="pop"), {})
 
 
 def test_texts_and_files(tmp_path):
@@ -43,7 +43,7 @@ def test_texts_and_files(tmp_path):
         "warm_up=none,100",
         "dropout=0..1e-1",
     ]
-    assert make_space(Config(model="sasrec"), str(file), texts) == {
+    assert make_space(Config(model="sasrec"), asked(str(file), texts)) == {
         "width": IntDistribution(16, 64, step=16),
         "tied": CategoricalDistribution([True, False]),
         "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
@@ -72,7 +72,7 @@ def test_texts_and_files(tmp_path):
 )  # fmt: skip
 def test_what_cannot_be_searched(text, message):
     with pytest.raises(ConfigError, match=message):
-        make_space(Config(model="sasrec"), None, [text])
+        make_space(Config(model="sasrec"), asked(None, [text]))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,6 @@ def test_wrong_files(tmp_path, content, message):
     file = tmp_path / "space.json"
     file.write_text(content)
     with pytest.raises(ConfigError, match=message):
-        make_space(Config(model="sasrec"), str(file), [])
+        make_space(Config(model="sasrec"), asked(str(file), []))
     with pytest.raises(ConfigError, match="cannot read search space .*none.json: No such file"):
-        make_space(Config(model="sasrec"), str(tmp_path / "none.json"), [])
+        make_space(Config(model="sasrec"), asked(str(tmp_path / "none.json"), []))

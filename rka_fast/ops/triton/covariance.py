@@ -250,9 +250,7 @@ def cholesky(p, s, b, f):
                 tl.debug_barrier()
                 at = f + first * (p.pitch + 1)
                 inverse_at = inverse_blocks(p, f) + first * p.tile
-                rest, inverse, goes_on, good = factor_block(
-                    at, p.pitch, inverse_at, least, p.tile
-                )
+                rest, inverse, goes_on, good = factor_block(at, p.pitch, inverse_at, least, p.tile)
                 all_good = all_good * good
                 store_tile(inverse_blocks(p, f), p.tile, j, local, inverse)
                 tl.debug_barrier()
