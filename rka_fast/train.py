@@ -94,7 +94,7 @@ def train(
                 counts = start.counts_on(sequences, config)
         if main:
             print("\n".join(lines), flush=True)
-        lines = check_fits(config, sequences) if prepared is None else []
+        lines = check_fits(config, sequences, prepared)
         if config.sparse_adam:
             lines.append(ROWS_ALONE)
         if main and lines:

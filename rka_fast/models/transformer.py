@@ -180,9 +180,8 @@ class TransformerRecommender(Recommender):
     @classmethod
     def from_config(cls, config: object, split: Split) -> Self:
         model = super().from_config(config, split)
-        trained = torch.from_numpy(split.train_counts() > 0)
         for table in model._featured():
-            table.trained.copy_(trained[:, None])
+            table.trained.copy_(torch.from_numpy(split.train_counts() > 0)[:, None])
         return model
 
     def _featured(self) -> list[ItemTable]:

@@ -6,10 +6,12 @@ A model of the tensors: all of them on the CPU, or what trains on a GPU and the 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from rka_fast.data.batches import NEGATIVES
 from rka_fast.data.cooccurrence import PAIR_BYTES, likely_pairs
 from rka_fast.data.counting import form, index_bytes
 from rka_fast.data.sequences import Sequences
+from rka_fast.data.shards import Prepared
 from rka_fast.data.split import STAGES, Split
 from rka_fast.data.split_rules import SPLITS
 from rka_fast.errors import ConfigError, TrainingError, UserError
@@ -29,6 +32,7 @@ from rka_fast.training.assemble import split_options
 from rka_fast.training.config import Config
 from rka_fast.training.devices import check_device
 from rka_fast.training.metrics import SCORES_AT_ONCE
+from rka_fast.training.streamed_split import Catalogue, Shards
 
 FLOAT = 4
 LATER = 48 * 2**20
@@ -45,6 +49,13 @@ MATRICES = 5
 """Attention matrices of a block that are held at once where they are made at all."""
 LOGITS = 3
 """Copies of the logits of the cross-entropy: themselves, their logarithms, their gradient."""
+SHARD = {"events": 90, "users": 160, "targets": 520, "items": 40}
+"""Bytes of a shard of prepared data while it is evaluated, of each: events with their look-ups, ids
+and offsets of users, sampled negatives of targets, how often look-ups have an item."""
+TARGET = 130
+"""Bytes of a target while the others are evaluated, in whatever shard: its user, ranks and list."""
+COUNTING = 4
+"""Counts of prepared data while they are read or summed, as a multiple of what is then held."""
 
 
 class Memory(NamedTuple):
@@ -54,7 +65,8 @@ class Memory(NamedTuple):
     model, which is made before. weights: parameters, gradients, Adam's moments, and what is no
     parameter, such as features of items, once.
     counts: of the co-occurrence, held from the start or made at the end alone, as `held` says.
-    step, saving, evaluation: what each adds at its peak.
+    step, saving, evaluation: what each adds at its peak. shard, targets: of prepared data that is
+    streamed, one shard, and what is known of the targets of all.
     """
 
     now: int
@@ -65,18 +77,23 @@ class Memory(NamedTuple):
     step: int
     saving: int
     evaluation: int
+    shard: int = 0
+    targets: int = 0
 
     @property
     def peak(self) -> int:
         """All that is held at once at most."""
         begin = self.counts if self.held else 0
         more = max(begin + max(self.step, self.saving), self.counts + self.evaluation)
-        return self.now + LATER + max(self.making, self.weights + more)
+        always = self.now + LATER + self.shard + self.targets
+        return always + max(self.making, self.weights + more)
 
     def line(self) -> str:
         """For a person."""
         parts = {
             "data and libraries": self.now + LATER,
+            "a shard": self.shard,
+            "targets": self.targets,
             "weights and Adam": self.weights,
             "co-occurrence": self.counts,
             "a step": self.step,
@@ -116,31 +133,76 @@ def foreseen(config: Config, split: Split) -> Memory:
 
     Raises ConfigError for settings that the model refuses.
     """
+    model = _without_weights(config, split)
+    targets = sum(len(split.targets(stage).users) for stage in STAGES)
+    events = len(split.sequences.items)
+    now = resident() + targets * NEGATIVES * FLOAT + events * HELD_PER_EVENT
+    made = sum(x.nbytes for x in model.parameters()) + events * (MADE_PER_EVENT - HELD_PER_EVENT)
+    held = model.uses_cooccurrence or not model.trains
+    return _of_model(config, split, model)._replace(
+        now=now, making=made, counts=_counts(config, split), held=held
+    )
+
+
+def foreseen_streamed(config: Config, prepared: Prepared, catalogue: Sequences) -> Memory:
+    """What each process of a run on prepared data will take, by the first shard that it has.
+
+    catalogue: the items, see `catalogue_of`. A shard that will not fit is not read: the estimate is
+    then without a step and without counts. Raises ConfigError for settings that the model refuses.
+    """
+    now, facts = resident(), prepared.facts
+    events, users = (-(-facts[name] // prepared.shards) for name in ("events", "users"))
+    sizes: Any = SimpleNamespace(sequences=Catalogue(catalogue.num_items, facts["users"]))
+    model = _without_weights(config, sizes)
+    held = {"events": events, "users": users, "targets": users, "items": facts["items"]}
+    shard = sum(SHARD[name] * number for name, number in held.items())
+    found = Memory(now, 0, 0, 0, model.uses_cooccurrence, 0, 0, 0, shard)
+    if (limit := memory_limit()) is not None and found.peak > limit:
+        return found
+    split = Shards(config, prepared, catalogue).split(int(os.environ.get("RANK", 0)))
+    asked = [len(split.targets(stage).users) for stage in STAGES]
+    shard += SHARD["targets"] * (max(asked) - users)
+    share = -(-config.batch_size // int(os.environ.get("WORLD_SIZE", 1)))
+    found = _of_model(dataclasses.replace(config, batch_size=share), split, model)
+    if prepared.has_counts(config.split, config.max_counted):
+        counts = 2 * PAIR_BYTES * facts["counts"]["pairs"]
+    else:  # as if no two shards had the same pair
+        most = catalogue.num_items**2
+        counts = PAIR_BYTES * min(likely_pairs(split) * prepared.shards, most)
+    read = COUNTING * counts
+    making, evaluation = (read, 0) if model.uses_cooccurrence else (0, read - counts)
+    return found._replace(
+        now=now, making=making, counts=counts, held=model.uses_cooccurrence, shard=shard,
+        evaluation=max(evaluation, found.evaluation), targets=TARGET * prepared.shards * sum(asked),
+    )  # fmt: skip
+
+
+def _without_weights(config: Config, split: Split) -> Recommender:
     try:
         with torch.device("meta"):
-            model = MODELS[config.model].from_config(config, split)
+            return MODELS[config.model].from_config(config, split)
     except UserError:
         raise
     except ValueError as error:  # of the constructor, about the settings
         raise ConfigError(str(error)) from None
+
+
+def _of_model(config: Config, split: Split, model: Recommender) -> Memory:
+    """What the model takes of the memory: weights, a step, saving and evaluation."""
     sizes = [x.nbytes for x in model.parameters()]
     weights, largest = sum(sizes), max(sizes, default=0)
     buffers = sum(x.nbytes for x in model.buffers())
     averages = int(config.average_weights is not None)
     evaluation = 5 * FLOAT * min(SCORES_AT_ONCE, 256 * (split.sequences.num_items + 1))
-    targets = sum(len(split.targets(stage).users) for stage in STAGES)
-    events = len(split.sequences.items)
-    now = resident() + targets * NEGATIVES * FLOAT + events * HELD_PER_EVENT
-    making = weights + events * (MADE_PER_EVENT - HELD_PER_EVENT)
     if not model.trains:
-        fitted, counts = weights + buffers, _counts(config, split)
-        return Memory(now, making, fitted, counts, True, 0, fitted, evaluation)
+        fitted = weights + buffers
+        return Memory(0, 0, fitted, 0, True, 0, fitted, evaluation)
     return Memory(
-        now=now,
-        making=making,
+        now=0,
+        making=0,
         weights=4 * weights + buffers + averages * (weights + buffers),
-        counts=_counts(config, split),
-        held=model.uses_cooccurrence,
+        counts=0,
+        held=False,
         step=largest + _step(config, split, model),
         saving=SAVED_AT_ONCE * (3 + averages) * weights,
         evaluation=evaluation + 3 * weights,  # the best checkpoint is read
@@ -184,10 +246,11 @@ def _loss(config: Config, items: int, batch: int, positions: float) -> float:
     return FLOAT * k * (3 * vectors * width + 6 * positions)
 
 
-def check_fits(config: Config, sequences: Sequences) -> list[str]:
+def check_fits(config: Config, sequences: Sequences, prepared: Prepared | None = None) -> list[str]:
     """Lines about memory, none on the GPU of a Mac.
 
-    Raises ConfigError where there is no such device, TrainingError where memory won't suffice.
+    prepared: the data that is streamed, `sequences` being its catalogue. Raises ConfigError where
+    there is no such device, TrainingError where memory won't suffice.
     """
     check_device(config.device)
     device = config.device
@@ -197,7 +260,10 @@ def check_fits(config: Config, sequences: Sequences) -> list[str]:
             return []
     if device == "mps":
         return []
-    memory = foreseen(config, SPLITS[config.split](sequences, split_options(config)))
+    if prepared is not None:
+        memory = foreseen_streamed(config, prepared, sequences)
+    else:
+        memory = foreseen(config, SPLITS[config.split](sequences, split_options(config)))
     here, lines, fits = memory, [], True
     if device.startswith("cuda"):
         free = torch.cuda.mem_get_info(_gpu(device))[0]
@@ -220,16 +286,22 @@ def _gpu(device: str) -> int:
 
 def _remedies(config: Config, memory: Memory) -> Iterator[str]:
     """What makes the largest parts smaller."""
-    if memory.step > memory.peak / 8:
+    large = memory.peak / 8
+    if memory.step > large:
         if config.loss == "ce":
             yield "--loss sampled_ce --shared-negatives sequence compares with some items only"
         yield f"a lower --batch-size than {config.batch_size} takes less a step"
-    if memory.weights + memory.saving > memory.peak / 8:
+    if memory.weights + memory.saving > large:
         if config.width is not None:
             yield f"a lower --width than {config.width} takes less for each item"
-        yield "a higher --min-item-events leaves rare items out"
-    if memory.counts > memory.peak / 8:
+        prepared = ", where the data is prepared," if memory.shard else ""
+        yield f"a higher --min-item-events{prepared} leaves rare items out"
+    if memory.counts > large:
         yield f"a lower --max-counted than {config.max_counted} takes less for the co-occurrence"
+    if memory.shard > large:
+        yield "more --shards, where the data is prepared, take less each"
+    if memory.targets > large:
+        yield "a lower --eval-users asks for fewer targets"
 
 
 def memory_limit() -> int | None:

@@ -8,9 +8,12 @@ import memory as benchmark
 import numpy as np
 import pytest
 import torch
-from support.runs import SMALL, train
+from support.runs import SMALL, train, write_log
 from support.sequences import sequences_of
 
+from rka_fast.commands import main
+from rka_fast.data.cooccurrence import CoOccurrence
+from rka_fast.data.shards import Prepared
 from rka_fast.data.split_rules import leave_one_out
 from rka_fast.errors import TrainingError
 from rka_fast.models import MODELS
@@ -18,6 +21,7 @@ from rka_fast.reproduce import main as reproduce
 from rka_fast.training import memory
 from rka_fast.training.config import Config
 from rka_fast.training.memory import foreseen
+from rka_fast.training.streaming import catalogue_of
 
 
 @pytest.mark.slow
@@ -163,6 +167,64 @@ def test_remedies_are_settings_that_the_model_has(model, monkeypatch):
         assert "None" not in told and told.endswith("; or --force tries it")
     widths = re.findall(r"a lower --width than (\d+) takes", told)
     assert widths == [] if model in ("pop", "item_knn") else [str(Config(model=model).width)]
+
+
+def streamed(folder, *flags, shards=3, **settings):
+    """What is foreseen of a streamed run on 60 users with 493 events of 130 items."""
+    data = folder / f"in{shards}"
+    if not data.exists():
+        log = write_log(folder / "log")
+        assert main(["prepare", str(log), "--out", str(data), "--shards", str(shards), *flags]) == 0
+    of = Prepared.open(data)
+    config = Config(data=str(data), stream=True, **{**SMALL, "model": "rksa", **settings})
+    return of, memory.foreseen_streamed(config, of, catalogue_of(of))
+
+
+def test_a_streamed_run_is_foreseen(tmp_path, monkeypatch):
+    of, found = streamed(tmp_path)
+    split = leave_one_out(of.sequences())
+    made = MODELS["rksa"].from_config(Config(model="rksa", **SMALL), split)
+    weights, others = (sum(x.nbytes for x in of) for of in (made.parameters(), made.buffers()))
+    assert found.weights == 4 * weights + others  # of all users, not of a shard's
+    assert found.targets == memory.TARGET * 2 * 60
+    pairs = of.counts("leave-one-out", 5000).matrix
+    assert found.held and pairs.nnz * 8 <= found.counts <= 2 * 8 * pairs.nnz
+    assert found.making == memory.COUNTING * found.counts
+    one = streamed(tmp_path, shards=1)[1]
+    assert 2 * found.shard < one.shard < 3 * found.shard + 1 and one.counts == found.counts
+    assert streamed(tmp_path, eval_users=6)[1].targets == memory.TARGET * 2 * 6
+    at_the_end = streamed(tmp_path, model="sasrec")[1]
+    assert not at_the_end.held and at_the_end.counts == found.counts and at_the_end.making == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert streamed(tmp_path)[1].step < found.step  # half of a batch
+
+
+def test_counts_that_are_not_there_are_bounded(tmp_path):
+    """By those of a shard, as if no other had the same pairs."""
+    of, found = streamed(tmp_path, "--counts", "no")
+    stored = CoOccurrence.from_split(leave_one_out(of.sequences())).matrix.nnz * 8
+    assert stored <= found.counts <= 3 * stored
+
+
+def test_what_a_shard_at_a_time_will_not_fit_is_refused(tmp_path, monkeypatch, capsys):
+    """Without reading one; by what is read of it; and --force tries it."""
+    data = streamed(tmp_path)[0].path
+    monkeypatch.setattr(memory, "resident", lambda: 0)
+    monkeypatch.setattr(memory, "LATER", 0)
+    flags = ("--stream", "--model", "sasrec", "--epochs", "1")
+    capsys.readouterr()
+    for limit, more, named in (
+        (2**13, (), "more --shards, where the data is prepared, take less each"),
+        (2**17, ("--width", "64"), "--min-item-events, where the data is prepared, leaves rare"),
+        (2**17, ("--batch-size", "60"), "a lower --batch-size than 60"),
+    ):
+        monkeypatch.setattr(memory, "memory_limit", lambda limit=limit: limit)
+        assert train(data, tmp_path / "run", *flags, *more) == 2
+        error = capsys.readouterr().err
+        assert "it will not fit" in error and named in error, error
+        assert not (tmp_path / "run").exists()
+    assert train(data, tmp_path / "run", *flags, "--force") == 0
+    assert "memory: about " in capsys.readouterr().out
 
 
 def test_longer_histories_and_batches_take_more():
