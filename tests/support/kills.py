@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-CALLS = ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink", "ftruncate", "close")
+CALLS = (
+    "open", "write", "fsync", "replace", "rename", "mkdir", "rmdir", "unlink", "ftruncate", "close",
+)  # fmt: skip
 """Of the module os: what our files are made with."""
 
 DIED = 137
@@ -42,7 +44,7 @@ def killed_at(call, work, within):
     """Whether `work` dies at its `call`-th system call (from 0), in a process of its own.
 
     A write is cut off after half of its content, like one of a process that is killed. Only calls
-    of files in the folder `within` count, and those on descriptors.
+    of files in the folder `within` count, and those on descriptors, or beside one.
     """
 
     def dying():
@@ -59,7 +61,8 @@ def _die_at(call, within):
 
     def dying(name, function):
         def wrapped(first, *arguments, **named):
-            if not isinstance(first, int) and not str(first).startswith(within):
+            ours = isinstance(first, int) or named.get("dir_fd") is not None
+            if not ours and not str(first).startswith(within):
                 return function(first, *arguments, **named)
             if done[0] == call:
                 if name == "write":
