@@ -2,12 +2,12 @@
 // of the same program in its place.
 #pragma once
 
-#include "problem.h"
+#include "long_plan.h"
 
 namespace rka::cuda {
 
 constexpr int BLOCKS = 2;        // on one multiprocessor: at most 128 registers a thread
-constexpr int STRIP_BLOCKS = 4;  // of those for short sequences
+constexpr int STRIP_BLOCKS = 4;  // of those of four warps
 
 struct Device {
   int64_t shared_limit;  // bytes of shared memory that a block may use
@@ -24,5 +24,8 @@ const char* launch_forward(const Problem& p, int sequences, int parts, void* str
 const char* launch_strip_forward(const Problem& p, int tiles, int parts, void* stream);
 const char* launch_strip_backward(const Problem& p, int tiles, int sequences, void* stream);
 const char* launch_backward(const Problem& p, int sequences, void* stream);
+// For long sequences, those of the workspace: `parts` blocks share the rows of a head.
+const char* launch_long_forward(const Problem& p, const Workspace& w, int blocks, int parts,
+                                void* stream);
 
 }  // namespace rka::cuda

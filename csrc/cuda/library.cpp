@@ -18,7 +18,7 @@
 #include "../check.h"
 #include "attention_backward.h"
 #include "launch.h"
-#include "strip_plan.h"
+#include "long_plan.h"
 
 #if !defined(RKA_EMULATION)
 #define RKA_LIBRARY rka_fast_native
@@ -144,6 +144,25 @@ void check(const char* error) {
   STD_TORCH_CHECK(error == nullptr, "rka_fast: the CUDA kernel failed: ", error);
 }
 
+// Long sequences, as many at a time as the workspace holds; blocks take turns over their heads, or
+// share one where there are few.
+void attend_long(Problem& p, const Tensor& like, const Device& device, void* stream) {
+  Workspace w = workspace_of(p);
+  const int slots = STRIP_BLOCKS * device.multiprocessors;
+  const int parts = std::clamp(slots / (w.sequences * p.heads), 1, w.row_squares);
+  const int blocks = std::min(slots, w.sequences * p.heads * parts);
+  p.scratch_per_block = long_scratch(w);
+  Tensor memory = new_floats(like, {w.floats()});
+  Tensor scratch = new_floats(like, {p.scratch_per_block * blocks});
+  w.place(static_cast<float*>(memory.data_ptr()));
+  p.scratch = static_cast<float*>(scratch.data_ptr());
+  const int at_once = w.sequences;
+  for (; w.first < p.batch; w.first += at_once) {
+    w.sequences = std::min(at_once, p.batch - w.first);
+    check(launch_long_forward(p, w, blocks, parts, stream));
+  }
+}
+
 Tensor attention(const Inputs& in) {
   checked(in);
   const int index = int(in.query.get_device_index());
@@ -158,6 +177,10 @@ Tensor attention(const Inputs& in) {
     // Few sequences: several blocks share the heads of one.
     const int parts = std::clamp(BLOCKS * device.multiprocessors / p.batch, 1, p.heads);
     check(launch_strip_forward(p, tiles, parts, current_stream(index)));
+    return output;
+  }
+  if (device.tensor_cores && serves_long(p)) {
+    attend_long(p, in.query, device, current_stream(index));
     return output;
   }
   // Few sequences: several blocks share one, each with a factorisation of its own.

@@ -22,12 +22,13 @@ constexpr int STRIP = 16;  // rows of a strip: four warps have 64
 // Where a thread stands.
 struct Lane {
   int warp, lane, g, t, first_row;
-  RKA_DEVICE Lane()
+  // `first`: the row of the block's first.
+  RKA_DEVICE explicit Lane(int first = 0)
       : warp(uniform_in_warp(thread_index() / LANES)),
         lane(thread_index() % LANES),
         g(lane / 4),
         t(lane % 4),
-        first_row(STRIP * warp) {}
+        first_row(first + STRIP * warp) {}
   RKA_DEVICE int row(int half) const { return first_row + g + 8 * half; }
   RKA_DEVICE int column(int tile) const { return 8 * tile + 2 * t; }
   // Whether this lane has the diagonal element of row g, and that of row g + 8.

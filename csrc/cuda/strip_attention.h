@@ -173,7 +173,7 @@ RKA_DEVICE void prepare(const Sequence<S>& s, int head) {
   sync_block();
   if (first_operand(s.p) == SHAPE_KEY) fetch_chunk(s, {SHAPE_KEY}, head);
   if (s.p.mode == Mode::sample && s.lane.warp == 0) {
-    cholesky<S>(s.lane, s.square, s.p.keys, s.p.jitter);
+    cholesky<S>(s.lane, s.square, s.p.keys, s.p.jitter, [](int, float) {});
   }
 }
 

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(WARPS* LANES, strip_backward_blocks(TILES))
 template <int TILES>
 const char* launch(const Problem& p, int sequences, void* stream) {
   return launch_strips(strip_backward_kernel<TILES>, dim3(sequences), Shape<TILES>::BACKWARD_FLOATS,
-                       p, stream);
+                       stream, p);
 }
 
 }  // namespace

@@ -43,9 +43,9 @@ RKA_DEVICE void subtract_finished(const Lane& l, float* m, int c0, int rows) {
 
 // Factors columns c0 .. c0 + 15; a lane has rows c0 + lane and c0 + lane + 32. A pivot that
 // rounding took to zero or below becomes `smallest` and its column ends there: what stands below
-// is rounding as well.
-template <class S>
-RKA_DEVICE void factor_panel(const Lane& l, float* m, int c0, int rows, float smallest) {
+// is rounding as well. ready(column, 1 / pivot of L, or 0 where the column ends), by one lane.
+template <class S, class F>
+RKA_DEVICE void factor_panel(const Lane& l, float* m, int c0, int rows, float smallest, F ready) {
   const int P = S::PITCH, r0 = c0 + l.lane, r1 = r0 + LANES;
   const bool one = r0 < rows, two = r1 < rows;
   float x[STRIP], y[STRIP];
@@ -82,6 +82,7 @@ RKA_DEVICE void factor_panel(const Lane& l, float* m, int c0, int rows, float sm
     for (int i = j + 1; i < STRIP; ++i) y[i] = fmaf(-v, column[i], y[i]);
     x[j] = (l.lane == j ? pivot : ends ? 0.0f : x[j]) * root;
     y[j] *= ends ? 0.0f : root;
+    if (l.lane == j) ready(c0 + j, ends ? 0.0f : root);
     pivot = next;
   }
 #pragma unroll
@@ -101,13 +102,13 @@ RKA_DEVICE void factor_panel(const Lane& l, float* m, int c0, int rows, float sm
 }
 
 // The square's lower triangle holds K; L comes out below, L' above the diagonal.
-template <class S>
-RKA_DEVICE void cholesky(const Lane& l, float* m, int keys, float jitter) {
+template <class S, class F>
+RKA_DEVICE void cholesky(const Lane& l, float* m, int keys, float jitter, F ready) {
   const int strips = (keys + STRIP - 1) / STRIP * STRIP, rows = strips < S::SIZE ? strips : S::SIZE;
 #pragma unroll 1
   for (int c0 = 0; c0 < rows; c0 += STRIP) {
     if (c0 > 0) subtract_finished<S>(l, m, c0, rows);
-    factor_panel<S>(l, m, c0, rows, jitter / (1.0f + jitter));
+    factor_panel<S>(l, m, c0, rows, jitter / (1.0f + jitter), ready);
   }
 }
 

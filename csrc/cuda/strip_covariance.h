@@ -14,14 +14,11 @@ RKA_DEVICE float inverse_norm_fast(float square) {
 }
 
 // Gram matrices of the features and of the gated features: they share their right operand, the
-// gate's square is on the left one. One chunk of feature columns is in `x`.
-template <class S>
-RKA_DEVICE void add_gram(const Sequence<S>& s, const float* x, int depth, int pairs,
-                         Strip<S::TILES>& item, Strip<S::TILES>& user) {
-  const Lane& l = s.lane;
-  const float *top = x + s.row_in_square(0) * S::PITCH + 2 * l.t,
-              *bottom = x + s.row_in_square(1) * S::PITCH + 2 * l.t,
-              *right = x + kept(l.g * S::PITCH + 2 * l.t), *gate = s.gate_squared + 2 * l.t;
+// gate's square is on the left one, of whose columns `depth` tiles are there.
+template <class S, int TILES>
+RKA_DEVICE void add_gram(const float* top, const float* bottom, const float* right,
+                         const float* gate, int depth, int pairs, Strip<TILES>& item,
+                         Strip<TILES>& user) {
   if (pairs == 0) return;  // beyond the keys there is nothing to read
 #pragma unroll 1
   for (int k = 0; k < depth; ++k) {
@@ -30,13 +27,23 @@ RKA_DEVICE void add_gram(const Sequence<S>& s, const float* x, int depth, int pa
     const Left a = left_operand(u.x, v.x, u.y, v.y),
                gated = left_operand(u.x * g.x, v.x * g.x, u.y * g.y, v.y * g.y);
 #pragma unroll
-    for (int j = 0; j < S::TILES; ++j) {
+    for (int j = 0; j < TILES; ++j) {
       if (j / 2 >= pairs) continue;
       const Pair b = load_pair(right + 8 * j * S::PITCH + 8 * k);
       multiply_add_all(item[j], a, b);
       multiply_add_all(user[j], gated, b);
     }
   }
+}
+// Of one chunk of feature columns in `x`.
+template <class S>
+RKA_DEVICE void add_gram(const Sequence<S>& s, const float* x, int depth, int pairs,
+                         Strip<S::TILES>& item, Strip<S::TILES>& user) {
+  const Lane& l = s.lane;
+  const float *top = x + s.row_in_square(0) * S::PITCH + 2 * l.t,
+              *bottom = x + s.row_in_square(1) * S::PITCH + 2 * l.t,
+              *right = x + kept(l.g * S::PITCH + 2 * l.t), *gate = s.gate_squared + 2 * l.t;
+  add_gram<S>(top, bottom, right, gate, depth, pairs, item, user);
 }
 
 // Starts the copy of the counts into the second buffer; 1 / sqrt of every item's support. Zeros
@@ -106,6 +113,27 @@ RKA_DEVICE void mirror(const Sequence<S>& s) {
   }
 }
 
+// What turns products into entries of K: the kernels' weights, and their slopes over a cosine.
+struct Mixture {
+  float counting, by_item, by_user, item_slope, user_slope;
+
+  RKA_DEVICE Mixture(const Problem& p, int b) {
+    const float* mixture = p.mixture + b * p.mixture_batch;
+    const float scale = 1.0f / (1.0f + p.jitter);
+    counting = p.cooccurrence ? mixture[0] * scale : 0.0f, by_item = mixture[1] * scale;
+    by_user = p.gate ? mixture[2] * scale : 0.0f;
+    item_slope = 2.0f * LOG2_E * p.concentration[0];
+    user_slope = 2.0f * LOG2_E * p.concentration[1];
+  }
+  // Of a count times both supports and its weight, and products times the row's norm and slope.
+  RKA_DEVICE float entry(float counted, float item, float item_norm, float user,
+                         float user_norm) const {
+    const float by_cosine = fmaf(item, item_norm, -item_slope),
+                gated = fmaf(user, user_norm, -user_slope);
+    return fmaf(by_user, exp2_fast(gated), fmaf(by_item, exp2_fast(by_cosine), counted));
+  }
+};
+
 // K's lower triangle into the square, for the mean the upper one too. The counts stay in the
 // second buffer, their diagonal zero. Ends before the barrier that makes the square visible.
 template <class S>
@@ -118,12 +146,7 @@ RKA_DEVICE void correlation(const Sequence<S>& s) {
   wait_for_copies<0>();
   if (p.cooccurrence) s.clear_diagonal();
   sync_block();
-  const float* mixture = p.mixture + s.b * p.mixture_batch;
-  const float scale = 1.0f / (1.0f + p.jitter);
-  const float counting = p.cooccurrence ? mixture[0] * scale : 0.0f, by_item = mixture[1] * scale,
-              by_user = p.gate ? mixture[2] * scale : 0.0f;
-  const float item_slope = 2.0f * LOG2_E * p.concentration[0],
-              user_slope = 2.0f * LOG2_E * p.concentration[1];
+  const Mixture mixture(p, s.b);
   const uint64_t columns = s.exists >> 2 * l.t;
   const uint64_t both[2] = {s.has(l.row(0)) ? columns : 0, s.has(l.row(1)) ? columns : 0};
   uint32_t bits = 0;
@@ -137,18 +160,17 @@ RKA_DEVICE void correlation(const Sequence<S>& s) {
     for (int half = 0; half < 2; ++half) {
       const int row = l.row(half);
       if (row >= S::SIZE) continue;
-      const float ir = s.item_norm[row] * item_slope, ur = s.user_norm[row] * user_slope,
-                  sr = s.support[row] * counting;
+      const float ir = s.item_norm[row] * mixture.item_slope,
+                  ur = s.user_norm[row] * mixture.user_slope,
+                  sr = s.support[row] * mixture.counting;
       const Pair counts = load_pair(s.buffer(1) + row * S::PITCH + column);
       bits |= float_to_bits(counts.x) | float_to_bits(counts.y);
       float k[2];
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const float by_cosine = fmaf(item[j][2 * half + c] * ir, c ? in.y : in.x, -item_slope),
-                    gated = fmaf(user[j][2 * half + c] * ur, c ? un.y : un.x, -user_slope);
-        k[c] = sr * (c ? sn.y : sn.x) * (c ? counts.y : counts.x);
-        k[c] = fmaf(by_item, exp2_fast(by_cosine), k[c]);
-        k[c] = fmaf(by_user, exp2_fast(gated), k[c]);
+        k[c] = mixture.entry(sr * (c ? sn.y : sn.x) * (c ? counts.y : counts.x),
+                             item[j][2 * half + c] * ir, c ? in.y : in.x,
+                             user[j][2 * half + c] * ur, c ? un.y : un.x);
         if (!(both[half] >> (8 * j + c) & 1)) k[c] = 0.0f;
       }
       store_pair(s.square + row * S::PITCH + column, k[0], k[1]);
@@ -161,17 +183,13 @@ RKA_DEVICE void correlation(const Sequence<S>& s) {
   if (p.mode == Mode::mean) mirror(s);
 }
 
-// products = (M o C) C and means = M C of the warp's rows, M what they see, C without its
-// diagonal. EXACT: all counts are whole numbers below 2,048, which TF32 holds.
+// products += (M o C) C and means += M C, M what the rows see of some columns, C without its
+// diagonal: the rows' from `top` and `bottom`, of which `depth` tiles are used, and as the right
+// operand. EXACT: all counts are whole numbers below 2,048, which TF32 holds.
 template <bool EXACT, class S>
-RKA_DEVICE void multiply_counts(const Sequence<S>& s, const Rows& rows, Strip<S::TILES>& products,
-                                Strip<S::TILES>& means) {
-  const Lane& l = s.lane;
-  const float *counts = s.buffer(1), *right = counts + kept(l.g * S::PITCH + 2 * l.t),
-              *top = counts + s.row_in_square(0) * S::PITCH + 2 * l.t,
-              *bottom = counts + s.row_in_square(1) * S::PITCH + 2 * l.t;
-  products.clear(), means.clear();
-  const int depth = 2 * rows.pairs < S::TILES ? 2 * rows.pairs : S::TILES;
+RKA_DEVICE void add_counts(const Rows& rows, const float* top, const float* bottom,
+                           const float* right, int depth, int pairs, Strip<S::TILES>& products,
+                           Strip<S::TILES>& means) {
 #pragma unroll 1
   for (int k = 0; k < depth; ++k) {
     const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k);
@@ -185,7 +203,7 @@ RKA_DEVICE void multiply_counts(const Sequence<S>& s, const Rows& rows, Strip<S:
     if constexpr (!EXACT) a = left_operand(counted[0], counted[1], counted[2], counted[3]);
 #pragma unroll
     for (int j = 0; j < S::TILES; ++j) {
-      if (j / 2 >= rows.pairs) continue;
+      if (j / 2 >= pairs) continue;
       const Pair b = load_pair(right + 8 * j * S::PITCH + 8 * k);
       if constexpr (EXACT) {
         multiply_tile(products[j], counted, b.x, b.y);
@@ -196,6 +214,18 @@ RKA_DEVICE void multiply_counts(const Sequence<S>& s, const Rows& rows, Strip<S:
       multiply_tile(means[j], seen, b.x, b.y);
     }
   }
+}
+// Of the warp's rows; the counts are in the second buffer.
+template <bool EXACT, class S>
+RKA_DEVICE void multiply_counts(const Sequence<S>& s, const Rows& rows, Strip<S::TILES>& products,
+                                Strip<S::TILES>& means) {
+  const Lane& l = s.lane;
+  const float *counts = s.buffer(1), *right = counts + kept(l.g * S::PITCH + 2 * l.t),
+              *top = counts + s.row_in_square(0) * S::PITCH + 2 * l.t,
+              *bottom = counts + s.row_in_square(1) * S::PITCH + 2 * l.t;
+  products.clear(), means.clear();
+  const int depth = 2 * rows.pairs < S::TILES ? 2 * rows.pairs : S::TILES;
+  add_counts<EXACT, S>(rows, top, bottom, right, depth, rows.pairs, products, means);
 }
 
 // alpha-hat / max alpha-hat where allowed. Reads the counts in the second buffer.

@@ -1,4 +1,4 @@
-// One launch of a kernel for short sequences, with its shared memory.
+// One launch of a kernel of four warps a block, with its shared memory.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,15 +9,16 @@
 namespace rka::cuda {
 
 // What went wrong, or null.
-inline const char* launch_strips(void (*kernel)(Problem), dim3 grid, int floats, const Problem& p,
-                                 void* stream) {
+template <class... T>
+const char* launch_strips(void (*kernel)(T...), dim3 grid, int floats, void* stream,
+                          const T&... arguments) {
   const int bytes = floats * int(sizeof(float));
   cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error == cudaSuccess)
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
   if (error == cudaSuccess) {
-    kernel<<<grid, WARPS * LANES, bytes, static_cast<cudaStream_t>(stream)>>>(p);
+    kernel<<<grid, WARPS * LANES, bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
     error = cudaGetLastError();
   }
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);

@@ -117,6 +117,9 @@ struct Sequence {
     }
   }
 
+  // Of a longer sequence some rows: what is read and written by them, and nothing of its keys.
+  RKA_DEVICE Sequence(const Problem& p, int b, const Lane& lane) : p(p), b(b), lane(lane) {}
+
   // Two squares for right operands, fetched ahead. (Arithmetic, not an array of pointers: the
   // compiler has to see that this is shared memory.)
   RKA_DEVICE float* buffer(int i) const { return square + (1 + i) * S::SQUARE; }

@@ -79,6 +79,7 @@ RKA_DEVICE void copy_one(float* to, const float* from, uint32_t exists) {
 RKA_DEVICE void copy_pair(float* to, const float* from, uint32_t exists) {
   copy_bytes<8>(to, from, exists);
 }
+RKA_DEVICE void copy_four(float* to, const float* from) { copy_bytes<16>(to, from, 1); }
 RKA_DEVICE void end_of_copies() { asm volatile("cp.async.commit_group;"); }
 // All of this thread's groups of copies but the last `pending` are complete.
 template <int PENDING>
@@ -143,6 +144,10 @@ inline void copy_one(float* to, const float* from, uint32_t exists) {
 }
 inline void copy_pair(float* to, const float* from, uint32_t exists) {
   host::copy_later(to, from, 2, exists != 0);
+}
+inline void copy_four(float* to, const float* from) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16) __builtin_trap();
+  host::copy_later(to, from, 4, true);
 }
 inline void end_of_copies() { host::end_of_copies(); }
 template <int PENDING>

@@ -13,6 +13,9 @@
 
 #include "../../cuda/attention_backward.h"
 #include "../../cuda/launch.h"
+#include "../../cuda/long_attention.h"
+#include "../../cuda/long_cholesky.h"
+#include "../../cuda/long_covariance.h"
 #include "../../cuda/strip_attention_backward.h"
 #include "../../cuda/strip_plan.h"
 #include "threads.h"
@@ -21,7 +24,7 @@ namespace rka::cuda {
 namespace {
 
 int64_t order = 0, shared_limit = LARGE_SHARED, multiprocessors = 132, launches = 0,
-        strip_launches = 0, scratch_floats = 0;
+        strip_launches = 0, long_launches = 0, scratch_floats = 0;
 bool tensor_cores = true;
 
 template <bool IN_SHARED>
@@ -91,16 +94,23 @@ const char* backward(const Problem& p, int sequences) {
   return nullptr;
 }
 
+// f(shared) by the threads of a block of four warps.
+template <class F>
+const char* run_warps(int floats, F f) {
+  const char* failed = nullptr;
+  const char* error = with_shared(floats, [&](float* shared) {
+    failed = host::run_block(WARPS * LANES, order, [&] { f(shared); });
+  });
+  return failed ? failed : error;
+}
+
 template <int TILES>
 const char* strip_forward(const Problem& p, int parts) {
   for (int i = 0; i < p.batch * parts; ++i) {
-    const char* failed = nullptr;
-    const char* error = with_shared(Shape<TILES>::FLOATS, [&](float* shared) {
-      failed = host::run_block(WARPS * LANES, order, [&] {
-        cuda::strip_forward<Shape<TILES>>(p, i / parts, i % parts, parts, shared);
-      });
+    const char* error = run_warps(Shape<TILES>::FLOATS, [&](float* shared) {
+      cuda::strip_forward<Shape<TILES>>(p, i / parts, i % parts, parts, shared);
     });
-    if (failed || error) return failed ? failed : error;
+    if (error) return error;
   }
   return nullptr;
 }
@@ -109,13 +119,10 @@ template <int TILES>
 const char* strip_backward(const Problem& p, int sequences) {
   for (int b = 0; b < p.batch; ++b) {
     poison_scratch(p, b % sequences);
-    const char* failed = nullptr;
-    const char* error = with_shared(Shape<TILES>::BACKWARD_FLOATS, [&](float* shared) {
-      failed = host::run_block(WARPS * LANES, order, [&] {
-        cuda::strip_backward<Shape<TILES>>(p, b, b % sequences, shared);
-      });
+    const char* error = run_warps(Shape<TILES>::BACKWARD_FLOATS, [&](float* shared) {
+      cuda::strip_backward<Shape<TILES>>(p, b, b % sequences, shared);
     });
-    if (failed || error) return failed ? failed : error;
+    if (error) return error;
   }
   return nullptr;
 }
@@ -147,12 +154,41 @@ const char* launch_strip_backward(const Problem& p, int tiles, int sequences, vo
                                : strip_backward<MOST_TILES>(p, sequences);
 }
 
+const char* launch_long_forward(const Problem& p, const Workspace& w, int blocks, int parts,
+                                void*) {
+  ++launches, ++long_launches, scratch_floats = p.scratch_per_block * blocks;
+  if (w.first == 0) std::fill_n(w.relations, w.floats(), POISON);
+  const char* error = nullptr;
+  const auto launch = [&](int count, int floats, auto f) {
+    for (int i = 0; i < count && !error; ++i) {
+      error = run_warps(floats, [&](float* shared) { f(i, shared); });
+    }
+  };
+  if (p.needs_covariance()) {
+    launch(w.sequences * w.key_squares, RELATE_FLOATS, [&](int i, float* shared) {
+      relate(p, w, i / w.key_squares, i % w.key_squares, shared);
+    });
+    const int rows = w.priors * w.row_squares;
+    launch(w.sequences * rows, LONG_FLOATS, [&](int i, float* shared) {
+      shape_prior(p, w, i / rows, i % rows / w.row_squares, i % w.row_squares, shared);
+    });
+    launch(p.mode == Mode::sample ? w.sequences : 0, FACTOR_FLOATS,
+           [&](int i, float* shared) { factor_squares(p, w, i, shared); });
+  }
+  for (int i = 0; i < blocks; ++i) poison_scratch(p, i);
+  launch(blocks, LONG_FLOATS, [&](int i, float* shared) {
+    long_forward_block(p, w, i, blocks, parts, shared);
+  });
+  return error;
+}
+
 void set_device(int64_t limit, int64_t count, bool tensors) {
   shared_limit = limit, multiprocessors = count, tensor_cores = tensors;
 }
 void set_order(int64_t seed) { order = seed; }
 int64_t launch_count() { return launches; }
 int64_t strip_launch_count() { return strip_launches; }
+int64_t long_launch_count() { return long_launches; }
 int64_t scratch_bytes() { return scratch_floats * int64_t(sizeof(float)); }
 
 }  // namespace rka::cuda
@@ -162,6 +198,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(rka_fast_emulation, m) {
   m.def("set_order(int seed) -> ()");
   m.def("launch_count() -> int");
   m.def("strip_launch_count() -> int");
+  m.def("long_launch_count() -> int");
   m.def("scratch_bytes() -> int");  // of the last launch
 }
 STABLE_TORCH_LIBRARY_IMPL(rka_fast_emulation, CompositeExplicitAutograd, m) {
@@ -169,5 +206,6 @@ STABLE_TORCH_LIBRARY_IMPL(rka_fast_emulation, CompositeExplicitAutograd, m) {
   m.impl("set_order", TORCH_BOX(&rka::cuda::set_order));
   m.impl("launch_count", TORCH_BOX(&rka::cuda::launch_count));
   m.impl("strip_launch_count", TORCH_BOX(&rka::cuda::strip_launch_count));
+  m.impl("long_launch_count", TORCH_BOX(&rka::cuda::long_launch_count));
   m.impl("scratch_bytes", TORCH_BOX(&rka::cuda::scratch_bytes));
 }

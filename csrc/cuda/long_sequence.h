@@ -1,0 +1,161 @@
+// One block's view of a row of squares of a long sequence: who exists, who is seen, and squares on
+// their way to shared memory.
+#pragma once
+
+#include "long_plan.h"
+#include "strip_sequence.h"
+
+namespace rka::cuda {
+
+// The rows are those of the sequence (lane.row), the columns those of one square at a time.
+struct Long : Sequence<Square> {
+  const Workspace& w;
+  const int local, tile;  // number in the workspace, and of the row of squares
+  float* shared;
+
+  RKA_DEVICE Long(const Problem& p, const Workspace& w, int local, int tile, float* shared)
+      : Sequence<Square>(p, w.first + local, Lane(SIDE * tile)),
+        w(w),
+        local(local),
+        tile(tile),
+        shared(shared) {}
+
+  RKA_DEVICE float* buffer(int i) const { return shared + i * Square::SQUARE; }
+
+  // Bit j: key j of the square exists. There after the next barrier.
+  RKA_DEVICE uint32_t* existing() const {
+    return reinterpret_cast<uint32_t*>(shared + 2 * Square::SQUARE);
+  }
+  RKA_DEVICE void describe_keys() const {
+#pragma unroll 1
+    for (int j = lane.warp; j < w.key_squares; j += WARPS) {
+      uint32_t words[2];
+      for (int i = 0; i < 2; ++i) {
+        const int key = SIDE * j + LANES * i + lane.lane;
+        const bool inside = key < p.keys;
+        const uint8_t* padding = p.padding + int64_t(b) * p.keys + (inside ? key : 0);
+        words[i] = ballot(inside && !(p.padding && *padding));
+      }
+      if (lane.lane < 2) existing()[2 * j + lane.lane] = lane.lane ? words[1] : words[0];
+    }
+  }
+  RKA_DEVICE uint64_t exist(int j) const {
+    return uint64_t(existing()[2 * j + 1]) << 32 | existing()[2 * j];
+  }
+
+  // Of the square's columns, and to the end of their last strip.
+  RKA_DEVICE int keys_of(int j) const {
+    return p.keys - SIDE * j < SIDE ? p.keys - SIDE * j : SIDE;
+  }
+  RKA_DEVICE int whole_keys_of(int j) const { return (keys_of(j) + STRIP - 1) / STRIP * STRIP; }
+
+  // Squares that the block's rows see, and pairs of tiles of one that the warp's rows do.
+  RKA_DEVICE int seen_squares() const {
+    return p.causal && tile < w.key_squares ? tile + 1 : w.key_squares;
+  }
+  RKA_DEVICE int pairs_of(int j) const {
+    const int all = whole_keys_of(j) / STRIP, seen = (lane.first_row - SIDE * j) / STRIP + 1;
+    return lane.first_row >= p.rows ? 0 : p.causal && seen < all ? seen : all;
+  }
+
+  RKA_DEVICE Rows rows_of(int head, int j) const {
+    Rows r;
+    const uint64_t keys = exist(j);
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane.row(half), last = row - SIDE * j;
+      const uint64_t before = !p.causal || last >= SIDE - 1 ? ~uint64_t(0)
+                              : last < 0                    ? 0
+                                                            : (uint64_t(2) << last) - 1;
+      r.seen[half] = row < p.rows ? keys & before : 0;
+    }
+    if (p.mask.data) {
+#pragma unroll 1
+      for (int i = 0; i < STRIP; ++i) {
+        const int row = lane.first_row + i, first = SIDE * j + lane.lane, second = first + LANES;
+        const bool inside = row < p.rows;
+        const uint32_t low = ballot(inside && first < p.keys && p.mask.at(b, head, row, first));
+        const uint32_t high = ballot(inside && second < p.keys && p.mask.at(b, head, row, second));
+        const uint64_t bits = uint64_t(high) << 32 | low;
+        if (lane.g == i) r.seen[0] &= bits;
+        if (lane.g + 8 == i) r.seen[1] &= bits;
+      }
+    }
+    for (int half = 0; half < 2; ++half) {
+      r.count[half] = bits_of(r.seen[half]);
+      r.seen[half] >>= 2 * lane.t;
+    }
+    r.pairs = pairs_of(j);
+    return r;
+  }
+
+  // Starts the copy of a square that lies in one piece.
+  template <class S>
+  RKA_DEVICE void fetch_square(float* to, const float* from) const {
+    const int thread = kept(thread_index()), row = thread / 16, column = thread % 16 * 4;
+    to += row * S::PITCH + column, from += row * SIDE + column;
+#pragma unroll
+    for (int r = 0; r < SIDE; r += WARPS * LANES / 16) {
+      copy_four(to + r * S::PITCH, from + r * SIDE);
+    }
+    end_of_copies();
+  }
+
+  // Starts the copy of the square's keys, its columns from `column` on, of a (B, H, m, width)
+  // tensor.
+  template <class S>
+  RKA_DEVICE void fetch_heads(float* to, const Heads& x, int head, int j, int column) const {
+    const int64_t first = b * x.batch + head * x.head + SIDE * j * x.row + column;
+    const int width = columns_from(column, x.width), rows = whole_keys_of(j);
+    if (p.scalar == Scalar::float32) {
+      fetch_rows<S>(to, static_cast<const float*>(x.data) + first, x.row, width, rows, exist(j));
+    } else {
+      const uint16_t* from = static_cast<const uint16_t*>(x.data) + first;
+      fetch_half_rows<S>(to, from, p.scalar, x.row, width, rows, exist(j));
+    }
+  }
+
+  // What this thread sets aside: tile k of its warp's strip, of squares one after the other.
+  RKA_DEVICE static float* own(float* squares, int k) {
+    return squares + (k * WARPS * LANES + thread_index()) * 4;
+  }
+};
+
+// out += in rows' and out += in columns: the left operand comes tile by tile from left(k), as an
+// operand. UPPER or lower: whether a triangular right operand (`diagonal`) is zero before or
+// behind its diagonal.
+template <class F>
+RKA_DEVICE void multiply_by_rows(const Lane& l, Strip<Square::TILES>& out, F left, int depth,
+                                 const float* right, int pairs, bool diagonal) {
+  constexpr int P = Square::PITCH;
+  right += kept(l.g * P + 2 * l.t);
+#pragma unroll 1
+  for (int k = 0; k < depth; ++k) {
+    const Left a = left(k);
+    const int first = diagonal ? k / 2 : 0;
+#pragma unroll
+    for (int i = 0; i < Square::TILES / 2; ++i) {
+      if (i < first || i >= pairs) continue;
+      const float* at = right + 16 * i * P + 8 * k;
+      multiply_add(out[2 * i], out[2 * i + 1], a, load_pair(at), load_pair(at + 8 * P));
+    }
+  }
+}
+template <class F>
+RKA_DEVICE void multiply_by_columns(const Lane& l, Strip<Square::TILES>& out, F left, int depth,
+                                    const float* right, int pairs, bool diagonal) {
+  constexpr int P = ByColumns::PITCH;
+  right += kept(2 * l.t * P + l.g);
+#pragma unroll 1
+  for (int k = 0; k < depth; ++k) {
+    const Left a = left(k);
+    const int end = diagonal && k / 2 + 1 < pairs ? k / 2 + 1 : pairs;
+#pragma unroll
+    for (int i = 0; i < Square::TILES / 2; ++i) {
+      if (i >= end) continue;
+      const float* at = right + 8 * k * P + 16 * i;
+      multiply_add(out[2 * i], out[2 * i + 1], a, {at[0], at[P]}, {at[8], at[P + 8]});
+    }
+  }
+}
+
+}  // namespace rka::cuda
