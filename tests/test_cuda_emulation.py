@@ -10,6 +10,7 @@ from support.cases import random_inputs
 from support.emulation import EMULATIONS, KB, operators
 from support.subjects import Subject
 
+from rka_fast import kernelized_attention
 from rka_fast.ops.arguments import Arguments
 from rka_fast.ops.backends import BACKENDS
 from rka_fast.ops.library import forward_op
@@ -38,6 +39,7 @@ def emulation(device):
     """The operators, with which the threads run in their own order again after the test."""
     yield operators()
     operators().set_order(0)
+    operators().set_workspace(128 * KB * KB)
 
 
 def inputs_of(**case):
@@ -50,7 +52,7 @@ def run(inputs, **options):
 
 @pytest.mark.parametrize(("n", "limit"), [(70, 30), (200, 99), (300, 227), (400, 99)])
 def test_factor_in_global_memory(emulation, device, n, limit):
-    device(limit)
+    device(limit, tensor_cores=False)
     assert emulation.attention_cuda_layout(n, n, True, limit * KB)[2] == 0
     agrees(EMULATION, inputs_of(n=n, width=8, feature_width=24, heads=1, batch=1), is_causal=True)
 
@@ -60,7 +62,7 @@ def test_factor_in_global_memory(emulation, device, n, limit):
 @pytest.mark.parametrize("limit", [227, 24])
 def test_the_order_of_the_threads_does_not_matter(emulation, device, n, mode, limit):
     """A phase in which one thread reads what another writes would show here."""
-    device(limit)
+    device(limit, tensor_cores=False)
     inputs = inputs_of(n=n, width=9, bias=True)
     options = {"mode": mode, "is_causal": True, "dropout_p": 0.1}
     first = run(inputs, **options)
@@ -71,7 +73,7 @@ def test_the_order_of_the_threads_does_not_matter(emulation, device, n, mode, li
             assert torch.equal(again[name], x), (name, order)
 
 
-@pytest.mark.parametrize("n", [50, 57])
+@pytest.mark.parametrize("n", [50, 57, 70])
 @pytest.mark.parametrize(
     "options",
     [
@@ -119,6 +121,7 @@ def test_the_number_of_blocks_does_not_matter(emulation, device, n):
         (2, {"n": 8, "dtype": torch.float16}),
         (2, {"n": 8, "width": 130, "value_width": 70}),
         (0, {"n": 65}),
+        (0, {"n": 3, "keys": 65, "cooccurrence": False}),
     ],
 )
 def test_short_sequences_have_kernels_of_their_own(emulation, launches, case):
@@ -152,15 +155,57 @@ def test_scratch_memory_is_that_of_the_blocks_a_device_holds(
         assert torch.equal(results[1][name], x), name
 
 
-@pytest.mark.parametrize("n", [50, 64])
+@pytest.mark.parametrize(
+    ("launches", "case"),
+    [
+        (1, {"n": 65}),
+        (1, {"n": 8, "keys": 1024, "cooccurrence": False}),
+        (1, {"n": 200, "dtype": torch.bfloat16, "width": 70}),
+        (0, {"n": 64}),
+    ],
+)
+def test_long_sequences_have_forward_kernels_of_their_own(emulation, launches, case):
+    before = emulation.long_launch_count()
+    run(inputs_of(**{"heads": 1, "batch": 1} | case))
+    assert emulation.long_launch_count() - before == launches
+
+
+def test_long_sequences_come_in_as_many_launches_as_the_workspace_makes_of_them(emulation):
+    """And what a launch leaves there for the next has no influence."""
+    mask = torch.rand((5, 2, 70, 70), generator=torch.Generator().manual_seed(2)) > 0.4
+    inputs = inputs_of(n=70, batch=5, heads=2)
+    results = []
+    for kilobytes, launches in ((1024, 1), (400, 3), (1, 5)):  # of 177 KB a sequence
+        emulation.set_workspace(kilobytes * KB)
+        before = emulation.long_launch_count()
+        results.append(run(inputs, mask=mask)["output"])
+        assert emulation.long_launch_count() - before == launches
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(("batch", "multiprocessors", "blocks"), [(1, 132, 12), (8, 2, 8)])
+def test_long_sequences_set_aside_what_the_blocks_at_a_time_need(
+    emulation, device, batch, multiprocessors, blocks
+):
+    """A block for each of 3 rows of squares of 4 heads, or as many as the device holds."""
+    device(multiprocessors=multiprocessors)
+    inputs = inputs_of(n=130, batch=batch, heads=4)
+    with torch.no_grad():
+        kernelized_attention(**inputs, backend="emulation", seed=11)
+    assert emulation.scratch_bytes() == blocks * 2 * 3 * 64 * 64 * 4
+
+
+@pytest.mark.parametrize("case", [{"n": 50}, {"n": 64}, {"n": 130, "batch": 2}], ids=str)
 @pytest.mark.parametrize("mode", ["sample", "mean"])
-def test_three_products_in_tf32_make_up_for_one_in_float32(emulation, n, mode):
+def test_three_products_in_tf32_make_up_for_one_in_float32(emulation, case, mode):
     """With full tiles: one product alone would lose 2^-11 of each number."""
-    inputs = inputs_of(n=n, batch=20, heads=1, width=n, feature_width=n)
+    n = case["n"]
+    inputs = inputs_of(**{"batch": 20, "heads": 1, "width": n, "feature_width": n} | case)
     agrees(EMULATION, inputs, is_causal=True, mode=mode)
 
 
-def test_one_launch_forward_and_one_backward(emulation):
+def test_one_launch_forward_and_one_backward(emulation, device):
+    device(tensor_cores=False)
     before = emulation.launch_count()
     run(inputs_of(n=256, heads=1, batch=1))
     assert emulation.launch_count() == before + 2

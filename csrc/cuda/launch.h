@@ -13,6 +13,7 @@ struct Device {
   int64_t shared_limit;  // bytes of shared memory that a block may use
   int multiprocessors;
   bool tensor_cores;  // that multiply in TF32: sm_80 and newer
+  int64_t workspace = WORKSPACE;  // bytes that launches may leave each other
 };
 
 Device describe_device(int index);

@@ -147,7 +147,7 @@ void check(const char* error) {
 // Long sequences, as many at a time as the workspace holds; blocks take turns over their heads, or
 // share one where there are few.
 void attend_long(Problem& p, const Tensor& like, const Device& device, void* stream) {
-  Workspace w = workspace_of(p);
+  Workspace w = workspace_of(p, device.workspace);
   const int slots = STRIP_BLOCKS * device.multiprocessors;
   const int parts = std::clamp(slots / (w.sequences * p.heads), 1, w.row_squares);
   const int blocks = std::min(slots, w.sequences * p.heads * parts);

@@ -58,16 +58,16 @@ struct Workspace {
   }
 };
 
-constexpr int64_t WORKSPACE_BYTES = 128 << 20;  // unless one sequence alone needs more
+constexpr int64_t WORKSPACE = 128 << 20;  // bytes, unless one sequence alone needs more
 
-// For as many sequences at a time as the workspace may hold, in equal parts.
-inline Workspace workspace_of(const Problem& p) {
+// For as many sequences at a time as fit into so many bytes, in equal parts.
+inline Workspace workspace_of(const Problem& p, int64_t limit) {
   Workspace w;
   w.row_squares = (p.rows + SIDE - 1) / SIDE, w.key_squares = (p.keys + SIDE - 1) / SIDE;
   w.priors = !p.has_shape() || !p.cooccurrence ? 0 : p.mask.data && p.mask.head ? p.heads : 1;
   w.sequences = 1;
   const int64_t bytes = w.floats() * int64_t(sizeof(float));
-  const int most = int(std::clamp<int64_t>(WORKSPACE_BYTES / bytes, 1, p.batch));
+  const int most = int(std::clamp<int64_t>(limit / bytes, 1, p.batch));
   const int launches = (p.batch + most - 1) / most;
   w.sequences = (p.batch + launches - 1) / launches;
   return w;

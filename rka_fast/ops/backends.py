@@ -12,6 +12,7 @@ CUDA ahead where it is faster.
 import os
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from rka_fast.ops.arguments import Arguments, Relations
@@ -64,21 +65,28 @@ def available_backends() -> list[str]:
 
 
 SHORT = 64
-"""The most positions of CUDA's kernels on tensor cores."""
+"""The most positions of CUDA's backward kernels on tensor cores."""
 
 
 def order(a: Arguments) -> list[str]:
     """The names of the backends, the fastest for these inputs first.
 
     By the modelled times in benchmarks/results/kernels-*: of 50 positions CUDA takes .39 and 1.3 ms
-    where Triton takes 1.15 and 3.0; beyond its short kernels Triton is ahead.
+    where Triton takes 1.15 and 3.0; beyond, CUDA is ahead forward and Triton backward.
     """
     names = list(BACKENDS)
     plain = a.row_offset == 0 and a.time_table is None and a.correlation is None
-    if plain and max(a.query.shape[2], a.key.shape[2]) <= SHORT:
+    short = max(a.query.shape[2], a.key.shape[2]) <= SHORT
+    if plain and (short or not _recorded(a)):
         names.remove("cuda")
         names.insert(names.index("triton"), "cuda")
     return names
+
+
+def _recorded(a: Arguments) -> bool:
+    """Whether a backward pass may follow."""
+    tensors = (x for x in a if isinstance(x, Tensor))
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 def choose(name: str, a: Arguments) -> str:

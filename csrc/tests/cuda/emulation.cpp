@@ -24,7 +24,8 @@ namespace rka::cuda {
 namespace {
 
 int64_t order = 0, shared_limit = LARGE_SHARED, multiprocessors = 132, launches = 0,
-        strip_launches = 0, long_launches = 0, scratch_floats = 0;
+        strip_launches = 0, long_launches = 0, scratch_floats = 0,
+        workspace = WORKSPACE;
 bool tensor_cores = true;
 
 template <bool IN_SHARED>
@@ -129,7 +130,7 @@ const char* strip_backward(const Problem& p, int sequences) {
 
 }  // namespace
 
-Device describe_device(int) { return {shared_limit, int(multiprocessors), tensor_cores}; }
+Device describe_device(int) { return {shared_limit, int(multiprocessors), tensor_cores, workspace}; }
 
 const char* launch_forward(const Problem& p, int sequences, int parts, void*) {
   ++launches, scratch_floats = p.scratch_per_block * sequences * parts;
@@ -185,6 +186,7 @@ const char* launch_long_forward(const Problem& p, const Workspace& w, int blocks
 void set_device(int64_t limit, int64_t count, bool tensors) {
   shared_limit = limit, multiprocessors = count, tensor_cores = tensors;
 }
+void set_workspace(int64_t bytes) { workspace = bytes; }
 void set_order(int64_t seed) { order = seed; }
 int64_t launch_count() { return launches; }
 int64_t strip_launch_count() { return strip_launches; }
@@ -195,6 +197,7 @@ int64_t scratch_bytes() { return scratch_floats * int64_t(sizeof(float)); }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(rka_fast_emulation, m) {
   m.def("set_device(int shared_limit, int multiprocessors, bool tensor_cores) -> ()");
+  m.def("set_workspace(int bytes) -> ()");
   m.def("set_order(int seed) -> ()");
   m.def("launch_count() -> int");
   m.def("strip_launch_count() -> int");
@@ -203,6 +206,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(rka_fast_emulation, m) {
 }
 STABLE_TORCH_LIBRARY_IMPL(rka_fast_emulation, CompositeExplicitAutograd, m) {
   m.impl("set_device", TORCH_BOX(&rka::cuda::set_device));
+  m.impl("set_workspace", TORCH_BOX(&rka::cuda::set_workspace));
   m.impl("set_order", TORCH_BOX(&rka::cuda::set_order));
   m.impl("launch_count", TORCH_BOX(&rka::cuda::launch_count));
   m.impl("strip_launch_count", TORCH_BOX(&rka::cuda::strip_launch_count));
