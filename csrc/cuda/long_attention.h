@@ -1,8 +1,8 @@
 // softmax(Z) V of long sequences: a row of squares of one head at a time.
 //
 // The formulas are those of strip_attention.h. What a warp has of its rows, of all keys, is set
-// aside thread by thread in global memory, where every step replaces what the step before left:
-// shapes A, B = A L, C = E + c B, S = C L', Z, weights. Right operands come to shared memory square
+// aside thread by thread in global memory: shapes A, B = A L, C = E + c B, S = C L', Z, weights.
+// Forward each replaces what the step before left. Right operands come to shared memory square
 // by square, two ahead of their use, in the order that `after` tells.
 #pragma once
 
@@ -15,26 +15,40 @@ enum class Pass { shapes, lower, symmetric, upper, scales, locations, values, no
 
 // Square (i, j) of the factor, or j of a head's keys with their columns from `column` on.
 struct Step {
-  Pass pass;
-  int i = 0, j = 0, column = 0, number = 0;
+  Pass pass = Pass::none;
+  int i = 0, j = 0, column = 0;
+
+  RKA_DEVICE bool of_factor() const {
+    return pass == Pass::lower || pass == Pass::symmetric || pass == Pass::upper;
+  }
+  // Whether it adds to what a step before has begun.
+  RKA_DEVICE bool continues(const Step& last) const {
+    if (pass != last.pass) return false;
+    return of_factor() ? i == last.i : pass == Pass::values ? column == last.column : j == last.j;
+  }
+};
+
+// What is set aside, a row of squares each; forward most of it lies in one place.
+struct Aside {
+  float *shapes, *products, *noise, *sums, *deviates, *scaled, *logits;
+
+  RKA_DEVICE Aside(const Problem& p, float* x, float* y)
+      : shapes(x), products(x), noise(y), sums(x), deviates(x), scaled(x), logits(x) {
+    if (p.mode == Mode::mean) products = y;
+  }
 };
 
 struct LongHead {
   const Long& s;
   const int head, seen;  // squares that the rows see
-  float *x, *y;          // set aside
-  Step step, ahead;
+  const Aside aside;
+  // Of the rows.
+  float q[2] = {}, projection[2] = {}, largest[2] = {-3.40282347e38f, -3.40282347e38f};
+  float inverse[2] = {};  // of the sum of the weights
+  Draw draw = {};
 
-  RKA_DEVICE LongHead(const Long& s, int head, float* scratch)
-      : s(s),
-        head(head),
-        seen(s.seen_squares()),
-        x(scratch),
-        y(scratch + s.w.key_squares * SQUARE_FLOATS) {
-    step = first();
-    ahead = step;
-    for (int i = 0; i < 2; ++i) fetch(ahead), ahead = after(ahead);
-  }
+  RKA_DEVICE LongHead(const Long& s, int head, const Aside& aside)
+      : s(s), head(head), seen(s.seen_squares()), aside(aside) {}
 
   RKA_DEVICE bool draws() const { return s.p.mode == Mode::sample; }
   RKA_DEVICE Step first() const {
@@ -45,146 +59,154 @@ struct LongHead {
 
   RKA_DEVICE Step after(const Step& now) const {
     Step next = now;
-    ++next.number;
-    const bool factor =
-        now.pass == Pass::lower || now.pass == Pass::symmetric || now.pass == Pass::upper;
-    const bool more = !factor && now.column + SIDE < operand(now.pass).width;
-    const bool last = now.j + 1 == seen;
-    next.column = more ? now.column + SIDE : 0;
-    switch (now.pass) {
-      case Pass::shapes:
-        if (more) return next;
-        if (++next.j < seen) return next;
-        next.pass = draws() ? Pass::lower : Pass::symmetric, next.j = 0;
-        return next;
-      case Pass::lower:
-        if (++next.j < seen) return next;
-        next.j = ++next.i;
-        if (next.i < seen) return next;
-        next.pass = Pass::upper, next.i = seen - 1, next.j = 0;
-        return next;
-      case Pass::symmetric:
-        if (++next.j < seen) return next;
-        next.j = 0;
-        if (++next.i < seen) return next;
-        next.pass = Pass::scales, next.i = 0;
-        return next;
-      case Pass::upper:
-        if (++next.j <= now.i) return next;
-        next.j = 0;
-        if (--next.i >= 0) return next;
-        next.pass = Pass::scales, next.i = 0;
-        return next;
-      case Pass::scales:
-        if (!more) next.pass = Pass::locations;
-        return next;
-      case Pass::locations:
-        if (more) return next;
-        next.pass = last ? Pass::values : s.p.has_spread() ? Pass::scales : Pass::locations;
-        next.j = last ? 0 : now.j + 1;
-        return next;
-      case Pass::values:
-        next.column = now.column;
-        if (++next.j < seen) return next;
-        next.j = 0, next.column += SIDE;
-        if (next.column >= s.p.value.width) next.pass = Pass::none;
-        return next;
-      default: return next;
+    if (now.pass == Pass::none) return next;
+    if (now.of_factor()) {
+      const bool upper = now.pass == Pass::upper;
+      if (++next.j < (upper ? now.i + 1 : seen)) return next;
+      next.i += upper ? -1 : 1;
+      next.j = now.pass == Pass::lower ? next.i : 0;
+      if (next.i >= 0 && next.i < seen) return next;
+      if (now.pass == Pass::lower) return {Pass::upper, seen - 1};
+      return {Pass::scales};
     }
+    if (now.pass == Pass::values) {
+      if (++next.j < seen) return next;
+      next.j = 0, next.column += SIDE;
+      if (next.column >= s.p.value.width) next.pass = Pass::none;
+      return next;
+    }
+    next.column += SIDE;
+    if (next.column < key_of(now.pass).width) return next;
+    next.column = 0;
+    if (now.pass == Pass::scales) {
+      next.pass = Pass::locations;
+      return next;
+    }
+    if (++next.j < seen) {
+      if (now.pass == Pass::locations && s.p.has_spread()) next.pass = Pass::scales;
+      return next;
+    }
+    if (now.pass == Pass::locations) return {Pass::values};
+    return {draws() ? Pass::lower : Pass::symmetric};
   }
 
-  RKA_DEVICE Heads operand(Pass pass) const {
+  RKA_DEVICE Heads key_of(Pass pass) const {
     const Problem& p = s.p;
     return choose(pass == Pass::shapes || pass == Pass::scales,
                   choose(pass == Pass::shapes, p.shape_key, p.scale_key),
                   choose(pass == Pass::values, p.value, p.key));
   }
+  RKA_DEVICE Heads query_of(Pass pass) const {
+    const Problem& p = s.p;
+    return choose(pass == Pass::shapes, p.shape_query,
+                  choose(pass == Pass::scales, p.scale_query, p.query));
+  }
+  // Values are read by columns, as the factor is where it stands on the right as it is.
+  RKA_DEVICE static bool by_columns(const Step& now) {
+    return now.pass == Pass::values || now.pass == Pass::lower ||
+           (now.pass == Pass::symmetric && now.j >= now.i);
+  }
 
-  // Starts the copies of a step. The first factor is read by columns, as the values are.
-  RKA_DEVICE void fetch(const Step& next) const {
-    float* to = s.buffer(next.number % 2);
-    const bool below = next.j >= next.i;
-    switch (next.pass) {
-      case Pass::none: return end_of_copies();
-      case Pass::upper:
-        return s.fetch_square<Square>(to, s.w.relation(s.local, next.i, next.j));
-      case Pass::lower:
-      case Pass::symmetric:
-        if (below) return s.fetch_square<ByColumns>(to, s.w.relation(s.local, next.j, next.i));
-        return s.fetch_square<Square>(to, s.w.relation(s.local, next.i, next.j));
-      case Pass::values:
-        return s.fetch_heads<ByColumns>(to, operand(next.pass), head, next.j, next.column);
-      default: return s.fetch_heads<Square>(to, operand(next.pass), head, next.j, next.column);
+  // Starts the copies of a step.
+  RKA_DEVICE void fetch(float* to, const Step& now) const {
+    if (now.pass == Pass::none) return end_of_copies();
+    const bool columns = by_columns(now);
+    if (now.of_factor()) {
+      const bool below = now.j > now.i;
+      const float* from = s.w.relation(s.local, below ? now.j : now.i, below ? now.i : now.j);
+      return columns ? s.fetch_square<ByColumns>(to, from) : s.fetch_square<Square>(to, from);
     }
+    const Heads key = key_of(now.pass);
+    if (columns) return s.fetch_heads<ByColumns>(to, key, head, now.j, now.column);
+    s.fetch_heads<Square>(to, key, head, now.j, now.column);
   }
 
-  // Waits for the step's square; and what follows when it is done with.
-  RKA_DEVICE const float* arrive() const {
-    wait_for_copies<1>();
-    sync_block();
-    return s.buffer(step.number % 2);
-  }
-  RKA_DEVICE void leave() {
-    sync_block();
-    fetch(ahead);
-    ahead = after(ahead), step = after(step);
-  }
-
-  // f(tile, what is set aside there) of the warp's strip of square j; what it returns is kept.
+  // f(tile) of the warp's strip of square j, set aside.
   template <class F>
-  RKA_DEVICE void each_tile(float* aside, int j, F f) const {
+  RKA_DEVICE void each_tile(float* to, int j, F f) const {
     const int tiles = 2 * s.pairs_of(j);
-    aside = Long::own(aside, 8 * j);
+    to = Long::own(to, 8 * j);
 #pragma unroll 1
-    for (int k = 0; k < tiles; ++k, aside += WARPS * LANES * 4) store4(aside, f(k, load4(aside)));
+    for (int k = 0; k < tiles; ++k) store4(to + k * TILE_FLOATS, f(k));
   }
   // The same where the tile stands in a strip as well.
   template <class F>
-  RKA_DEVICE void each_tile_unrolled(float* aside, int j, F f) const {
+  RKA_DEVICE void each_tile_unrolled(float* to, int j, F f) const {
     const int tiles = 2 * s.pairs_of(j);
-    aside = Long::own(aside, 8 * j);
+    to = Long::own(to, 8 * j);
 #pragma unroll
     for (int k = 0; k < Square::TILES; ++k) {
-      if (k >= tiles) continue;
-      float* at = aside + k * WARPS * LANES * 4;
-      store4(at, f(k, load4(at)));
+      if (k < tiles) store4(to + k * TILE_FLOATS, f(k));
     }
   }
-  RKA_DEVICE void put(const Strip<Square::TILES>& from, float* aside, int j) const {
-    const int tiles = 2 * s.pairs_of(j);
-    aside = Long::own(aside, 8 * j);
-#pragma unroll
-    for (int k = 0; k < Square::TILES; ++k) {
-      if (k >= tiles) continue;
-      store4(aside + k * WARPS * LANES * 4, {{from[k][0], from[k][1], from[k][2], from[k][3]}});
-    }
-  }
-  // What is set aside of square j as a left operand, tile by tile; each row times its weight.
-  RKA_DEVICE auto left_of(const float* aside, int j) const {
-    aside = Long::own(const_cast<float*>(aside), 8 * j);
-    return [aside](int k) {
-      const Four a = load4(aside + k * WARPS * LANES * 4);
-      return left_operand(a[0], a[2], a[1], a[3]);
-    };
+  RKA_DEVICE void put(const Strip<Square::TILES>& x, float* to, int j) const {
+    each_tile_unrolled(to, j, [&](int k) { return Four{{x[k][0], x[k][1], x[k][2], x[k][3]}}; });
   }
 };
 
-// Products of the rows with square j of a head's keys, chunk by chunk.
-RKA_DEVICE void long_scores(LongHead& h, const Heads& query, Strip<Square::TILES>& scores) {
+// sum += the product of a step, whose square is on its way to `right`.
+RKA_DEVICE void multiply_step(const LongHead& h, const Step& now, const float* right,
+                              Strip<Square::TILES>& sum) {
   const Long& s = h.s;
-  const int pairs = s.pairs_of(h.step.j);
-  scores.clear();
-#pragma unroll 1
-  for (int column = 0; column < query.width; column += SIDE) {
-    const Strip<Square::TILES> q = s.load(query, h.head, column);
-    const int depth = (s.columns_from(column, query.width) + 7) / 8;
-    const float* right = h.arrive();
-    if (s.p.scalar == Scalar::float32) {
-      multiply_rows<Square>(s.lane, scores, q, depth, right, pairs);
+  const Lane& l = s.lane;
+  const auto arrive = [] {
+    wait_for_copies<1>();
+    sync_block();
+  };
+  const bool values = now.pass == Pass::values;
+  if (now.of_factor() || values) {
+    const float* from = now.pass == Pass::upper ? h.aside.sums
+                        : values                ? h.aside.logits
+                                                : h.aside.shapes;
+    from = Long::own(from, 8 * now.j);
+    // Weights are divided before they meet the values: a sum of many may overflow.
+    const float first = values ? h.inverse[0] : 1.0f, second = values ? h.inverse[1] : 1.0f;
+    const auto left = [&](int k) {
+      const Four a = load4(from + k * TILE_FLOATS);
+      return left_operand(a[0] * first, a[2] * second, a[1] * first, a[3] * second);
+    };
+    const int depth = 2 * s.pairs_of(now.j),
+              pairs = values ? (s.columns_from(now.column, s.p.value.width) + STRIP - 1) / STRIP
+                             : s.pairs_of(now.i);
+    const bool diagonal = now.i == now.j && (now.pass == Pass::lower || now.pass == Pass::upper);
+    arrive();
+    if (LongHead::by_columns(now)) {
+      multiply_by_columns(l, sum, left, depth, right, pairs, diagonal);
     } else {
-      multiply_rows<Square, true>(s.lane, scores, q, depth, right, pairs);
+      multiply_by_rows(l, sum, left, depth, right, pairs, diagonal);
     }
-    h.leave();
+    return;
+  }
+  const Heads query = h.query_of(now.pass);
+  const Strip<Square::TILES> q = s.load(query, h.head, now.column);
+  const int depth = (s.columns_from(now.column, query.width) + 7) / 8, pairs = s.pairs_of(now.j);
+  arrive();
+  if (s.p.scalar == Scalar::float32) {
+    multiply_rows<Square>(l, sum, q, depth, right, pairs);
+  } else {
+    multiply_rows<Square, true>(l, sum, q, depth, right, pairs);
+  }
+}
+
+// All steps; finish(step, sum) when a sum is complete. One loop for all products: less code.
+template <class F>
+RKA_DEVICE void take_steps(const LongHead& h, F finish) {
+  Strip<Square::TILES> sum;
+  Step now, next, ahead = h.first();
+  sum.clear();
+#pragma unroll 1
+  for (int number = -2; number < 0 || now.pass != Pass::none; ++number) {
+    float* buffer = h.s.buffer(number & 1);
+    if (number >= 0) {
+      multiply_step(h, now, buffer, sum);
+      sync_block();
+    }
+    h.fetch(buffer, ahead);
+    if (number >= 0 && !next.continues(now)) {
+      finish(now, sum);
+      sum.clear();
+    }
+    now = next, next = ahead, ahead = h.after(ahead);
   }
 }
 
@@ -198,14 +220,14 @@ RKA_DEVICE void set_shapes(const LongHead& h, int j, const Strip<Square::TILES>&
     for (int k = 0; k < Square::TILES; ++k) {
       for (int c = 0; c < 4; ++c) a[k][c] = rows.allowed(k, c) ? scores[k][c] : 0.0f;
     }
-    return h.put(a, h.x, j);
+    return h.put(a, h.aside.shapes, j);
   }
   const int64_t row = s.w.prior_row(s.local, s.w.priors > 1 ? h.head : 0, s.tile);
   const float* weights = s.w.prior_weight + row * SIDE + s.lane.first_row % SIDE + s.lane.g;
   const float weight[2] = {weights[0], weights[8]};
   const float* prior = Long::own(s.w.prior_square(row, j), 0);
-  h.each_tile_unrolled(h.x, j, [&](int k, Four) {
-    const Four given = load4(prior + k * WARPS * LANES * 4);
+  h.each_tile_unrolled(h.aside.shapes, j, [&](int k) {
+    const Four given = load4(prior + k * TILE_FLOATS);
     Four a;
     for (int c = 0; c < 4; ++c) a[c] = given[c] * weight[c / 2] * scores[k][c];
     return a;
@@ -221,165 +243,140 @@ RKA_DEVICE Four draw_normals(const LongHead& h, int tile) {
   return {{e[0], e[1], e[2], e[3]}};
 }
 
-// A into C = E + c B with B = A L.
-RKA_DEVICE void project_shapes(LongHead& h) {
-  const Long& s = h.s;
-  float q[2] = {}, projection[2] = {}, skew[2], weight[2];
-#pragma unroll 1
-  for (int i = 0; i < h.seen; ++i) {
-    Strip<Square::TILES> b;
-    b.clear();
-#pragma unroll 1
-    for (int j = i; j < h.seen; ++j) {
-      const float* right = h.arrive();
-      multiply_by_columns(s.lane, b, h.left_of(h.x, j), 2 * s.pairs_of(j), right, s.pairs_of(i),
-                          i == j);
-      h.leave();
+// B = A L of square i, and E; with the last of them C = E + c B.
+RKA_DEVICE void set_products(LongHead& h, int i, const Strip<Square::TILES>& b) {
+  h.put(b, h.aside.products, i);
+  const float* product = Long::own(h.aside.products, 8 * i);
+  h.each_tile(h.aside.noise, i, [&](int k) {
+    const Four e = draw_normals(h, 8 * i + k), x = load4(product + k * TILE_FLOATS);
+    for (int c = 0; c < 4; ++c) {
+      h.q[c / 2] = fmaf(x[c], x[c], h.q[c / 2]);
+      h.projection[c / 2] = fmaf(x[c], e[c], h.projection[c / 2]);
     }
-    h.put(b, h.x, i);
-    const float* product = Long::own(h.x, 8 * i);
-    h.each_tile(h.y, i, [&](int k, Four) {
-      const Four e = draw_normals(h, 8 * i + k), x = load4(product + k * WARPS * LANES * 4);
-      for (int c = 0; c < 4; ++c) {
-        q[c / 2] = fmaf(x[c], x[c], q[c / 2]);
-        projection[c / 2] = fmaf(x[c], e[c], projection[c / 2]);
-      }
-      return e;
-    });
-  }
-  draw_skew(s, h.head, skew);
+    return e;
+  });
+  if (i + 1 < h.seen) return;
+  float skew[2];
+  draw_skew(h.s, h.head, skew);
   for (int half = 0; half < 2; ++half) {
-    const float inverse = inverse_sqrt(1.0f + sum_of_row(q[half]));
-    weight[half] =
-        SkewRow<float>::sample_of(inverse, sum_of_row(projection[half]) + skew[half]).p_weight;
+    const float inverse = inverse_sqrt(1.0f + sum_of_row(h.q[half]));
+    h.draw.row[half] =
+        SkewRow<float>::sample_of(inverse, sum_of_row(h.projection[half]) + skew[half]);
   }
 #pragma unroll 1
-  for (int i = 0; i < h.seen; ++i) {
-    const float* noise = Long::own(h.y, 8 * i);
-    h.each_tile(h.x, i, [&](int k, Four b) {
-      const Four e = load4(noise + k * WARPS * LANES * 4);
-      for (int c = 0; c < 4; ++c) b[c] = fmaf(weight[c / 2], b[c], e[c]);
-      return b;
-    });
-  }
-}
-
-// C into S = C L', from the last square on.
-RKA_DEVICE void draw_deviates(LongHead& h) {
-  const Long& s = h.s;
-#pragma unroll 1
-  for (int i = h.seen - 1; i >= 0; --i) {
-    Strip<Square::TILES> x;
-    x.clear();
-#pragma unroll 1
-    for (int j = 0; j <= i; ++j) {
-      const float* right = h.arrive();
-      multiply_by_rows(s.lane, x, h.left_of(h.x, j), 2 * s.pairs_of(j), right, s.pairs_of(i),
-                       i == j);
-      h.leave();
-    }
-    h.put(x, h.x, i);
-  }
-}
-
-// The mean: A into S = c P with P = A K.
-RKA_DEVICE void mean_deviates(LongHead& h) {
-  const Long& s = h.s;
-  float q[2] = {}, weight[2];
-#pragma unroll 1
-  for (int i = 0; i < h.seen; ++i) {
-    Strip<Square::TILES> x;
-    x.clear();
-#pragma unroll 1
-    for (int j = 0; j < h.seen; ++j) {
-      const float* right = h.arrive();
-      const int depth = 2 * s.pairs_of(j), pairs = s.pairs_of(i);
-      if (j >= i) {
-        multiply_by_columns(s.lane, x, h.left_of(h.x, j), depth, right, pairs, false);
-      } else {
-        multiply_by_rows(s.lane, x, h.left_of(h.x, j), depth, right, pairs, false);
-      }
-      h.leave();
-    }
-    h.put(x, h.y, i);
-    h.each_tile_unrolled(h.x, i, [&](int k, Four a) {
-      for (int c = 0; c < 4; ++c) q[c / 2] = fmaf(a[c], x[k][c], q[c / 2]);
-      return a;
-    });
-  }
-  for (int half = 0; half < 2; ++half) {
-    weight[half] = SkewRow<float>::mean_of(inverse_sqrt(1.0f + sum_of_row(q[half]))).p_weight;
-  }
-#pragma unroll 1
-  for (int i = 0; i < h.seen; ++i) {
-    const float* product = Long::own(h.y, 8 * i);
-    h.each_tile(h.x, i, [&](int k, Four) {
-      Four x = load4(product + k * WARPS * LANES * 4);
-      for (int c = 0; c < 4; ++c) x[c] *= weight[c / 2];
+  for (int j = 0; j < h.seen; ++j) {
+    const float *noise = Long::own(h.aside.noise, 8 * j),
+                *products = Long::own(h.aside.products, 8 * j);
+    h.each_tile(h.aside.sums, j, [&](int k) {
+      const Four e = load4(noise + k * TILE_FLOATS);
+      Four x = load4(products + k * TILE_FLOATS);
+      for (int c = 0; c < 4; ++c) x[c] = fmaf(h.draw.row[c / 2].p_weight, x[c], e[c]);
       return x;
     });
   }
 }
 
-// S into Z, square by square, and the largest of every row.
-RKA_DEVICE void set_logits(LongHead& h, float (&largest)[2]) {
+// The mean: P = A K of square i; with the last of them S = c P.
+RKA_DEVICE void set_means(LongHead& h, int i, const Strip<Square::TILES>& product) {
+  const float* shapes = Long::own(h.aside.shapes, 8 * i);
+  h.each_tile_unrolled(h.aside.products, i, [&](int k) {
+    const Four a = load4(shapes + k * TILE_FLOATS);
+    for (int c = 0; c < 4; ++c) h.q[c / 2] = fmaf(a[c], product[k][c], h.q[c / 2]);
+    return Four{{product[k][0], product[k][1], product[k][2], product[k][3]}};
+  });
+  if (i + 1 < h.seen) return;
+  for (int half = 0; half < 2; ++half) {
+    h.draw.row[half] = SkewRow<float>::mean_of(inverse_sqrt(1.0f + sum_of_row(h.q[half])));
+  }
+#pragma unroll 1
+  for (int j = 0; j < h.seen; ++j) {
+    const float* products = Long::own(h.aside.products, 8 * j);
+    h.each_tile(h.aside.deviates, j, [&](int k) {
+      Four x = load4(products + k * TILE_FLOATS);
+      for (int c = 0; c < 4; ++c) x[c] *= h.draw.row[c / 2].p_weight;
+      return x;
+    });
+  }
+}
+
+// E of all squares, where there are no shapes.
+RKA_DEVICE void set_noise(const LongHead& h) {
+#pragma unroll 1
+  for (int j = 0; j < h.seen; ++j) {
+    h.each_tile(h.aside.sums, j, [&](int k) { return draw_normals(h, 8 * j + k); });
+  }
+}
+
+// omega S of square j from the scale's scores, which come out with their bias.
+RKA_DEVICE void set_scaled(const LongHead& h, int j, Strip<Square::TILES>& scores) {
+  const Problem& p = h.s.p;
+  const float factor = inverse_sqrt(float(p.scale_query.width)),
+              bias = p.scale_bias ? p.scale_bias[h.head] : 0.0f;
+  const bool deviates = p.needs_covariance();
+  const float* draws = Long::own(h.aside.deviates, 8 * j);
+  h.each_tile_unrolled(h.aside.scaled, j, [&](int k) {
+    Four x = {};
+    if (deviates) x = load4(draws + k * TILE_FLOATS);
+    for (int c = 0; c < 4; ++c) {
+      scores[k][c] = fmaf(scores[k][c], factor, bias);
+      x[c] *= softplus_fast(scores[k][c]);
+    }
+    return x;
+  });
+}
+
+// Z of square j from the location's scores, which come out activated.
+RKA_DEVICE void set_logits(LongHead& h, int j, Strip<Square::TILES>& scores) {
   const Long& s = h.s;
   const Problem& p = s.p;
-  const float scale_factor = inverse_sqrt(float(p.has_spread() ? p.scale_query.width : 1)),
-              scale_bias = p.scale_bias ? p.scale_bias[h.head] : 0.0f;
-  const bool spread = p.has_spread(), deviates = p.needs_covariance();
-#pragma unroll 1
-  for (int j = 0; j < h.seen; ++j) {
-    Strip<Square::TILES> scores;
-    if (spread) {
-      long_scores(h, p.scale_query, scores);
-      h.each_tile_unrolled(h.x, j, [&](int k, Four x) {
-        for (int c = 0; c < 4; ++c) {
-          x[c] = (deviates ? x[c] : 0.0f) *
-                 softplus_fast(fmaf(scores[k][c], scale_factor, scale_bias));
-        }
-        return x;
-      });
+  const Rows rows = s.rows_of(h.head, j);
+  const int column = SIDE * j + 2 * s.lane.t, row = s.lane.row(0);
+  const bool spread = p.has_spread();
+  const float* scaled = Long::own(h.aside.scaled, 8 * j);
+  activate_strip<Square>(p.activation, p.location_scale, scores);
+  h.each_tile_unrolled(h.aside.logits, j, [&](int k) {
+    Four x = {};
+    if (spread) x = load4(scaled + k * TILE_FLOATS);
+    for (int c = 0; c < 4; ++c) {
+      const bool allowed = rows.allowed(k, c);
+      if (p.bias.data && allowed)
+        x[c] += p.bias.at(s.b, h.head, row + c / 2 * 8, column + 8 * k + c % 2);
+      x[c] = allowed ? scores[k][c] + x[c] : -INFINITY;
+      h.largest[c / 2] = fmaxf(h.largest[c / 2], x[c]);
     }
-    long_scores(h, p.query, scores);
-    activate_strip<Square>(p.activation, p.location_scale, scores);
-    const Rows rows = s.rows_of(h.head, j);
-    const int column = SIDE * j + 2 * s.lane.t, row = s.lane.row(0);
-    h.each_tile_unrolled(h.x, j, [&](int k, Four x) {
-      for (int c = 0; c < 4; ++c) {
-        const bool allowed = rows.allowed(k, c);
-        float z = spread ? x[c] : 0.0f;
-        if (p.bias.data && allowed)
-          z += p.bias.at(s.b, h.head, row + c / 2 * 8, column + 8 * k + c % 2);
-        x[c] = allowed ? scores[k][c] + z : -INFINITY;
-        largest[c / 2] = fmaxf(largest[c / 2], x[c]);
-      }
-      return x;
-    });
-  }
+    return x;
+  });
 }
 
-// Z into weights, dropout included; 1 / their sum before it.
-RKA_DEVICE void set_weights(const LongHead& h, const float (&largest)[2], float (&inverse)[2]) {
-  const Problem& p = h.s.p;
+// Of a tile, numbered over the squares: 0 or 1 / (1 - probability).
+RKA_DEVICE Four dropout_tile(const LongHead& h, int tile) {
+  const uint64_t seed = uint64_t(*h.s.p.seed);
   const int64_t noise_head = h.s.noise_head(h.head);
-  const uint64_t seed = p.dropout > 0.0f ? uint64_t(*p.seed) : 0;
+  float kept[4];
+  draw_tile(
+      h.s.lane, tile,
+      [&](int group, int row) {
+        return dropout_factors(seed, group, row, noise_head, h.s.p.dropout);
+      },
+      kept);
+  return {{kept[0], kept[1], kept[2], kept[3]}};
+}
+
+// Z into weights, after dropout if it is asked for; 1 / their sum before it.
+RKA_DEVICE void set_weights(LongHead& h, bool dropout) {
   float total[2] = {};
+  for (float& x : h.largest) x = largest_of_row(x);
 #pragma unroll 1
   for (int j = 0; j < h.seen; ++j) {
-    h.each_tile(h.x, j, [&](int k, Four x) {
+    const float* logits = Long::own(h.aside.logits, 8 * j);
+    h.each_tile(h.aside.logits, j, [&](int k) {
+      Four x = load4(logits + k * TILE_FLOATS);
       for (int c = 0; c < 4; ++c) {
-        x[c] = exp2_fast(LOG2_E * (x[c] - largest[c / 2]));
+        x[c] = exp2_fast(LOG2_E * (x[c] - h.largest[c / 2]));
         total[c / 2] += x[c];
       }
-      if (p.dropout > 0.0f) {
-        float kept[4];
-        draw_tile(
-            h.s.lane, 8 * j + k,
-            [&](int group, int row) {
-              return dropout_factors(seed, group, row, noise_head, p.dropout);
-            },
-            kept);
+      if (dropout) {
+        const Four kept = dropout_tile(h, 8 * j + k);
         for (int c = 0; c < 4; ++c) x[c] *= kept[c];
       }
       return x;
@@ -387,29 +384,7 @@ RKA_DEVICE void set_weights(const LongHead& h, const float (&largest)[2], float 
   }
   for (int half = 0; half < 2; ++half) {
     total[half] = sum_of_row(total[half]);
-    inverse[half] = total[half] == 0.0f ? 0.0f : reciprocal(total[half]);
-  }
-}
-
-RKA_DEVICE void long_values(LongHead& h, const float (&inverse)[2]) {
-  const Long& s = h.s;
-#pragma unroll 1
-  for (int column = 0; column < s.p.value.width; column += SIDE) {
-    const int pairs = (s.columns_from(column, s.p.value.width) + STRIP - 1) / STRIP;
-    Strip<Square::TILES> out;
-    out.clear();
-#pragma unroll 1
-    for (int j = 0; j < h.seen; ++j) {
-      const float *right = h.arrive(), *aside = Long::own(h.x, 8 * j);
-      const auto weights = [&](int k) {  // divided before they meet the values: no overflow
-        const Four a = load4(aside + k * WARPS * LANES * 4);
-        return left_operand(a[0] * inverse[0], a[2] * inverse[1], a[1] * inverse[0],
-                            a[3] * inverse[1]);
-      };
-      multiply_by_columns(s.lane, out, weights, 2 * s.pairs_of(j), right, pairs, false);
-      h.leave();
-    }
-    s.store_output(out, h.head, column);
+    h.inverse[half] = total[half] == 0.0f ? 0.0f : reciprocal(total[half]);
   }
 }
 
@@ -419,29 +394,27 @@ RKA_DEVICE void long_forward(const Problem& p, const Workspace& w, int local, in
   const Long s(p, w, local, tile, shared);
   s.describe_keys();
   sync_block();
-  LongHead h(s, head, scratch);
-  if (p.has_shape()) {
-    const float factor = inverse_sqrt(float(p.shape_query.width));
-#pragma unroll 1
-    for (int j = 0; j < h.seen; ++j) {
-      Strip<Square::TILES> scores;
-      long_scores(h, p.shape_query, scores);
-      activate_strip<Square>(p.activation, factor, scores);
-      set_shapes(h, j, scores);
+  LongHead h(s, head, {p, scratch, scratch + w.key_squares * SQUARE_FLOATS});
+  if (p.needs_covariance() && !p.has_shape()) set_noise(h);
+  take_steps(h, [&](const Step& now, Strip<Square::TILES>& sum) {
+    if (now.pass == Pass::shapes) {
+      activate_strip<Square>(p.activation, inverse_sqrt(float(p.shape_query.width)), sum);
+      set_shapes(h, now.j, sum);
+    } else if (now.pass == Pass::lower) {
+      set_products(h, now.i, sum);
+    } else if (now.pass == Pass::symmetric) {
+      set_means(h, now.i, sum);
+    } else if (now.pass == Pass::upper) {
+      h.put(sum, h.aside.deviates, now.i);
+    } else if (now.pass == Pass::scales) {
+      set_scaled(h, now.j, sum);
+    } else if (now.pass == Pass::locations) {
+      set_logits(h, now.j, sum);
+      if (now.j + 1 == h.seen) set_weights(h, p.dropout > 0.0f);
+    } else {
+      s.store_output(sum, head, now.column);
     }
-    h.draws() ? project_shapes(h) : mean_deviates(h);
-  } else if (p.needs_covariance()) {
-#pragma unroll 1
-    for (int j = 0; j < h.seen; ++j) {
-      h.each_tile(h.x, j, [&](int k, Four) { return draw_normals(h, 8 * j + k); });
-    }
-  }
-  if (p.needs_covariance() && h.draws()) draw_deviates(h);
-  float largest[2] = {-3.40282347e38f, -3.40282347e38f}, inverse[2];
-  set_logits(h, largest);
-  for (float& x : largest) x = largest_of_row(x);
-  set_weights(h, largest, inverse);
-  long_values(h, inverse);
+  });
 }
 
 // The rows of squares of one block: every `parts`-th of a head, of every `blocks`-th head.

@@ -7,6 +7,8 @@
 
 namespace rka::cuda {
 
+constexpr int TILE_FLOATS = 4 * WARPS * LANES;  // of one tile, all threads'
+
 // The rows are those of the sequence (lane.row), the columns those of one square at a time.
 struct Long : Sequence<Square> {
   const Workspace& w;
@@ -115,14 +117,14 @@ struct Long : Sequence<Square> {
   }
 
   // What this thread sets aside: tile k of its warp's strip, of squares one after the other.
-  RKA_DEVICE static float* own(float* squares, int k) {
-    return squares + (k * WARPS * LANES + thread_index()) * 4;
+  template <class T>
+  RKA_DEVICE static T* own(T* squares, int k) {
+    return squares + k * TILE_FLOATS + 4 * thread_index();
   }
 };
 
 // out += in rows' and out += in columns: the left operand comes tile by tile from left(k), as an
-// operand. UPPER or lower: whether a triangular right operand (`diagonal`) is zero before or
-// behind its diagonal.
+// operand. `diagonal`: the right operand is L's square on the diagonal.
 template <class F>
 RKA_DEVICE void multiply_by_rows(const Lane& l, Strip<Square::TILES>& out, F left, int depth,
                                  const float* right, int pairs, bool diagonal) {
