@@ -3,7 +3,7 @@
     python benchmarks/cuda_report.py [LIBRARY]
 
 Exit status 1 if a kernel uses more local memory than it may: none, or some spilled registers
-in the kernels for short sequences, which live in registers.
+in the kernels on tensor cores, which live in registers.
 """
 
 import importlib.util
@@ -21,7 +21,13 @@ from rka_fast import native
 
 KB = 1024
 CARDS = {"sm_86, sm_89": 99 * KB, "sm_80": 163 * KB, "sm_90": 227 * KB}
-SPILLS = {"forward": 64, "backward": 384}  # bytes, of the kernels for short sequences
+SPILLS = {"forward": 64, "backward": 384, "long": 64}  # bytes, of the kernels on tensor cores
+LONG = {  # kernels for long sequences
+    "relate": "long: correlation",
+    "prior": "long: prior",
+    "factor": "long: factor",
+    "long_forward": "long: attention",
+}
 LENGTHS = (50, 64, 128, 200, 256, 512, 1024)
 
 
@@ -35,13 +41,9 @@ class Usage(NamedTuple):
     local: int
 
     @property
-    def short(self) -> bool:
-        """Whether it is one of the kernels for short sequences."""
-        return "rows" in self.kernel
-
-    @property
     def too_much(self) -> bool:
-        spills = SPILLS[self.kernel.split(",")[0]] if self.short else 0
+        strips = "rows" in self.kernel or self.kernel.startswith("long")  # live in registers
+        spills = SPILLS[re.split("[,:]", self.kernel)[0]] if strips else 0
         return self.local > 0 or self.stack > spills
 
 
@@ -65,6 +67,8 @@ def usages(tool: str, library: Path) -> list[Usage]:
             architecture = found[1]
         elif found := re.search(r"Function \w*?strip_(forward|backward)_kernelILi(\d)E", line):
             kernel = f"{found[1]}, at most {8 * int(found[2])} rows"
+        elif found := re.search(r"Function \w*?(relate|prior|factor|long_forward)_kernelE", line):
+            kernel = LONG[found[1]]
         elif found := re.search(r"Function \w*?(forward|backward)_kernelILb([01])E", line):
             kernel = f"{found[1]}, L in {'shared' if found[2] == '1' else 'global'} memory"
         elif found := re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", line):

@@ -5,15 +5,16 @@
 //
 //   p  the call (Problem)                    b, head  sequence and head
 //   f  a block's view of it (Frame), or s    t        the tile of rows in hand (Tile)
-//      for short ones (Sequence)             r, j     row of the tile and key
+//      for short ones (Sequence) and long    r, j     row of the tile and key
+//      ones (Long)                           i, j     of long ones: a square
 //   l  where a thread stands (Lane)          g, half  of a strip: row g + 8 half, column 2 l.t
 //   x, y, a, b, c  strips: what the formulas at the head of skew_normal.py call by these letters
 //
 // Files have the stems of the other backends (philox, covariance, cholesky, relations, skew_normal,
 // attention, and _backward where it is a file); with strip_ before it, the same for short
-// sequences. Only here: block, warp and scalar (what the device offers), frame, strip_sequence and
-// strip (where a sequence is held), triangle and products (matrices there), launch and strip_plan
-// (which kernel).
+// sequences, with long_ for long ones. Only here: block, warp and scalar (what the device offers),
+// frame, strip, strip_sequence and long_sequence (where a sequence is held), triangle and products
+// (matrices there), launch, strip_plan and long_plan (which kernel).
 #pragma once
 
 #include "../times.h"

@@ -1,4 +1,4 @@
-"""The CUDA C++ backend: one launch forward and one backward, one block per sequence."""
+"""The CUDA C++ backend."""
 
 from typing import Any
 
