@@ -11,7 +11,7 @@
 
 namespace rka::cuda {
 
-enum class Pass { shapes, lower, symmetric, upper, scales, locations, values, none };
+enum class Pass { shapes, lower, symmetric, upper, scales, locations, gradients, values, none };
 
 // Square (i, j) of the factor, or j of a head's keys with their columns from `column` on.
 struct Step {
@@ -31,11 +31,24 @@ struct Step {
 // What is set aside, a row of squares each; forward most of it lies in one place.
 struct Aside {
   float *shapes, *products, *noise, *sums, *deviates, *scaled, *logits;
+  float *scales = nullptr, *locations = nullptr, *d_logits = nullptr;  // backward
 
   RKA_DEVICE Aside(const Problem& p, float* x, float* y)
       : shapes(x), products(x), noise(y), sums(x), deviates(x), scaled(x), logits(x) {
     if (p.mode == Mode::mean) products = y;
   }
+  // Of as many rows of squares as LONG_ROWS says.
+  RKA_DEVICE Aside(float* x, int64_t row)
+      : shapes(x),
+        products(x + row),
+        noise(x + 2 * row),
+        sums(noise),
+        deviates(x + 3 * row),
+        scaled(x + 4 * row),
+        logits(scaled),
+        scales(x + 5 * row),
+        locations(x + 6 * row),
+        d_logits(x + 7 * row) {}
 };
 
 struct LongHead {
@@ -86,7 +99,8 @@ struct LongHead {
       if (now.pass == Pass::locations && s.p.has_spread()) next.pass = Pass::scales;
       return next;
     }
-    if (now.pass == Pass::locations) return {Pass::values};
+    if (now.pass == Pass::locations) return {aside.scales ? Pass::gradients : Pass::values};
+    if (now.pass == Pass::gradients) return {};
     return {draws() ? Pass::lower : Pass::symmetric};
   }
 
@@ -94,12 +108,13 @@ struct LongHead {
     const Problem& p = s.p;
     return choose(pass == Pass::shapes || pass == Pass::scales,
                   choose(pass == Pass::shapes, p.shape_key, p.scale_key),
-                  choose(pass == Pass::values, p.value, p.key));
+                  choose(pass == Pass::values || pass == Pass::gradients, p.value, p.key));
   }
   RKA_DEVICE Heads query_of(Pass pass) const {
     const Problem& p = s.p;
     return choose(pass == Pass::shapes, p.shape_query,
-                  choose(pass == Pass::scales, p.scale_query, p.query));
+                  choose(pass == Pass::scales, p.scale_query,
+                         choose(pass == Pass::gradients || pass == Pass::values, p.grad, p.query)));
   }
   // Values are read by columns, as the factor is where it stands on the right as it is.
   RKA_DEVICE static bool by_columns(const Step& now) {
@@ -125,7 +140,7 @@ struct LongHead {
   template <class F>
   RKA_DEVICE void each_tile(float* to, int j, F f) const {
     const int tiles = 2 * s.pairs_of(j);
-    to = Long::own(to, 8 * j);
+    to = s.own(to, 8 * j);
 #pragma unroll 1
     for (int k = 0; k < tiles; ++k) store4(to + k * TILE_FLOATS, f(k));
   }
@@ -133,7 +148,7 @@ struct LongHead {
   template <class F>
   RKA_DEVICE void each_tile_unrolled(float* to, int j, F f) const {
     const int tiles = 2 * s.pairs_of(j);
-    to = Long::own(to, 8 * j);
+    to = s.own(to, 8 * j);
 #pragma unroll
     for (int k = 0; k < Square::TILES; ++k) {
       if (k < tiles) store4(to + k * TILE_FLOATS, f(k));
@@ -158,12 +173,12 @@ RKA_DEVICE void multiply_step(const LongHead& h, const Step& now, const float* r
     const float* from = now.pass == Pass::upper ? h.aside.sums
                         : values                ? h.aside.logits
                                                 : h.aside.shapes;
-    from = Long::own(from, 8 * now.j);
+    from = s.own(from, 8 * now.j);
     // Weights are divided before they meet the values: a sum of many may overflow.
     const float first = values ? h.inverse[0] : 1.0f, second = values ? h.inverse[1] : 1.0f;
     const auto left = [&](int k) {
       const Four a = load4(from + k * TILE_FLOATS);
-      return left_operand(a[0] * first, a[2] * second, a[1] * first, a[3] * second);
+      return Four{{a[0] * first, a[1] * first, a[2] * second, a[3] * second}};
     };
     const int depth = 2 * s.pairs_of(now.j),
               pairs = values ? (s.columns_from(now.column, s.p.value.width) + STRIP - 1) / STRIP
@@ -171,9 +186,9 @@ RKA_DEVICE void multiply_step(const LongHead& h, const Step& now, const float* r
     const bool diagonal = now.i == now.j && (now.pass == Pass::lower || now.pass == Pass::upper);
     arrive();
     if (LongHead::by_columns(now)) {
-      multiply_by_columns(l, sum, left, depth, right, pairs, diagonal);
+      multiply_tiles<true>(l, sum, left, depth, right, pairs, diagonal);
     } else {
-      multiply_by_rows(l, sum, left, depth, right, pairs, diagonal);
+      multiply_tiles<false>(l, sum, left, depth, right, pairs, diagonal);
     }
     return;
   }
@@ -225,7 +240,7 @@ RKA_DEVICE void set_shapes(const LongHead& h, int j, const Strip<Square::TILES>&
   const int64_t row = s.w.prior_row(s.local, s.w.priors > 1 ? h.head : 0, s.tile);
   const float* weights = s.w.prior_weight + row * SIDE + s.lane.first_row % SIDE + s.lane.g;
   const float weight[2] = {weights[0], weights[8]};
-  const float* prior = Long::own(s.w.prior_square(row, j), 0);
+  const float* prior = s.own(s.w.prior_square(row, j), 0);
   h.each_tile_unrolled(h.aside.shapes, j, [&](int k) {
     const Four given = load4(prior + k * TILE_FLOATS);
     Four a;
@@ -246,7 +261,7 @@ RKA_DEVICE Four draw_normals(const LongHead& h, int tile) {
 // B = A L of square i, and E; with the last of them C = E + c B.
 RKA_DEVICE void set_products(LongHead& h, int i, const Strip<Square::TILES>& b) {
   h.put(b, h.aside.products, i);
-  const float* product = Long::own(h.aside.products, 8 * i);
+  const float* product = h.s.own(h.aside.products, 8 * i);
   h.each_tile(h.aside.noise, i, [&](int k) {
     const Four e = draw_normals(h, 8 * i + k), x = load4(product + k * TILE_FLOATS);
     for (int c = 0; c < 4; ++c) {
@@ -265,8 +280,8 @@ RKA_DEVICE void set_products(LongHead& h, int i, const Strip<Square::TILES>& b) 
   }
 #pragma unroll 1
   for (int j = 0; j < h.seen; ++j) {
-    const float *noise = Long::own(h.aside.noise, 8 * j),
-                *products = Long::own(h.aside.products, 8 * j);
+    const float *noise = h.s.own(h.aside.noise, 8 * j),
+                *products = h.s.own(h.aside.products, 8 * j);
     h.each_tile(h.aside.sums, j, [&](int k) {
       const Four e = load4(noise + k * TILE_FLOATS);
       Four x = load4(products + k * TILE_FLOATS);
@@ -278,7 +293,7 @@ RKA_DEVICE void set_products(LongHead& h, int i, const Strip<Square::TILES>& b) 
 
 // The mean: P = A K of square i; with the last of them S = c P.
 RKA_DEVICE void set_means(LongHead& h, int i, const Strip<Square::TILES>& product) {
-  const float* shapes = Long::own(h.aside.shapes, 8 * i);
+  const float* shapes = h.s.own(h.aside.shapes, 8 * i);
   h.each_tile_unrolled(h.aside.products, i, [&](int k) {
     const Four a = load4(shapes + k * TILE_FLOATS);
     for (int c = 0; c < 4; ++c) h.q[c / 2] = fmaf(a[c], product[k][c], h.q[c / 2]);
@@ -290,7 +305,7 @@ RKA_DEVICE void set_means(LongHead& h, int i, const Strip<Square::TILES>& produc
   }
 #pragma unroll 1
   for (int j = 0; j < h.seen; ++j) {
-    const float* products = Long::own(h.aside.products, 8 * j);
+    const float* products = h.s.own(h.aside.products, 8 * j);
     h.each_tile(h.aside.deviates, j, [&](int k) {
       Four x = load4(products + k * TILE_FLOATS);
       for (int c = 0; c < 4; ++c) x[c] *= h.draw.row[c / 2].p_weight;
@@ -313,7 +328,7 @@ RKA_DEVICE void set_scaled(const LongHead& h, int j, Strip<Square::TILES>& score
   const float factor = inverse_sqrt(float(p.scale_query.width)),
               bias = p.scale_bias ? p.scale_bias[h.head] : 0.0f;
   const bool deviates = p.needs_covariance();
-  const float* draws = Long::own(h.aside.deviates, 8 * j);
+  const float* draws = h.s.own(h.aside.deviates, 8 * j);
   h.each_tile_unrolled(h.aside.scaled, j, [&](int k) {
     Four x = {};
     if (deviates) x = load4(draws + k * TILE_FLOATS);
@@ -332,7 +347,7 @@ RKA_DEVICE void set_logits(LongHead& h, int j, Strip<Square::TILES>& scores) {
   const Rows rows = s.rows_of(h.head, j);
   const int column = SIDE * j + 2 * s.lane.t, row = s.lane.row(0);
   const bool spread = p.has_spread();
-  const float* scaled = Long::own(h.aside.scaled, 8 * j);
+  const float* scaled = h.s.own(h.aside.scaled, 8 * j);
   activate_strip<Square>(p.activation, p.location_scale, scores);
   h.each_tile_unrolled(h.aside.logits, j, [&](int k) {
     Four x = {};
@@ -368,7 +383,7 @@ RKA_DEVICE void set_weights(LongHead& h, bool dropout) {
   for (float& x : h.largest) x = largest_of_row(x);
 #pragma unroll 1
   for (int j = 0; j < h.seen; ++j) {
-    const float* logits = Long::own(h.aside.logits, 8 * j);
+    const float* logits = h.s.own(h.aside.logits, 8 * j);
     h.each_tile(h.aside.logits, j, [&](int k) {
       Four x = load4(logits + k * TILE_FLOATS);
       for (int c = 0; c < 4; ++c) {
@@ -388,6 +403,26 @@ RKA_DEVICE void set_weights(LongHead& h, bool dropout) {
   }
 }
 
+// What a complete sum becomes, up to the weights.
+RKA_DEVICE void finish_step(LongHead& h, const Step& now, Strip<Square::TILES>& sum) {
+  const Problem& p = h.s.p;
+  if (now.pass == Pass::shapes) {
+    activate_strip<Square>(p.activation, inverse_sqrt(float(p.shape_query.width)), sum);
+    set_shapes(h, now.j, sum);
+  } else if (now.pass == Pass::lower) {
+    set_products(h, now.i, sum);
+  } else if (now.pass == Pass::symmetric) {
+    set_means(h, now.i, sum);
+  } else if (now.pass == Pass::upper) {
+    h.put(sum, h.aside.deviates, now.i);
+  } else if (now.pass == Pass::scales) {
+    set_scaled(h, now.j, sum);
+  } else if (now.pass == Pass::locations) {
+    set_logits(h, now.j, sum);
+    if (now.j + 1 == h.seen) set_weights(h, !h.aside.scales && p.dropout > 0.0f);
+  }
+}
+
 // Row of squares `tile` of a head.
 RKA_DEVICE void long_forward(const Problem& p, const Workspace& w, int local, int head, int tile,
                              float* scratch, float* shared) {
@@ -397,23 +432,8 @@ RKA_DEVICE void long_forward(const Problem& p, const Workspace& w, int local, in
   LongHead h(s, head, {p, scratch, scratch + w.key_squares * SQUARE_FLOATS});
   if (p.needs_covariance() && !p.has_shape()) set_noise(h);
   take_steps(h, [&](const Step& now, Strip<Square::TILES>& sum) {
-    if (now.pass == Pass::shapes) {
-      activate_strip<Square>(p.activation, inverse_sqrt(float(p.shape_query.width)), sum);
-      set_shapes(h, now.j, sum);
-    } else if (now.pass == Pass::lower) {
-      set_products(h, now.i, sum);
-    } else if (now.pass == Pass::symmetric) {
-      set_means(h, now.i, sum);
-    } else if (now.pass == Pass::upper) {
-      h.put(sum, h.aside.deviates, now.i);
-    } else if (now.pass == Pass::scales) {
-      set_scaled(h, now.j, sum);
-    } else if (now.pass == Pass::locations) {
-      set_logits(h, now.j, sum);
-      if (now.j + 1 == h.seen) set_weights(h, p.dropout > 0.0f);
-    } else {
-      s.store_output(sum, head, now.column);
-    }
+    finish_step(h, now, sum);
+    if (now.pass == Pass::values) s.store_output(sum, head, now.column);
   });
 }
 

@@ -231,7 +231,7 @@ RKA_DEVICE void shape_prior(const Problem& p, const Workspace& w, int local, int
           largest[half] = fmaxf(largest[half], x[e]);
         }
       }
-      store4(Long::own(to, k), x);
+      store4(s.own(to, k), x);
     }
   }
   for (int half = 0; half < 2; ++half) {

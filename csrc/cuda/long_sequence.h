@@ -13,6 +13,7 @@ constexpr int TILE_FLOATS = 4 * WARPS * LANES;  // of one tile, all threads'
 struct Long : Sequence<Square> {
   const Workspace& w;
   const int local, tile;  // number in the workspace, and of the row of squares
+  const int place;        // of this thread among what all set aside
   float* shared;
 
   RKA_DEVICE Long(const Problem& p, const Workspace& w, int local, int tile, float* shared)
@@ -20,6 +21,7 @@ struct Long : Sequence<Square> {
         w(w),
         local(local),
         tile(tile),
+        place(kept(4 * thread_index())),
         shared(shared) {}
 
   RKA_DEVICE float* buffer(int i) const { return shared + i * Square::SQUARE; }
@@ -93,7 +95,7 @@ struct Long : Sequence<Square> {
   // Starts the copy of a square that lies in one piece.
   template <class S>
   RKA_DEVICE void fetch_square(float* to, const float* from) const {
-    const int thread = kept(thread_index()), row = thread / 16, column = thread % 16 * 4;
+    const int row = place / SIDE, column = place % SIDE;
     to += row * S::PITCH + column, from += row * SIDE + column;
 #pragma unroll
     for (int r = 0; r < SIDE; r += WARPS * LANES / 16) {
@@ -118,45 +120,46 @@ struct Long : Sequence<Square> {
 
   // What this thread sets aside: tile k of its warp's strip, of squares one after the other.
   template <class T>
-  RKA_DEVICE static T* own(T* squares, int k) {
-    return squares + k * TILE_FLOATS + 4 * thread_index();
+  RKA_DEVICE T* own(T* squares, int k) const {
+    return squares + k * TILE_FLOATS + place;
   }
 };
 
-// out += in rows' and out += in columns: the left operand comes tile by tile from left(k), as an
-// operand. `diagonal`: the right operand is L's square on the diagonal.
-template <class F>
-RKA_DEVICE void multiply_by_rows(const Lane& l, Strip<Square::TILES>& out, F left, int depth,
-                                 const float* right, int pairs, bool diagonal) {
-  constexpr int P = Square::PITCH;
-  right += kept(l.g * P + 2 * l.t);
+// out += in rows' or in columns, with the right operand by rows or by columns: the left one comes
+// tile by tile from left(k). `diagonal`: the right operand is L's square on the diagonal. WHOLE: all
+// pairs of tiles are wanted, which needs no questions.
+template <bool COLUMNS, bool WHOLE, class F>
+RKA_DEVICE void multiply_tiles(const Lane& l, Strip<Square::TILES>& out, F left, int depth,
+                               const float* right, int pairs, bool diagonal) {
+  constexpr int P = COLUMNS ? ByColumns::PITCH : Square::PITCH, STEP = COLUMNS ? 8 * P : 8;
+  right += kept(COLUMNS ? 2 * l.t * P + l.g : l.g * P + 2 * l.t);
+  if (depth == 0) return;
+  Four next = left(0);
 #pragma unroll 1
-  for (int k = 0; k < depth; ++k) {
-    const Left a = left(k);
-    const int first = diagonal ? k / 2 : 0;
+  for (int k = 0; k < depth; ++k, right += STEP) {
+    const Left a = left_operand(next[0], next[2], next[1], next[3]);
+    next = left(k + 1 < depth ? k + 1 : k);  // on its way meanwhile
+    const int first = !WHOLE && !COLUMNS && diagonal ? k / 2 : 0,
+              end = !WHOLE && COLUMNS && diagonal && k / 2 < pairs ? k / 2 + 1 : pairs;
 #pragma unroll
     for (int i = 0; i < Square::TILES / 2; ++i) {
-      if (i < first || i >= pairs) continue;
-      const float* at = right + 16 * i * P + 8 * k;
-      multiply_add(out[2 * i], out[2 * i + 1], a, load_pair(at), load_pair(at + 8 * P));
+      if (!WHOLE && (i < first || i >= end)) continue;
+      const float* at = right + 16 * i * (COLUMNS ? 1 : P);
+      if constexpr (COLUMNS) {
+        multiply_add(out[2 * i], out[2 * i + 1], a, {at[0], at[P]}, {at[8], at[P + 8]});
+      } else {
+        multiply_add(out[2 * i], out[2 * i + 1], a, load_pair(at), load_pair(at + 8 * P));
+      }
     }
   }
 }
-template <class F>
-RKA_DEVICE void multiply_by_columns(const Lane& l, Strip<Square::TILES>& out, F left, int depth,
-                                    const float* right, int pairs, bool diagonal) {
-  constexpr int P = ByColumns::PITCH;
-  right += kept(2 * l.t * P + l.g);
-#pragma unroll 1
-  for (int k = 0; k < depth; ++k) {
-    const Left a = left(k);
-    const int end = diagonal && k / 2 + 1 < pairs ? k / 2 + 1 : pairs;
-#pragma unroll
-    for (int i = 0; i < Square::TILES / 2; ++i) {
-      if (i >= end) continue;
-      const float* at = right + 8 * k * P + 16 * i;
-      multiply_add(out[2 * i], out[2 * i + 1], a, {at[0], at[P]}, {at[8], at[P + 8]});
-    }
+template <bool COLUMNS, class F>
+RKA_DEVICE void multiply_tiles(const Lane& l, Strip<Square::TILES>& out, F left, int depth,
+                               const float* right, int pairs, bool diagonal) {
+  if (2 * pairs == Square::TILES && !diagonal) {
+    multiply_tiles<COLUMNS, true>(l, out, left, depth, right, pairs, diagonal);
+  } else {
+    multiply_tiles<COLUMNS, false>(l, out, left, depth, right, pairs, diagonal);
   }
 }
 
