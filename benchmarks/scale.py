@@ -124,9 +124,6 @@ def size_of(sequences: Sequences) -> int:
 
 
 def counts_size(counts: Counts) -> int:
-    matrix = getattr(counts, "matrix", None)
-    if matrix is not None:
-        return matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
     return sum(getattr(counts, field.name).nbytes for field in fields(counts))
 
 

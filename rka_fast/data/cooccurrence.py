@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,23 +13,21 @@ import scipy.sparse
 import torch
 
 from rka_fast import native
-from rka_fast.data.sequences import lookup
+from rka_fast.data.growing import Growing
 from rka_fast.data.split import Split
 
 PAIR_BYTES = 8
 """Of a stored pair: its column and its count."""
 
+AT_ONCE = 2**20
+"""Pairs that are made together at most, 8 MiB, beside what rows of many pairs take."""
+
 
 def incidence(split: Split) -> scipy.sparse.csr_matrix:
     """Who trains on what that counts: int32 (num_users, num_items + 1) of 0 and 1."""
-    sequences, which = split.sequences, split.counted_events
-    users, items = sequences.event_users[which], sequences.items[which]
-    had = scipy.sparse.csr_matrix(
-        (np.ones(len(items), np.int32), (users, items)),
-        shape=(sequences.num_users, sequences.num_items + 1),
-    )
-    had.data[:] = 1  # the constructor summed repeated events
-    return had
+    begin, items = split.counted_items.rows()
+    shape = (split.sequences.num_users, split.sequences.num_items + 1)
+    return scipy.sparse.csr_matrix((np.ones(len(items), np.int32), items, begin), shape=shape)
 
 
 def _moved(
@@ -41,31 +40,83 @@ def _moved(
     return scipy.sparse.csr_matrix((entries.data[kept], (rows[kept], columns[kept])), shape=shape)
 
 
+def _cuts(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
+    """First and last of neighbours whose sizes come to AT_ONCE at most, or of one by itself."""
+    ends, first = np.cumsum(sizes), 0
+    while first < len(sizes):
+        before = ends[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + AT_ONCE, side="right")))
+        yield first, last
+        first = last
+
+
+def _products(had: scipy.sparse.csr_matrix) -> Iterator[scipy.sparse.csr_matrix]:
+    """X^T X of X, some rows at a time."""
+    by_item = had.T.tocsr()
+    for first, last in _cuts(_most_of(by_item, had)):
+        yield by_item[first:last] @ had
+
+
+def _most_of(by_item: scipy.sparse.csr_matrix, had: scipy.sparse.csr_matrix) -> np.ndarray:
+    """A bound on the pairs of every row of X^T X, int64."""
+    return np.minimum(by_item @ np.diff(had.indptr).astype(np.int64), had.shape[1])
+
+
 @dataclass(frozen=True, eq=False)
 class CoOccurrence:
-    """Symmetric counts, CSR int32 (num_items + 1, num_items + 1) with sorted indices.
+    """Symmetric counts (num_items + 1, num_items + 1) in compressed rows, 8 bytes a stored count.
 
     Off the diagonal: training users that have both items; on it: training users that have the
     item. Row and column 0, the padding, are empty. Repeated events of a user count once, and of
     each user only the last `Split.max_counted` training events do: this is still X^T X, of another
     X, so it stays positive semi-definite, and a user's own part can be taken out exactly.
+
+    They are made some rows at a time, so that there never are two of them. Rows may begin beyond
+    2^31; items and users are fewer.
+
+    indptr: int64 (num_items + 2,), row i is indptr[i]:indptr[i + 1] of the others.
+    indices, data: int32 (pairs,), columns, sorted in every row, and counts.
     """
 
-    matrix: scipy.sparse.csr_matrix
+    indptr: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
+
+    @classmethod
+    def of(cls, parts: Iterable[scipy.sparse.csr_matrix]) -> CoOccurrence:
+        """The counts of which parts have some rows, one part after the other."""
+        indptr, indices, data = Growing(np.int64), Growing(np.int32), Growing(np.int32)
+        indptr.add(np.zeros(1))
+        for part in parts:
+            part.sort_indices()
+            indptr.add(len(indices.array) + part.indptr[1:].astype(np.int64))
+            indices.add(part.indices)
+            data.add(part.data)
+        return cls(indptr.array, indices.array, data.array)
 
     @classmethod
     def from_split(cls, split: Split) -> CoOccurrence:
         """Count the training events of a split as X^T X of the 0/1 incidence matrix X."""
-        had = incidence(split)
-        counts = had.T.tocsr() @ had
-        counts.sort_indices()
-        return cls(counts)
+        return cls.of(_products(incidence(split)))
+
+    @classmethod
+    def from_half(cls, half: scipy.sparse.csr_matrix) -> CoOccurrence:
+        """The counts of which a matrix has those of the pairs i <= j."""
+        below = half.T.tocsr()
+
+        def parts() -> Iterator[scipy.sparse.csr_matrix]:
+            for first, last in _cuts(np.diff(half.indptr) + np.diff(below.indptr)):
+                lower = scipy.sparse.tril(below[first:last], first - 1, format="csr")
+                yield half[first:last] + lower
+
+        return cls.of(parts())
 
     def __add__(self, other: CoOccurrence) -> CoOccurrence:
-        """The counts of two groups of users, none of whom is in both."""
-        total: Any = self.matrix + other.matrix
-        total.sort_indices()
-        return CoOccurrence(total)
+        """The counts of two groups of users, none of whom is in both, of the same items."""
+        sizes = np.diff(self.indptr) + np.diff(other.indptr)
+        return CoOccurrence.of(
+            self.rows(first, last) + other.rows(first, last) for first, last in _cuts(sizes)
+        )
 
     def updated(self, before: Split, after: Split) -> CoOccurrence:
         """The counts of `after`, from these, which are those of `before`.
@@ -81,40 +132,82 @@ class CoOccurrence:
         differs: Any = had != have  # a sparse matrix, whatever scipy's types say
         changed = np.flatnonzero(differs.getnnz(axis=1))
         had, have = had[changed], have[changed]
-        counts = _moved(self.matrix, item, item, (shape[1], shape[1]))
-        counts = (counts - had.T @ had + have.T @ have).tocsr()
-        counts.eliminate_zeros()
-        counts.sort_indices()
-        return CoOccurrence(counts)
+        source = np.zeros(shape[1], np.int64)  # the old row of every new one, 0 of new items
+        source[item] = np.arange(len(item))
+        source[0] = 0
+
+        def parts() -> Iterator[scipy.sparse.csr_matrix]:
+            less, more = had.T.tocsr(), have.T.tocsr()
+            sizes = np.diff(self.indptr)[source] + _most_of(less, had) + _most_of(more, have)
+            for first, last in _cuts(sizes):
+                part = self._chosen(source[first:last], item, shape[1])
+                part = (part - less[first:last] @ had + more[first:last] @ have).tocsr()
+                part.eliminate_zeros()
+                yield part
+
+        return CoOccurrence.of(parts())
+
+    def rows(self, first: int, last: int) -> scipy.sparse.csr_matrix:
+        """Rows first..last - 1, which share the memory of these counts up to 2^31 - 1 pairs."""
+        begin, end = self.indptr[first], self.indptr[last]
+        starts = self.indptr[first : last + 1] - begin
+        if end - begin < 2**31:
+            starts = starts.astype(np.int32)
+        shape = (last - first, len(self.indptr) - 1)
+        return scipy.sparse.csr_matrix(
+            (self.data[begin:end], self.indices[begin:end], starts), shape=shape
+        )
+
+    @property
+    def matrix(self) -> scipy.sparse.csr_matrix:
+        """All `rows`."""
+        return self.rows(0, len(self.indptr) - 1)
+
+    def _blocks(self) -> Iterator[tuple[int, scipy.sparse.csr_matrix]]:
+        """Some `rows` after the other, each with the number of the first."""
+        for first, last in _cuts(np.diff(self.indptr)):
+            yield first, self.rows(first, last)
+
+    def _chosen(
+        self, rows: np.ndarray, column: np.ndarray | None = None, width: int | None = None
+    ) -> scipy.sparse.csr_matrix:
+        """Any rows, with other column numbers if given; what comes to column 0 is 0."""
+        length = self.indptr[rows + 1] - self.indptr[rows]
+        ends = np.append(0, np.cumsum(length))
+        place = np.arange(ends[-1]) + np.repeat(self.indptr[rows] - ends[:-1], length)
+        indices, data = self.indices[place], self.data[place]
+        if column is not None:
+            indices = column[indices]
+            data[indices == 0] = 0
+        shape = (len(rows), width or len(self.indptr) - 1)
+        return scipy.sparse.csr_matrix((data, indices, ends), shape=shape)
 
     def content(self) -> bytes:
         """A file of the counts, which `from_content` reads; half of them, as they are symmetric."""
+        upper = (scipy.sparse.triu(part, first) for first, part in self._blocks())
+        half = CoOccurrence.of(map(scipy.sparse.csr_matrix, upper))
         file = io.BytesIO()
-        scipy.sparse.save_npz(file, scipy.sparse.triu(self.matrix, format="csr"))
+        scipy.sparse.save_npz(file, half.matrix)
         return file.getvalue()
 
     @classmethod
     def from_content(cls, content: bytes) -> CoOccurrence:
         """The counts that a file holds, as `content` made it."""
-        half = scipy.sparse.load_npz(io.BytesIO(content))
-        counts = (half + scipy.sparse.triu(half, 1).T).tocsr()
-        counts.sort_indices()
-        return cls(counts)
+        return cls.from_half(scipy.sparse.load_npz(io.BytesIO(content)))
+
+    @cached_property
+    def support(self) -> np.ndarray:
+        """Users that have every item, c_ii, int32 (num_items + 1,)."""
+        return np.concatenate([part.diagonal(first) for first, part in self._blocks()])
 
     @cached_property
     def _scale(self) -> np.ndarray:
         """1 / sqrt(c_ii), float64 (num_items + 1,); 1 where nobody has the item."""
-        return 1 / np.sqrt(np.maximum(self.matrix.diagonal(), 1).astype(np.float64))
+        return 1 / np.sqrt(np.maximum(self.support, 1).astype(np.float64))
 
     def cosines(self, items: np.ndarray) -> np.ndarray:
         """c_ij / sqrt(c_ii c_jj) of items (B,) with every item j, float64 (B, num_items + 1)."""
-        return self.matrix[items].toarray() * self._scale[items][:, None] * self._scale
-
-    @cached_property
-    def _keys(self) -> np.ndarray:
-        """row * width + column of every stored count: sorted, so one binary search finds many."""
-        rows = np.repeat(np.arange(self.matrix.shape[0]), np.diff(self.matrix.indptr))
-        return rows * self.matrix.shape[1] + self.matrix.indices
+        return self._chosen(items).toarray() * self._scale[items][:, None] * self._scale
 
     def block(self, items: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
         """Counts at every pair of positions of every row, float32 (B, n, n); 0 at padding.
@@ -126,16 +219,7 @@ class CoOccurrence:
         """
         if native.why_not("_cpp"):
             return self._block(items, counted)
-        return gather(*self._compressed, items, counted)
-
-    @cached_property
-    def _compressed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        matrix = self.matrix
-        return (
-            matrix.indptr.astype(np.int64, copy=False),
-            matrix.indices.astype(np.int32, copy=False),
-            matrix.data.astype(np.int32, copy=False),
-        )
+        return gather(self.indptr, self.indices, self.data, items, counted)
 
     def _block(self, items: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """`block` in numpy, where the native library was not built."""
@@ -144,17 +228,27 @@ class CoOccurrence:
         valid = items > 0
         row, pair = np.nonzero(valid[:, first] & valid[:, second])
         first, second = first[pair], second[pair]
-        keys = items[row, first].astype(np.int64) * self.matrix.shape[1] + items[row, second]
-        order = np.argsort(keys)  # neighbours in the search are then neighbours in memory
-        position, found = lookup(self._keys, keys[order])
-        values = np.empty(len(keys), np.float32)
-        values[order] = np.where(found, self.matrix.data[position], 0)
+        values = self._counts(items[row, first], items[row, second])
         if counted is not None:
             values -= counted[row, first] & counted[row, second]
         block = np.zeros((batch, length, length), np.float32)
         block[row, first, second] = values
         block[row, second, first] = values
         return block
+
+    def _counts(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """c_ij of pairs, float32: a binary search in every row at once."""
+        low, end = self.indptr[rows], self.indptr[rows + 1]
+        high = end
+        while (low < high).any():
+            middle = (low + high) // 2
+            below = (low < high) & (np.take(self.indices, middle, mode="clip") < columns)
+            low, high = np.where(below, middle + 1, low), np.where(below, high, middle)
+        there = low < end
+        there[there] = self.indices[low[there]] == columns[there]
+        values = np.zeros(len(rows), np.float32)
+        values[there] = self.data[low[there]]
+        return values
 
     def submatrix(self, items: np.ndarray) -> np.ndarray:
         """Plain counts between distinct items, float32 (S, S)."""
@@ -186,7 +280,10 @@ def likely_pairs(split: Split, sample: int = 500) -> int:
         return 0
     chosen = np.random.default_rng(0).choice(len(most), sample, p=most / total)
     had = incidence(split)
-    stored = (had.T.tocsr()[chosen] @ had).getnnz(axis=1)
+    rows = had.T.tocsr()[chosen]
+    stored = np.concatenate(
+        [(rows[first:last] @ had).getnnz(axis=1) for first, last in _cuts(most[chosen])]
+    )
     return int(total * (stored / most[chosen]).mean())
 
 

@@ -184,7 +184,7 @@ class Prepared:
             return None
         self.check_counts()
         parts = map(read_parquet, [self.path / COUNTS])
-        return CoOccurrence(counts_matrix(parts, self.facts["items"]))
+        return CoOccurrence.from_half(half_of(parts, self.facts["items"]))
 
     def check_counts(self) -> None:
         """Raise DataError where the counts are not what was prepared; read in parts."""
@@ -229,8 +229,8 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} is damaged ({reason}); {_REMEDY}")
 
 
-def counts_matrix(parts: Iterable[pl.DataFrame], num_items: int) -> scipy.sparse.csr_matrix:
-    """The sum of counts, each of the pairs item_index <= other_index, as a symmetric matrix.
+def half_of(parts: Iterable[pl.DataFrame], num_items: int) -> scipy.sparse.csr_matrix:
+    """The sum of counts of the pairs item_index <= other_index as a matrix.
 
     A part is given up when it is a matrix.
     """
@@ -239,8 +239,6 @@ def counts_matrix(parts: Iterable[pl.DataFrame], num_items: int) -> scipy.sparse
     total = next(halves, scipy.sparse.csr_matrix(shape, dtype=np.int32))
     for half in halves:
         total += half
-    total = (total + scipy.sparse.triu(total, 1).T).tocsr()
-    total.sort_indices()
     return total
 
 

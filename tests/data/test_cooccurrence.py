@@ -1,6 +1,7 @@
 """Counts against literal loops over users and pairs."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from support.sequences import sequences_of
 
 from rka_fast import native
+from rka_fast.data import cooccurrence
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence, likely_pairs, most_pairs
 from rka_fast.data.counting import describe_counts
@@ -104,13 +106,15 @@ def test_gather_equals_the_plain_one(counted):
     if counted:
         present = marks & (batch > 0)
         dense -= present[:, :, None] & present[:, None, :]
-    block = CoOccurrence(counts).block(batch, marks)
+    block = CoOccurrence.of([counts]).block(batch, marks)
     assert block.dtype == np.float32
     np.testing.assert_array_equal(block, dense)
-    np.testing.assert_array_equal(CoOccurrence(counts)._block(batch, marks), dense)
-    np.testing.assert_array_equal(CoOccurrence(counts.astype(float)).block(batch, marks), dense)
+    np.testing.assert_array_equal(CoOccurrence.of([counts])._block(batch, marks), dense)
+    np.testing.assert_array_equal(
+        CoOccurrence.of([counts.astype(float)]).block(batch, marks), dense
+    )
     with pytest.raises(RuntimeError, match="expected 0 .. 300, got 301"):
-        CoOccurrence(counts).block(batch + 1)
+        CoOccurrence.of([counts]).block(batch + 1)
 
 
 @needs_library
@@ -148,22 +152,90 @@ def longer(split, seed):
 def test_added_counts_are_those_counted_anew_bit_for_bit(split, seed):
     """New users, items and numbers; events that were held out train, and other ones are held."""
     after = longer(split, seed)
-    found = CoOccurrence.from_split(split).updated(split, after).matrix
-    expected = CoOccurrence.from_split(after).matrix
-    for name in ("indptr", "indices", "data"):
-        got, right = getattr(found, name), getattr(expected, name)
-        assert got.dtype == right.dtype and got.tolist() == right.tolist()
+    found = CoOccurrence.from_split(split).updated(split, after)
+    expected = CoOccurrence.from_split(after)
+    same(found, expected)
     sets = train_sets(after)
     literal = [[count(sets, i, j) for j in range(ITEMS + 5)] for i in range(ITEMS + 5)]
-    assert found.toarray().tolist() == literal
+    assert found.matrix.toarray().tolist() == literal
 
 
 def test_a_file_of_counts_has_them_all(split):
     counts = CoOccurrence.from_split(split)
-    again = CoOccurrence.from_content(counts.content()).matrix
+    same(CoOccurrence.from_content(counts.content()), counts)
+
+
+def same(found, expected):
     for name in ("indptr", "indices", "data"):
-        got, right = getattr(again, name), getattr(counts.matrix, name)
-        assert got.dtype == right.dtype and got.tolist() == right.tolist()
+        got, right = getattr(found, name), getattr(expected, name)
+        assert got.dtype == right.dtype == (np.int64 if name == "indptr" else np.int32)
+        assert got.tolist() == right.tolist()
+
+
+@pytest.mark.parametrize("pairs", [1, 7, 50])
+def test_counts_do_not_depend_on_how_many_are_made_together(split, monkeypatch, pairs):
+    """Blocks of one row and of some, to the counts of one block, bit for bit."""
+    after = longer(split, 3)
+    counts = CoOccurrence.from_split(split)
+    made = counts.updated(split, after), counts + counts, counts.content(), counts.support
+    monkeypatch.setattr(cooccurrence, "AT_ONCE", pairs)
+    again = CoOccurrence.from_split(split)
+    same(again, counts)
+    same(again.updated(split, after), made[0])
+    same(again + again, made[1])
+    assert (again + again).matrix.toarray().tolist() == (2 * counts.matrix.toarray()).tolist()
+    assert again.content() == made[2]
+    same(CoOccurrence.from_content(made[2]), counts)
+    assert again.support.tolist() == made[3].tolist() == counts.matrix.diagonal().tolist()
+    assert abs(likely_pairs(split) - len(counts.data)) < 4 / 2000**0.5 * most_pairs(split)
+
+
+def peak(action):
+    """What an action returns, and the bytes that numpy's arrays take at its peak."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        made = action()
+        return made, tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_pair_takes_eight_bytes_and_is_there_once(monkeypatch):
+    """At the peak too, beside a block and who has what; twice while a half is made whole."""
+    monkeypatch.setattr(cooccurrence, "AT_ONCE", 2**15)
+    rng = np.random.default_rng(0)
+    lists = [rng.permutation(2500)[:100] + 1 for _ in range(500)]
+    split = leave_one_out(sequences_of(lists, 2500))
+    beside = 12 * 8 * 2**15 + 100 * len(split.counted_events)
+    counts, taken = peak(lambda: CoOccurrence.from_split(split))
+    size = 8 * len(counts.data)
+    held = sum(array.nbytes for array in (counts.indptr, counts.indices, counts.data))
+    assert held == size + 8 * 2502 and size > 2 * beside
+    assert size < taken < size + beside
+    assert peak(lambda: counts + counts)[1] < size + beside
+    assert peak(lambda: counts.updated(split, split))[1] < size + beside
+    half = scipy.sparse.csr_matrix(scipy.sparse.triu(counts.matrix))
+    assert peak(lambda: CoOccurrence.from_half(half))[1] < 1.5 * size + beside
+    assert np.shares_memory(counts.matrix.data, counts.data)
+    assert np.shares_memory(counts.matrix.indices, counts.indices)
+
+
+@pytest.mark.parametrize("native_one", [pytest.param(True, marks=needs_library), False])
+def test_rows_that_begin_beyond_32_bits(tmp_path, native_one):
+    """Of 2^31 pairs in front, which are holes in files, none is read."""
+    begin = 2**31 + 5
+    arrays = []
+    for name, values in (("indices", [1, 3, 2, 3, 1, 2, 3]), ("data", [4, 2, 7, 5, 2, 5, 9])):
+        array = np.memmap(tmp_path / name, np.int32, "w+", shape=begin + 7)
+        array[begin:] = values
+        arrays.append(array)
+    counts = CoOccurrence(np.array([0, begin, begin + 2, begin + 4, begin + 7]), *arrays)
+    dense = np.array([[0, 0, 0, 0], [0, 4, 0, 2], [0, 0, 7, 5], [0, 2, 5, 9]])
+    items = np.array([[0, 3, 1, 2, 3]])
+    block = (counts.block if native_one else lambda items: counts._block(items, None))(items)
+    np.testing.assert_array_equal(block, dense[items[:, :, None], items[:, None, :]])
+    assert counts.rows(1, 4).toarray().tolist() == dense[1:].tolist()
 
 
 def capped(split, most):

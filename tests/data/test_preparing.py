@@ -12,7 +12,7 @@ from rka_fast.data.engines import Polars, why_not
 from rka_fast.data.filters import Filters, build_sequences
 from rka_fast.data.preparing import WORK, Options, prepare
 from rka_fast.data.readers import Log, read_interactions
-from rka_fast.data.shards import TYPES, Prepared, counts_matrix, read_parquet, shard_path
+from rka_fast.data.shards import TYPES, Prepared, half_of, read_parquet, shard_path
 from rka_fast.data.split_rules import SplitOptions, leave_one_out, no_split
 from rka_fast.errors import ConfigError, DataError, FolderError
 
@@ -177,7 +177,7 @@ def test_counts_add_over_shards(tmp_path):
         pairs = had.join(had, on="user_index", suffix="_b")
         pairs = pairs.filter(pl.col("item_index") <= pl.col("item_index_b"))
         parts.append(pairs.group_by("item_index", "item_index_b").agg(pl.len().alias("users")))
-    total = counts_matrix(parts, whole.facts["items"])
+    total = CoOccurrence.from_half(half_of(parts, whole.facts["items"])).matrix
     assert (whole.counts("leave-one-out", 5000).matrix != total).nnz == 0 and total.nnz > 100
 
 

@@ -190,14 +190,14 @@ def test_counts_are_those_of_the_log(form):
     matrix = run.random((300, 41)) < 0.1
     matrix[:, 0] = False  # padding
     counts = matrix.T.astype(np.int32) @ matrix
-    lookup = form(CoOccurrence(scipy.sparse.csr_matrix(counts)))
+    lookup = form(CoOccurrence.of([scipy.sparse.csr_matrix(counts)]))
     items = run.integers(0, 41, (7, 30))
     found = lookup(torch.from_numpy(items)).numpy()
     assert (found == counts[items[:, :, None], items[:, None, :]]).all() and found.max() > 5
 
 
 def test_counts_of_nothing():
-    empty = CoOccurrence(scipy.sparse.csr_matrix((5, 5), dtype=np.int32))
+    empty = CoOccurrence.of([scipy.sparse.csr_matrix((5, 5), dtype=np.int32)])
     assert (BucketCounts(empty)(torch.tensor([[0, 1, 4]])) == 0).all()
 
 
