@@ -22,7 +22,7 @@ def tell(line: str) -> None:
 class Speed(NamedTuple):
     """Seconds of a step, an epoch of `steps` and an evaluation, which is None without one.
 
-    loading: of an epoch and an evaluation, what reading the shards takes.
+    loading: of an epoch, those that go into reading data.
     """
 
     step: float
@@ -37,11 +37,12 @@ class Speed(NamedTuple):
 
     def lines(self, config: Config, epochs: int) -> Iterator[str]:
         """For a person, with a warning where the epochs that are left may take long."""
-        evaluation = 0.0 if self.evaluation is None else self.evaluation + self.loading
         line = f"speed: about {self.step:.2g} s a step, {self.epoch:,.1f} s an epoch of "
         line += f"{self.steps:,} steps"
-        yield line if self.evaluation is None else f"{line}, {evaluation:,.1f} s an evaluation"
-        evaluations = evaluation * epochs / (config.eval_every or 1)
+        if self.evaluation is not None:
+            line += f", {self.evaluation:,.1f} s an evaluation"
+        yield line
+        evaluations = (self.evaluation or 0.0) * epochs / (config.eval_every or 1)
         total = self.epoch * epochs + evaluations
         if total > LONG:
             remedies = "; ".join(self._remedies(config, evaluations / total))

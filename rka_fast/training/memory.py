@@ -62,8 +62,8 @@ class Memory(NamedTuple):
     """Bytes that a run takes.
 
     now: what the process has, with the data. making: what finding out who has what adds, and the
-    model, which is made before. weights: parameters, gradients, Adam's moments, and what is no
-    parameter, such as features of items, once.
+    model, which is made before; of data that is streamed, what reading the counts adds. weights:
+    parameters, gradients, Adam's moments, and once what is no parameter, as features of items are.
     counts: of the co-occurrence, held from the start or made at the end alone, as `held` says.
     step, saving, evaluation: what each adds at its peak. shard, targets: of prepared data that is
     streamed, one shard, and what is known of the targets of all.
@@ -169,11 +169,11 @@ def foreseen_streamed(config: Config, prepared: Prepared, catalogue: Sequences) 
     else:  # as if no two shards had the same pair
         most = catalogue.num_items**2
         counts = PAIR_BYTES * min(likely_pairs(split) * prepared.shards, most)
-    read = COUNTING * counts
-    making, evaluation = (read, 0) if model.uses_cooccurrence else (0, read - counts)
+    held = model.uses_cooccurrence
+    making = COUNTING * counts + (0 if held else found.weights)  # they come before, or at the end
     return found._replace(
-        now=now, making=making, counts=counts, held=model.uses_cooccurrence, shard=shard,
-        evaluation=max(evaluation, found.evaluation), targets=TARGET * prepared.shards * sum(asked),
+        now=now, making=making, counts=counts, held=held, shard=shard,
+        targets=TARGET * prepared.shards * sum(asked),
     )  # fmt: skip
 
 

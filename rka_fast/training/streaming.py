@@ -269,13 +269,18 @@ class StreamedEvaluator(Evaluator):
         return Ranked(found[:2], found[2:].T)
 
     def seconds(self, model: Recommender, stage: str) -> float:
-        places = self.split.places[stage]
-        number = max(self.of.own, key=lambda number: len(places[number]))
+        """With reading of shards and drawing of negatives, which every evaluation does again."""
+        places, own = self.split.places[stage], self.of.own
+        number = max(own, key=lambda number: len(places[number]))
         if not len(places[number]):
-            return 0.0
+            return self.of.loading
+        self.of.shards.split(number)  # its reading is in `loading`
+        begin = time.perf_counter()
+        evaluation = self._evaluation_of(stage, number)
+        took = time.perf_counter() - begin
         with self.accelerator.autocast():
-            took = self._evaluation_of(stage, number).seconds(model, self.accelerator.device)
-        return took * sum(len(places[n]) for n in self.of.own) / len(places[number])
+            took += evaluation.seconds(model, self.accelerator.device)
+        return self.of.loading + took * sum(len(places[n]) for n in own) / len(places[number])
 
     def _of_shard(self, model: Recommender, stage: str, number: int) -> Ranked:
         seed = self.of.shards.seed(number)

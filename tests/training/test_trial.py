@@ -1,18 +1,23 @@
 """How long training will take is told before it begins, and trying leaves no trace."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 from support.processes import INSTALLED
-from support.runs import run_command, small, train, write_log
+from support.runs import SMALL, run_command, small, train, write_log
 
 from rka_fast.commands import main
+from rka_fast.data.shards import Prepared
 from rka_fast.models import MODELS
 from rka_fast.training import lines, trial
 from rka_fast.training.checkpoint import Checkpoint
 from rka_fast.training.config import Config
+from rka_fast.training.devices import make_accelerator
 from rka_fast.training.lines import Speed
+from rka_fast.training.metrics import Evaluation
+from rka_fast.training.streaming import Streamed, catalogue_of
 
 CASES = {
     **{model: ("--model", model) for model, made in MODELS.items() if made.trains},
@@ -119,6 +124,26 @@ def test_the_second_time_counts(monkeypatch):
     assert len(done) == 2
 
 
+def test_another_device_is_waited_for(monkeypatch):
+    order = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: order.append(device))
+    assert trial.seconds_of(lambda: order.append("work"), "cuda:1") > 0
+    assert order == ["work", "cuda:1"] * 2
+
+
+def test_an_evaluation_of_shards_reads_them_again(tmp_path, monkeypatch):
+    log, data = write_log(tmp_path / "log"), tmp_path / "in"
+    assert main(["prepare", str(log), "--out", str(data), "--shards", "3"]) == 0
+    of = Prepared.open(data)
+    config = Config(data=str(data), model="sasrec", stream=True, **SMALL)
+    parts = Streamed(config, of, catalogue_of(of), make_accelerator(config))
+    clock = itertools.count(0.0, 0.5)  # half a second passes whenever it is looked at
+    monkeypatch.setattr("rka_fast.training.streaming.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(Evaluation, "seconds", lambda self, model, device: 2.0)
+    parts.loading = 7.0
+    assert parts.evaluator.seconds(parts.model, "valid") == 7.0 + 3 * (0.5 + 2.0)  # 20 users each
+
+
 def test_what_is_told():
     config = Config(model="sasrec", eval_every=2, data="x")
     speed = Speed(0.25, 40, 3.0)
@@ -129,7 +154,7 @@ def test_what_is_told():
         "speed: about 0.25 s a step, 1,006.0 s an epoch of 4,000 steps"
     ]
     (line,) = Speed(0.25, 40, 3.0, 1.0).lines(config, 8)
-    assert line.endswith(", 11.0 s an epoch of 40 steps, 4.0 s an evaluation")
+    assert line.endswith(", 11.0 s an epoch of 40 steps, 3.0 s an evaluation")
 
 
 def test_what_takes_long_is_warned_of(monkeypatch):
