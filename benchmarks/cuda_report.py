@@ -21,7 +21,7 @@ from rka_fast import native
 
 KB = 1024
 CARDS = {"sm_86, sm_89": 99 * KB, "sm_80": 163 * KB, "sm_90": 227 * KB}
-SPILLS = {"forward": 64, "backward": 384, "long": 64}  # bytes, of the kernels on tensor cores
+SPILLS = 128  # bytes, of the kernels on tensor cores
 LONG = {  # kernels for long sequences
     "relate": "long: correlation",
     "prior": "long: prior",
@@ -43,8 +43,7 @@ class Usage(NamedTuple):
     @property
     def too_much(self) -> bool:
         strips = "rows" in self.kernel or self.kernel.startswith("long")  # live in registers
-        spills = SPILLS[re.split("[,:]", self.kernel)[0]] if strips else 0
-        return self.local > 0 or self.stack > spills
+        return self.local > 0 or self.stack > (SPILLS if strips else 0)
 
 
 def cuobjdump() -> str | None:
@@ -65,8 +64,8 @@ def usages(tool: str, library: Path) -> list[Usage]:
     for line in text.splitlines():
         if found := re.match(r"arch = (\w+)", line):
             architecture = found[1]
-        elif found := re.search(r"Function \w*?strip_(forward|backward)_kernelILi(\d)E", line):
-            kernel = f"{found[1]}, at most {8 * int(found[2])} rows"
+        elif found := re.search(r"Function \w*?\d+strip_(\w+)_kernelILi(\d)E", line):
+            kernel = f"{found[1].replace('_', ' ')}, at most {8 * int(found[2])} rows"
         elif found := re.search(r"Function \w*?(relate|prior|factor|long_forward)_kernelE", line):
             kernel = LONG[found[1]]
         elif found := re.search(r"Function \w*?(forward|backward)_kernelILb([01])E", line):

@@ -114,19 +114,23 @@ def test_the_number_of_blocks_does_not_matter(emulation, device, n):
 @pytest.mark.parametrize(
     ("launches", "case"),
     [
-        (2, {"n": 1}),
-        (2, {"n": 64, "width": 64}),
-        (2, {"n": 3, "keys": 50, "cooccurrence": False}),
-        (2, {"n": 8, "dtype": torch.bfloat16}),
-        (2, {"n": 8, "dtype": torch.float16}),
-        (2, {"n": 8, "width": 130, "value_width": 70}),
+        (4, {"n": 1}),
+        (4, {"n": 64, "width": 64}),
+        (4, {"n": 3, "keys": 50, "cooccurrence": False}),
+        (4, {"n": 8, "dtype": torch.bfloat16}),
+        (4, {"n": 8, "dtype": torch.float16}),
+        (4, {"n": 8, "width": 130, "value_width": 70}),
+        (2, {"n": 8, "mode": "location"}),
+        (2, {"n": 8, "mode": "mean", "shape": False}),
         (0, {"n": 65}),
         (0, {"n": 3, "keys": 65, "cooccurrence": False}),
     ],
 )
 def test_short_sequences_have_kernels_of_their_own(emulation, launches, case):
+    """One forward, three backward: relations, heads and covariance; without a covariance one."""
+    mode = {"mode": case.pop("mode", "sample")}
     before = emulation.strip_launch_count()
-    run(inputs_of(**{"heads": 1, "batch": 1} | case))
+    run(inputs_of(**{"heads": 1, "batch": 1} | case), **mode)
     assert emulation.strip_launch_count() - before == launches
 
 

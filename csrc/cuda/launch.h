@@ -23,7 +23,9 @@ Device describe_device(int index);
 const char* launch_forward(const Problem& p, int sequences, int parts, void* stream);
 // For short sequences: `tiles` as strip_tiles says.
 const char* launch_strip_forward(const Problem& p, int tiles, int parts, void* stream);
-const char* launch_strip_backward(const Problem& p, int tiles, int sequences, void* stream);
+// Sequences first .. last - 1, a kernel each for their relations, their heads and
+// the gradient of the covariance.
+const char* launch_strip_backward(const Problem& p, int tiles, int blocks, void* stream);
 const char* launch_backward(const Problem& p, int sequences, void* stream);
 // For long sequences, those of the workspace: `parts` blocks share the rows of a head.
 const char* launch_long_forward(const Problem& p, const Workspace& w, int blocks, int parts,

@@ -176,6 +176,7 @@ Tensor attention(const Inputs& in) {
   if (const int tiles = device.tensor_cores ? strip_tiles(p) : 0) {
     // Few sequences: several blocks share the heads of one.
     const int parts = std::clamp(BLOCKS * device.multiprocessors / p.batch, 1, p.heads);
+    list_operands(p);
     check(launch_strip_forward(p, tiles, parts, current_stream(index)));
     return output;
   }
@@ -242,11 +243,18 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
   const Device device = describe_device(index);
   if (const int tiles = device.tensor_cores ? strip_tiles(p) : 0) {
     const int at_once = strip_backward_blocks(tiles, device.shared_limit);
-    const int sequences = std::min(p.batch, at_once * device.multiprocessors);
-    p.scratch_per_block = strip_scratch(tiles);
-    Tensor scratch = new_floats(in.query, {p.scratch_per_block * sequences});
+    const int blocks = std::min(p.batch, at_once * device.multiprocessors);
+    const int most = strip_sequences(p, blocks);
+    list_operands(p);
+    p.scratch_per_block = SAVED_STRIPS * strip_floats(tiles);
+    const int64_t own = p.scratch_per_block * blocks;
+    Tensor scratch = new_floats(in.query, {own + most * strip_handed(p) * strip_floats(tiles)});
     p.scratch = static_cast<float*>(scratch.data_ptr());
-    check(launch_strip_backward(p, tiles, sequences, current_stream(index)));
+    p.handed = p.scratch + own;
+    for (; p.first < p.batch; p.first = p.last) {
+      p.last = std::min(p.batch, p.first + most);
+      check(launch_strip_backward(p, tiles, blocks, current_stream(index)));
+    }
     return result;
   }
   const int sequences = sequences_at_once(p, device);

@@ -57,11 +57,12 @@ RKA_DEVICE void gram_square(const Long& s, const Lane& l, int j, Strip<Square::T
     const int depth = (columns + 7) / 8, mine = kept(l.row(0) * Square::PITCH + 2 * l.t),
               below = 8 * Square::PITCH;
     const bool some_rows = l.first_row < s.keys_of(i), some_keys = l.first_row < s.keys_of(j);
-    add_gram<Square>(rows + mine, rows + mine + below, keys + kept(l.g * Square::PITCH + 2 * l.t),
-                     beside.gate_squared + 2 * l.t, depth,
-                     some_rows ? s.whole_keys_of(j) / STRIP : 0, item, user);
-    add_gram<Square>(keys + mine, keys + mine + below, keys + mine, beside.gate_squared + 2 * l.t,
-                     depth, some_keys, own_item, own_user);
+    add_gram<true, Square>(rows + mine, rows + mine + below,
+                           keys + kept(l.g * Square::PITCH + 2 * l.t),
+                           beside.gate_squared + 2 * l.t, depth,
+                           some_rows ? s.whole_keys_of(j) / STRIP : 0, item, user);
+    add_gram<true, Square>(keys + mine, keys + mine + below, keys + mine,
+                           beside.gate_squared + 2 * l.t, depth, some_keys, own_item, own_user);
   }
   store_norms(l, own_item, beside.item_norm);
   store_norms(l, own_user, beside.user_norm);

@@ -72,6 +72,14 @@ RKA_HD int64_t Layout::shared_size() const {
 // backward pass, the gradient of K or L (m x m) and the tiles that are set aside.
 constexpr int SAVED_TILES = 4;
 
+// One of the products that a head begins with or ends on: rows of queries (of the gradient of the
+// output) times rows of keys (of values), and where their gradients go.
+struct Operand {
+  Heads left, right;
+  float *d_left = nullptr, *d_right = nullptr;
+  float scale = 1.0f;
+};
+
 struct Problem {
   int batch = 0, heads = 0, rows = 0, keys = 0, feature_width = 0;
   Scalar scalar = Scalar::float32;
@@ -119,6 +127,11 @@ struct Problem {
 
   float* scratch = nullptr;
   int64_t scratch_per_block = 0;
+  // Backward for short sequences: those of one launch, first .. last - 1, and what its kernels hand
+  // from one to the next.
+  int first = 0, last = 0;
+  float* handed = nullptr;
+  Operand operands[4];  // for short sequences, in the order of their use: chosen at run time
   Layout layout;
 
   RKA_HD bool has_spread() const { return mode != Mode::location; }

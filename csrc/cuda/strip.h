@@ -83,7 +83,7 @@ RKA_DEVICE void multiply_add(float (&c)[4], const Left& a, Pair b) {
   multiply_tile(c, a.high, low_part(b.x), low_part(b.y));
   multiply_tile(c, a.high, b.x, b.y);
 }
-// Two products at a time: neither waits for its own sum.
+// Two products at a time.
 RKA_DEVICE void multiply_add(float (&c)[4], float (&d)[4], const Left& a, Pair b, Pair e) {
   multiply_tile(c, a.low, b.x, b.y);
   multiply_tile(d, a.low, e.x, e.y);
@@ -92,17 +92,32 @@ RKA_DEVICE void multiply_add(float (&c)[4], float (&d)[4], const Left& a, Pair b
   multiply_tile(c, a.high, b.x, b.y);
   multiply_tile(d, a.high, e.x, e.y);
 }
+// COUNT products at a time, of tiles from FIRST on: none waits for its own sum.
+template <int COUNT, int FIRST = 0, int TILES>
+RKA_DEVICE void multiply_add(Strip<TILES>& c, const Left& a, const Pair (&b)[COUNT]) {
+#pragma unroll
+  for (int j = 0; j < COUNT; ++j) multiply_tile(c[FIRST + j], a.low, b[j].x, b[j].y);
+#pragma unroll
+  for (int j = 0; j < COUNT; ++j) {
+    multiply_tile(c[FIRST + j], a.high, low_part(b[j].x), low_part(b[j].y));
+  }
+#pragma unroll
+  for (int j = 0; j < COUNT; ++j) multiply_tile(c[FIRST + j], a.high, b[j].x, b[j].y);
+}
 
 // Where an ill-conditioned K would magnify what is lost: all four products, the right operand
 // rounded too.
-RKA_DEVICE void multiply_add_all(float (&c)[4], const Left& a, Pair b) {
-  Pair high, low;
-  split(b.x, high.x, low.x);
-  split(b.y, high.y, low.y);
+RKA_DEVICE void multiply_add_all(float (&c)[4], const Left& a, Pair high, Pair low) {
   multiply_tile(c, a.low, low.x, low.y);
   multiply_tile(c, a.low, high.x, high.y);
   multiply_tile(c, a.high, low.x, low.y);
   multiply_tile(c, a.high, high.x, high.y);
+}
+RKA_DEVICE void multiply_add_all(float (&c)[4], const Left& a, Pair b) {
+  Pair high, low;
+  split(b.x, high.x, low.x);
+  split(b.y, high.y, low.y);
+  multiply_add_all(c, a, high, low);
 }
 
 // x restricted to what is on or above (UPPER) or below the diagonal of a tile: row g, column 2 t.
@@ -114,84 +129,121 @@ RKA_DEVICE Pair triangle(const Lane& l, Pair x) {
   return x;
 }
 
-// The products below go over pairs of tiles, and over the first `pairs` only, where a warp's rows
-// see no further. `in` must be zero beyond.
+// Tiles that a warp's rows do not see.
+template <class S>
+RKA_DEVICE void clear_beyond(Strip<S::TILES>& x, int pairs) {
+#pragma unroll
+  for (int j = 2; j < S::TILES; ++j) {
+    if (j / 2 < pairs) continue;
+    for (float& u : x[j]) u = 0.0f;
+  }
+}
 
-// out += in rows', the right operand by rows, `depth` tiles deep. EXACT: TF32 holds all numbers of
-// both, as it does those of half precision: one product is enough.
+// The products below go over the first four tiles or over all, and over the first `pairs` only in
+// depth, where a warp's rows see no further. `in` must be zero beyond, and so are the results
+// of multiply_lower and multiply_lower_transposed.
+template <int COUNT>
+struct Width {
+  static constexpr int value = COUNT;
+};
+template <int TILES, class F>
+RKA_DEVICE void with_width(int tiles, F f) {
+  if (TILES > 4 && tiles <= 4) {
+    f(Width < TILES<4 ? TILES : 4>());
+  } else {
+    f(Width<TILES>());
+  }
+}
+
+// out += a tile of the left operand times `at`, where the right one's rows are 8 PITCH apart.
+// EXACT: TF32 holds all numbers of both, as it does those of half precision: one product is enough.
+template <class S, int COUNT, bool EXACT>
+RKA_DEVICE void multiply_tile_rows(Strip<S::TILES>& out, const float (&tile)[4], const float* at) {
+  Pair b[COUNT];
+#pragma unroll
+  for (int j = 0; j < COUNT; ++j) b[j] = load_pair(at + 8 * j * S::PITCH);
+  if constexpr (EXACT) {
+    const float whole[4] = {tile[0], tile[2], tile[1], tile[3]};
+#pragma unroll
+    for (int j = 0; j < COUNT; ++j) multiply_tile(out[j], whole, b[j].x, b[j].y);
+  } else {
+    multiply_add(out, left_operand(tile), b);
+  }
+}
+
+// out += in rows', the right operand by rows, `depth` tiles deep.
 template <class S, bool EXACT = false>
 RKA_DEVICE void multiply_rows(const Lane& l, Strip<S::TILES>& out, const Strip<S::TILES>& in,
                               int depth, const float* rows, int pairs) {
   rows += kept(l.g * S::PITCH + 2 * l.t);
+  if (pairs == 0) return;
+  with_width<S::TILES>(2 * pairs, [&](auto width) {
 #pragma unroll
-  for (int k = 0; k < S::TILES; ++k) {
-    if (k >= depth) continue;
-    const float whole[4] = {in[k][0], in[k][2], in[k][1], in[k][3]};
-    Left a;
-    if constexpr (!EXACT) a = left_operand(in[k]);
-#pragma unroll
-    for (int j = 0; j < S::TILES; j += 2) {
-      if (j / 2 >= pairs) continue;
-      const Pair b = load_pair(rows + 8 * j * S::PITCH + 8 * k);
-      Pair e = {};
-      if (j + 1 < S::TILES) e = load_pair(rows + 8 * (j + 1) * S::PITCH + 8 * k);
-      if constexpr (EXACT) {
-        multiply_tile(out[j], whole, b.x, b.y);
-        if (j + 1 < S::TILES) multiply_tile(out[(j + 1) % S::TILES], whole, e.x, e.y);
-      } else if (j + 1 < S::TILES) {
-        multiply_add(out[j], out[(j + 1) % S::TILES], a, b, e);
-      } else {
-        multiply_add(out[j], a, b);
-      }
+    for (int k = 0; k < S::TILES; ++k) {
+      if (k >= depth) continue;
+      multiply_tile_rows<S, width.value, EXACT>(out, in[k], rows + 8 * k);
     }
-  }
+  });
 }
 
-// out += one tile of columns of a left operand times the rows of the right one that begin at `at`,
-// `width` tiles wide.
-template <class S>
-RKA_DEVICE void multiply_tile_columns(Strip<S::TILES>& out, const Left& a, const float* at,
-                                      int width) {
-#pragma unroll
-  for (int j = 0; j < S::TILES; j += 2) {
-    if (j >= width) continue;
-    const float* v = at + 8 * j;
-    const Pair b = {v[0], v[S::PITCH]};
-    if (j + 1 < S::TILES) {
-      multiply_add(out[j], out[(j + 1) % S::TILES], a, b, {v[8], v[S::PITCH + 8]});
-    } else {
-      multiply_add(out[j], a, b);
+// The same with the left operand in a square, of which the warp has its own rows: less code.
+template <class S, bool EXACT>
+RKA_DEVICE void multiply_square_rows(const Lane& l, Strip<S::TILES>& out, const float* square,
+                                     int depth, const float* rows, int pairs) {
+  const bool below = l.first_row + l.g + 8 < S::SIZE;  // or the row above once more
+  const float *top = square + kept((l.first_row + l.g) * S::PITCH + 2 * l.t),
+              *bottom = top + (below ? 8 * S::PITCH : 0);
+  rows += kept(l.g * S::PITCH + 2 * l.t);
+  if (pairs == 0) return;
+  with_width<S::TILES>(2 * pairs, [&](auto width) {
+#pragma unroll 2
+    for (int k = 0; k < depth; ++k) {
+      const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k);
+      multiply_tile_rows<S, width.value, EXACT>(out, {u.x, u.y, v.x, v.y}, rows + 8 * k);
     }
-  }
+  });
 }
 
-// out += in columns, the right operand by rows of which `in` has the weights; `width` tiles wide.
+// out += one tile of columns of a left operand times the rows of the right one that begin at `at`.
+template <class S, int COUNT>
+RKA_DEVICE void multiply_tile_columns(Strip<S::TILES>& out, const Left& a, const float* at) {
+  Pair b[COUNT];
+#pragma unroll
+  for (int j = 0; j < COUNT; ++j) b[j] = {at[8 * j], at[8 * j + S::PITCH]};
+  multiply_add(out, a, b);
+}
+
+// out += in columns, the right operand by rows of which `in` has the weights; `tiles` wide.
 template <class S>
 RKA_DEVICE void multiply_columns(const Lane& l, Strip<S::TILES>& out, const Strip<S::TILES>& in,
-                                 int pairs, const float* columns, int width) {
+                                 int pairs, const float* columns, int tiles) {
   columns += kept(2 * l.t * S::PITCH + l.g);
+  with_width<S::TILES>(tiles, [&](auto width) {
 #pragma unroll
-  for (int k = 0; k < S::TILES; ++k) {
-    if (k / 2 >= pairs) continue;
-    multiply_tile_columns<S>(out, left_operand(in[k]), columns + 8 * k * S::PITCH, width);
-  }
+    for (int k = 0; k < S::TILES; ++k) {
+      if (k / 2 >= pairs) continue;
+      multiply_tile_columns<S, width.value>(out, left_operand(in[k]), columns + 8 * k * S::PITCH);
+    }
+  });
 }
 
 // The same with the weights in a square, of which the warp has its own rows: less code.
 template <class S>
 RKA_DEVICE void multiply_square_columns(const Lane& l, Strip<S::TILES>& out, const float* square,
-                                        int pairs, const float* columns, int width) {
+                                        int pairs, const float* columns, int tiles) {
   const bool below = l.first_row + l.g + 8 < S::SIZE;  // or the row above once more
   const float *top = square + kept((l.first_row + l.g) * S::PITCH + 2 * l.t),
               *bottom = top + (below ? 8 * S::PITCH : 0);
   columns += kept(2 * l.t * S::PITCH + l.g);
   const int depth = 2 * pairs < S::TILES ? 2 * pairs : S::TILES;
-#pragma unroll 1
-  for (int k = 0; k < depth; ++k) {
-    const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k);
-    multiply_tile_columns<S>(out, left_operand(u.x, v.x, u.y, v.y), columns + 8 * k * S::PITCH,
-                             width);
-  }
+  with_width<S::TILES>(tiles, [&](auto width) {
+#pragma unroll 2
+    for (int k = 0; k < depth; ++k) {
+      const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k);
+      multiply_tile_columns<S, width.value>(out, left_operand(u.x, v.x, u.y, v.y),
+                                            columns + 8 * k * S::PITCH);
+    }
+  });
 }
 
 // out = in L, where the square has L below and L' above its diagonal.
@@ -201,22 +253,19 @@ RKA_DEVICE void multiply_lower(const Lane& l, Strip<S::TILES>& out, const Strip<
   const float* rows = square + kept(l.g * S::PITCH + 2 * l.t);
   out.clear();
 #pragma unroll
-  for (int i = 0; i < S::TILES; i += 2) {
-    if (i / 2 >= pairs) continue;
+  for (int k = 0; k < S::TILES; ++k) {
+    if (k / 2 >= pairs) continue;
+    const Left a = left_operand(in[k]);
+    Pair b[S::TILES];
 #pragma unroll
-    for (int j = i; j < S::TILES; ++j) {
-      if (j / 2 >= pairs) continue;
-      const Left a = left_operand(in[j]);
-      Pair b = load_pair(rows + 8 * i * S::PITCH + 8 * j);
-      if (j == i) b = triangle<true>(l, b);
-      if (j == i || i + 1 == S::TILES) {
-        multiply_add(out[i], a, b);
-        continue;
-      }
-      Pair e = load_pair(rows + 8 * (i + 1) * S::PITCH + 8 * j);
-      if (j == i + 1) e = triangle<true>(l, e);
-      multiply_add(out[i], out[(i + 1) % S::TILES], a, b, e);
-    }
+    for (int j = 0; j <= k; ++j) b[j] = load_pair(rows + 8 * j * S::PITCH + 8 * k);
+    b[k] = triangle<true>(l, b[k]);
+#pragma unroll
+    for (int j = 0; j <= k; ++j) multiply_tile(out[j], a.low, b[j].x, b[j].y);
+#pragma unroll
+    for (int j = 0; j <= k; ++j) multiply_tile(out[j], a.high, low_part(b[j].x), low_part(b[j].y));
+#pragma unroll
+    for (int j = 0; j <= k; ++j) multiply_tile(out[j], a.high, b[j].x, b[j].y);
   }
 }
 
@@ -226,48 +275,47 @@ RKA_DEVICE void multiply_lower_transposed(const Lane& l, Strip<S::TILES>& x, con
                                           int pairs) {
   const float* rows = square + kept(l.g * S::PITCH + 2 * l.t);
 #pragma unroll
-  for (int i = (S::TILES - 1) / 2 * 2; i >= 0; i -= 2) {
-    const bool two = i + 1 < S::TILES;
-    float u[4] = {}, v[4] = {};
-    if (i / 2 < pairs) {
+  for (int k = S::TILES - 1; k >= 0; --k) {
+    if (k / 2 >= pairs) continue;
+    const Left a = left_operand(x[k]);
+    for (float& u : x[k]) u = 0.0f;
 #pragma unroll
-      for (int j = 0; j <= i + 1 && j < S::TILES; ++j) {
-        const Left a = left_operand(x[j]);
-        Pair b = {}, e = {};
-        if (j <= i) b = load_pair(rows + 8 * i * S::PITCH + 8 * j);
-        if (two) e = load_pair(rows + 8 * (i + 1) * S::PITCH + 8 * j);
-        if (j == i) b = triangle<false>(l, b);
-        if (j == i + 1) e = triangle<false>(l, e);
-        if (!two) {
-          multiply_add(u, a, b);
-        } else if (j <= i) {
-          multiply_add(u, v, a, b, e);
-        } else {
-          multiply_add(v, a, e);
-        }
+    for (int half = 0; half < 2; ++half) {  // of the tiles: the second may be out of sight
+      const int first = half == 0 ? k : k > 4 ? k : 4, last = half == 0 ? 4 : S::TILES;
+      if (first >= last || (half == 1 && pairs <= 2)) continue;
+      Pair b[S::TILES];
+#pragma unroll
+      for (int j = first; j < last; ++j) b[j] = load_pair(rows + 8 * j * S::PITCH + 8 * k);
+      if (first == k) b[k] = triangle<false>(l, b[k]);
+#pragma unroll
+      for (int j = first; j < last; ++j) multiply_tile(x[j], a.low, b[j].x, b[j].y);
+#pragma unroll
+      for (int j = first; j < last; ++j) {
+        multiply_tile(x[j], a.high, low_part(b[j].x), low_part(b[j].y));
       }
-    }
-    for (int c = 0; c < 4; ++c) {
-      x[i][c] = u[c];
-      if (two) x[(i + 1) % S::TILES][c] = v[c];
+#pragma unroll
+      for (int j = first; j < last; ++j) multiply_tile(x[j], a.high, b[j].x, b[j].y);
     }
   }
+  clear_beyond<S>(x, pairs);
 }
 
 // out += x' y of two squares, sums over tiles first .. last of their rows: 16 columns of x from
-// `column` on, `width` tiles of y.
+// `column` on, `tiles` of y.
 template <class S>
 RKA_DEVICE void multiply_transposed(const Lane& l, Strip<S::TILES>& out, const float* x,
-                                    const float* y, int first, int last, int width) {
+                                    const float* y, int first, int last, int tiles) {
   const int second = l.first_row + l.g + 8 < S::SIZE ? 8 : 0;
   x += kept(2 * l.t * S::PITCH + l.first_row + l.g);
   y += kept(2 * l.t * S::PITCH + l.g);
-#pragma unroll 1
-  for (int k = first; k < last; ++k) {
-    const float* u = x + 8 * k * S::PITCH;
-    const Left a = left_operand(u[0], u[second], u[S::PITCH], u[S::PITCH + second]);
-    multiply_tile_columns<S>(out, a, y + 8 * k * S::PITCH, width);
-  }
+  with_width<S::TILES>(tiles, [&](auto width) {
+#pragma unroll 2
+    for (int k = first; k < last; ++k) {
+      const float* u = x + 8 * k * S::PITCH;
+      const Left a = left_operand(u[0], u[second], u[S::PITCH], u[S::PITCH + second]);
+      multiply_tile_columns<S, width.value>(out, a, y + 8 * k * S::PITCH);
+    }
+  });
 }
 
 // out += L' y: the warp's rows of L' from above the diagonal of the square, y by rows.
@@ -277,19 +325,16 @@ RKA_DEVICE void multiply_upper(const Lane& l, Strip<S::TILES>& out, const float*
   const bool below = l.first_row + l.g + 8 < S::SIZE;
   const float* top = square + kept((l.first_row + l.g) * S::PITCH + 2 * l.t);
   y += kept(2 * l.t * S::PITCH + l.g);
+  with_width<S::TILES>(2 * (l.warp + 1), [&](auto width) {
 #pragma unroll 1
-  for (int k = 2 * l.warp; k < last; ++k) {
-    Pair u = load_pair(top + 8 * k), v = load_pair(top + (below ? 8 * S::PITCH : 0) + 8 * k);
-    if (k == 2 * l.warp) u = triangle<true>(l, u), v = {0.0f, 0.0f};
-    if (k == 2 * l.warp + 1) v = triangle<true>(l, v);
-    const Left a = left_operand(u.x, v.x, u.y, v.y);
-    const float* at = y + 8 * k * S::PITCH;
-#pragma unroll
-    for (int j = 0; j < S::TILES; ++j) {
-      if (j / 2 > l.warp) continue;
-      multiply_add(out[j], a, {at[8 * j], at[8 * j + S::PITCH]});
+    for (int k = 2 * l.warp; k < last; ++k) {
+      Pair u = load_pair(top + 8 * k), v = load_pair(top + (below ? 8 * S::PITCH : 0) + 8 * k);
+      if (k == 2 * l.warp) u = triangle<true>(l, u), v = {0.0f, 0.0f};
+      if (k == 2 * l.warp + 1) v = triangle<true>(l, v);
+      multiply_tile_columns<S, width.value>(out, left_operand(u.x, v.x, u.y, v.y),
+                                            y + 8 * k * S::PITCH);
     }
-  }
+  });
 }
 
 // x <- x L^-1, in place: from the last columns on, 16 at a time. The square has L' above its
@@ -303,22 +348,30 @@ RKA_DEVICE void divide_by_lower(const Lane& l, Strip<S::TILES>& x, const float* 
     const int next = (i + 1) % S::TILES;
     const bool two = i + 1 < S::TILES;
     const float *top = rows + 8 * i * S::PITCH, *bottom = rows + 8 * next * S::PITCH;
-#pragma unroll
-    for (int j = i + 2; j < S::TILES; ++j) {
-      if (j / 2 >= pairs) continue;
-      const Left a = left_operand(-x[j][0], -x[j][2], -x[j][1], -x[j][3]);
-      multiply_add(x[i], x[next], a, load_pair(top + 8 * j), load_pair(bottom + 8 * j));
-    }
     float u[4] = {}, v[4] = {};
     multiply_add(u, left_operand(x[i]), triangle<true>(l, load_pair(top + 8 * i)));
     if (two) {
       const Left a = left_operand(x[next]);
-      const Pair e = triangle<true>(l, load_pair(bottom + 8 * next));
-      multiply_add(u, v, a, load_pair(top + 8 * next), e);
+      multiply_add(u, a, load_pair(top + 8 * next));
+      multiply_add(v, a, triangle<true>(l, load_pair(bottom + 8 * next)));
     }
     for (int c = 0; c < 4; ++c) {
       x[i][c] = u[c];
       if (two) x[next][c] = v[c];
+    }
+    // These columns are done with: they are subtracted from all before them.
+#pragma unroll
+    for (int k = i; k < i + 1 + two; ++k) {
+      const Left a = left_operand(-x[k][0], -x[k][2], -x[k][1], -x[k][3]);
+      Pair b[S::TILES];
+#pragma unroll
+      for (int j = 0; j < i; ++j) b[j] = load_pair(rows + 8 * j * S::PITCH + 8 * k);
+#pragma unroll
+      for (int j = 0; j < i; ++j) multiply_tile(x[j], a.low, b[j].x, b[j].y);
+#pragma unroll
+      for (int j = 0; j < i; ++j) multiply_tile(x[j], a.high, low_part(b[j].x), low_part(b[j].y));
+#pragma unroll
+      for (int j = 0; j < i; ++j) multiply_tile(x[j], a.high, b[j].x, b[j].y);
     }
   }
 }

@@ -107,29 +107,14 @@ RKA_DEVICE void drop(uint32_t kept, float factor, Strip<S::TILES>& x) {
   }
 }
 
-// The right operands of a head in the order of their use.
-enum Operand { SHAPE_KEY, SCALE_KEY, LOCATION_KEY, VALUE, NO_OPERAND };
-
-// Of the products with an operand.
-RKA_DEVICE float scale_of(const Problem& p, int operand, int width) {
-  return operand == VALUE          ? 1.0f
-         : operand == LOCATION_KEY ? p.location_scale
-                                   : inverse_sqrt(float(width));
-}
-
 // Field by field: a reference chosen at run time would make every field a load of its own.
 RKA_DEVICE Heads choose(bool condition, const Heads& x, const Heads& y) {
   return {condition ? x.data : y.data, condition ? x.batch : y.batch, condition ? x.head : y.head,
           condition ? x.row : y.row, condition ? x.width : y.width};
 }
 
-RKA_DEVICE Heads right_operand(const Problem& p, int operand) {
-  return choose(operand < LOCATION_KEY, choose(operand == SHAPE_KEY, p.shape_key, p.scale_key),
-                choose(operand == VALUE, p.value, p.key));
-}
-
 RKA_DEVICE int first_operand(const Problem& p) {
-  return p.has_shape() ? SHAPE_KEY : p.has_spread() ? SCALE_KEY : LOCATION_KEY;
+  return p.has_shape() ? SHAPE_OPERAND : p.has_spread() ? SCALE_OPERAND : LOCATION_OPERAND;
 }
 
 // They come as chunks of columns as wide as a square, two ahead of their use, in turn into the two
@@ -139,13 +124,13 @@ struct Chunk {
 };
 template <class S>
 RKA_DEVICE Chunk after(const Problem& p, const Chunk& c) {
-  const bool more = c.column + S::SIZE < right_operand(p, c.operand).width;
+  const bool more = c.column + S::SIZE < p.operands[c.operand].right.width;
   return {c.operand + !more, more ? c.column + S::SIZE : 0, c.number + 1};
 }
 template <class S>
 RKA_DEVICE void fetch_chunk(const Sequence<S>& s, const Chunk& c, int head) {
   if (c.operand >= NO_OPERAND) return end_of_copies();
-  s.fetch_heads(s.buffer(c.number % 2), right_operand(s.p, c.operand), head, c.column);
+  s.fetch_heads(s.buffer(c.number % 2), s.p.operands[c.operand].right, head, c.column);
 }
 
 // Of the queries' chunk and the one in shared memory: adds their products to the scores. (Those who
@@ -171,7 +156,7 @@ template <class S>
 RKA_DEVICE void prepare(const Sequence<S>& s, int head) {
   correlation(s);
   sync_block();
-  if (first_operand(s.p) == SHAPE_KEY) fetch_chunk(s, {SHAPE_KEY}, head);
+  if (first_operand(s.p) == SHAPE_OPERAND) fetch_chunk(s, {SHAPE_OPERAND}, head);
   if (s.p.mode == Mode::sample && s.lane.warp == 0) {
     cholesky<S>(s.lane, s.square, s.p.keys, s.p.jitter, [](int, float) {});
   }
@@ -185,9 +170,9 @@ RKA_DEVICE void begin_head(const Sequence<S>& s, const Rows& rows, int head, boo
   const int start = first_operand(s.p);
   if (!first) {
     sync_block();  // the last head is done with both buffers
-    if (start == SHAPE_KEY) {
+    if (start == SHAPE_OPERAND) {
       if (s.p.cooccurrence) s.fetch_counts();
-      fetch_chunk(s, {SHAPE_KEY}, head);
+      fetch_chunk(s, {SHAPE_OPERAND}, head);
       if (s.p.cooccurrence) {
         wait_for_copies<1>();
         s.clear_diagonal();
@@ -196,9 +181,9 @@ RKA_DEVICE void begin_head(const Sequence<S>& s, const Rows& rows, int head, boo
     }
   }
   x.clear();
-  if (start == SHAPE_KEY) shape_prior(s, rows, x);
+  if (start == SHAPE_OPERAND) shape_prior(s, rows, x);
   sync_block();  // the factor is there, the counts' place is free
-  if (start != SHAPE_KEY) fetch_chunk(s, {start}, head);
+  if (start != SHAPE_OPERAND) fetch_chunk(s, {start}, head);
   fetch_chunk(s, after<S>(s.p, {start}), head);
 }
 
@@ -212,28 +197,26 @@ RKA_DEVICE void forward_head(const Sequence<S>& s, int head, bool first) {
   Strip<S::TILES> x, y;
   y.clear();
   begin_head(s, rows, head, first, x);
-  if (p.needs_covariance() && start != SHAPE_KEY) {  // a draw without shapes
+  if (p.needs_covariance() && start != SHAPE_OPERAND) {  // a draw without shapes
     draw_noise(s, rows, head, x);
     multiply_lower_transposed<S>(s.lane, x, s.square, rows.pairs);
   }
   Chunk chunk = {start}, ahead = after<S>(p, after<S>(p, chunk));
 #pragma unroll 1
-  while (chunk.operand < VALUE) {
+  while (chunk.operand < VALUE_OPERAND) {
     const int operand = chunk.operand;
-    const Heads query = choose(operand == SHAPE_KEY, p.shape_query,
-                               choose(operand == SCALE_KEY, p.scale_query, p.query));
-    const float factor = scale_of(p, operand, query.width);
-    add_scores(s, rows, query, head, chunk, y);
+    const float factor = p.operands[operand].scale;
+    add_scores(s, rows, p.operands[operand].left, head, chunk, y);
     fetch_chunk(s, ahead, head);
     ahead = after<S>(p, ahead), chunk = after<S>(p, chunk);
     if (chunk.operand == operand) continue;  // there is more to add
-    if (operand == SCALE_KEY) {
+    if (operand == SCALE_OPERAND) {
       apply_scale<S>(rows, y, factor, p.scale_bias ? p.scale_bias[head] : 0.0f, x);
       y.clear();
       continue;
     }
     activate_strip<S>(p.activation, factor, y);
-    if (operand == SHAPE_KEY) {
+    if (operand == SHAPE_OPERAND) {
       for (int j = 0; j < S::TILES; ++j) {
         for (int c = 0; c < 4; ++c) x[j][c] *= y[j][c];
       }
@@ -258,7 +241,7 @@ RKA_DEVICE void forward_head(const Sequence<S>& s, int head, bool first) {
     multiply_columns<S>(s.lane, y, x, rows.pairs, s.buffer(chunk.number % 2), (width + 7) / 8);
     s.store_output(y, head, chunk.column);
     chunk = after<S>(p, chunk);
-    if (chunk.operand != VALUE) break;
+    if (chunk.operand != VALUE_OPERAND) break;
     sync_block();
     fetch_chunk(s, ahead, head);
     ahead = after<S>(p, ahead);

@@ -18,34 +18,66 @@ RKA_DEVICE float slope_at(Activation f, float slope, float value) {
   return f == Activation::tanh ? fmaf(-value, value, 1.0f) : value > 0.0f ? 1.0f : slope;
 }
 
+// The warp's rows of a chunk's left operand into the extra square.
+template <class S>
+RKA_DEVICE void fetch_rows_of(const Sequence<S>& s, const Chunk& c, int head) {
+  if (c.operand >= NO_OPERAND) return end_of_copies();
+  s.fetch_own(s.extra(), s.p.operands[c.operand].left, head, c.column);
+}
+
+// Of the queries' chunk in the extra square and the one of the keys: adds their products to the
+// scores.
+template <class S>
+RKA_DEVICE void add_scores_again(const Sequence<S>& s, const Rows& rows, const Chunk& c,
+                                 Strip<S::TILES>& scores) {
+  wait_for_copies<1>();
+  sync_block();
+  const int depth = (s.columns_from(c.column, s.p.operands[c.operand].left.width) + 7) / 8;
+  if (s.p.scalar == Scalar::float32) {
+    multiply_square_rows<S, false>(s.lane, scores, s.extra(), depth, s.buffer(c.number % 2),
+                                   rows.pairs);
+  } else {
+    multiply_square_rows<S, true>(s.lane, scores, s.extra(), depth, s.buffer(c.number % 2),
+                                  rows.pairs);
+  }
+  sync_block();
+}
+
 // The forward pass up to the weights, in x, and the gradient of the weights as they meet the values
 // in y.
 template <class S>
-RKA_DEVICE void weights_again(const Sequence<S>& s, const Saved<S>& saved, int head, bool first,
-                              HeadState<S>& h, Strip<S::TILES>& x, Strip<S::TILES>& y) {
+RKA_DEVICE void weights_again(const Sequence<S>& s, const Saved<S>& saved, const Saved<S>& handed,
+                              int head, HeadState<S>& h, Strip<S::TILES>& x, Strip<S::TILES>& y) {
   const Problem& p = s.p;
   const int start = first_operand(p);
   const float slope = slope_of(p.activation);
   y.clear();
-  begin_head(s, h.rows, head, first, x);
-  if (p.needs_covariance() && start != SHAPE_KEY) {
+  sync_block();  // the factor is there, the last head is done with both buffers
+  fetch_rows_of(s, {start}, head);
+  fetch_chunk(s, {start}, head);
+  fetch_chunk(s, after<S>(p, {start}), head);
+  if (start == SHAPE_OPERAND) {
+    x = handed.get(HANDED_PRIOR + (strip_priors(p) > 1 ? head : 0));
+  } else if (p.needs_covariance()) {
     draw_noise(s, h.rows, head, x);
     saved.put(SAVED_SUMS, x);
     multiply_lower_transposed<S>(s.lane, x, s.square, h.rows.pairs);
+  } else {
+    x.clear();
   }
   Chunk chunk = {start}, ahead = after<S>(p, after<S>(p, chunk));
 #pragma unroll 1
   while (chunk.operand < NO_OPERAND) {
     const int operand = chunk.operand;
-    const Heads query =
-        choose(operand < LOCATION_KEY, choose(operand == SHAPE_KEY, p.shape_query, p.scale_query),
-               choose(operand == VALUE, p.grad, p.query));
-    const float factor = scale_of(p, operand, query.width);
-    add_scores(s, h.rows, query, head, chunk, y);
+    const float factor = p.operands[operand].scale;
+    add_scores_again(s, h.rows, chunk, y);
+    chunk = after<S>(p, chunk);
+    fetch_rows_of(s, chunk, head);
     fetch_chunk(s, ahead, head);
-    ahead = after<S>(p, ahead), chunk = after<S>(p, chunk);
-    if (chunk.operand == operand || operand == VALUE) continue;  // there is more to add, or the end
-    if (operand == SCALE_KEY) {
+    ahead = after<S>(p, ahead);
+    if (chunk.operand == operand || operand == VALUE_OPERAND)
+      continue;  // there is more to add, or the end
+    if (operand == SCALE_OPERAND) {
       const float bias = p.scale_bias ? p.scale_bias[head] : 0.0f;
       saved.put(SAVED_DRAWS, x);
 #pragma unroll
@@ -59,7 +91,7 @@ RKA_DEVICE void weights_again(const Sequence<S>& s, const Saved<S>& saved, int h
       y.clear();
       continue;
     }
-    if (operand == SHAPE_KEY) {
+    if (operand == SHAPE_OPERAND) {
       activate_strip<S>(p.activation, factor, y);
       Strip<S::TILES> slopes;
 #pragma unroll
@@ -116,63 +148,60 @@ RKA_DEVICE void softmax_backward(const Sequence<S>& s, const Saved<S>& saved, in
   }
   saved.put(SAVED_D_LOGITS, y);
   if (p.d_bias) {
-    s.store(y, p.d_bias + s.noise_head(head) * p.rows * p.keys, p.rows, p.keys, p.keys,
-            {1.0f, 1.0f});
+    s.store(y, p.d_bias + s.noise_head(head) * p.rows * p.keys, p.rows, p.keys, p.keys);
   }
   if (p.dropout > 0.0f) drop<S>(h.kept, factor, x);
 }
 
-// From d scores (or weights) in x: gradients of the rows that made them. `key` may have no data:
-// then there is no query of its own either.
+// From d scores times their scale, or the weights, in x: gradients of the rows that made them.
 template <class S>
-RKA_DEVICE void rows_backward(const Sequence<S>& s, const HeadState<S>& h, int head,
-                              const Strip<S::TILES>& x, const Heads& query, const Heads& key,
-                              float factor, float* d_query, float* d_key) {
+RKA_DEVICE void rows_backward(const Sequence<S>& s, const Rows& rows, int head, int operand,
+                              const Strip<S::TILES>& x) {
   const Problem& p = s.p;
-  const int width = query.width;
+  const Operand& o = p.operands[operand];
+  const int width = o.left.width;
   sync_block();  // the extra square is done with
   s.put(x, s.extra());
 #pragma unroll 1
   for (int column = 0; column < width; column += S::SIZE) {
     if (column > 0) sync_block();  // the buffers are done with
-    if (key.data) s.fetch_heads(s.buffer(0), key, head, column);
-    s.fetch_queries(s.buffer(1), query, head, column);
+    if (o.d_left) s.fetch_heads(s.buffer(0), o.right, head, column);
+    if (o.d_right) s.fetch_queries(s.buffer(1), o.left, head, column);
     wait_for_copies<0>();
     sync_block();
     const int columns = s.columns_from(column, width), tiles = (columns + 7) / 8;
     Strip<S::TILES> y;
-    if (d_query && key.data) {
+    if (o.d_left) {
       y.clear();
-      multiply_square_columns<S>(s.lane, y, s.extra(), h.rows.pairs, s.buffer(0), tiles);
-      s.store(y, d_query + s.noise_head(head) * p.rows * width + column, p.rows, width, columns,
-              {factor, factor});
+      multiply_square_columns<S>(s.lane, y, s.extra(), rows.pairs, s.buffer(0), tiles);
+      s.store(y, o.d_left + s.noise_head(head) * p.rows * width + column, p.rows, width, columns);
     }
-    if (d_key) {
+    if (o.d_right) {
       y.clear();
       multiply_transposed<S>(s.lane, y, s.extra(), s.buffer(1), p.causal ? 2 * s.lane.warp : 0,
                              (p.rows + 7) / 8, tiles);
-      s.store(y, d_key + s.noise_head(head) * p.keys * width + column, p.keys, width, columns,
-              {factor, factor});
+      s.store(y, o.d_right + s.noise_head(head) * p.keys * width + column, p.keys, width, columns);
     }
   }
 }
 
 template <class S>
-RKA_DEVICE void backward_head(const Sequence<S>& s, const Saved<S>& saved, int head, bool first) {
+RKA_DEVICE void backward_head(const Sequence<S>& s, const Saved<S>& saved, const Saved<S>& handed,
+                              int head, bool first) {
   const Problem& p = s.p;
   HeadState<S> h;
   h.rows = s.rows_of(head);
   Strip<S::TILES> x;
   {
     Strip<S::TILES> y;
-    weights_again(s, saved, head, first, h, x, y);
+    weights_again(s, saved, handed, head, h, x, y);
     softmax_backward(s, saved, head, h, x, y);
   }
   const float slope = slope_of(p.activation);
 #pragma unroll 1
-  for (int operand = VALUE; operand >= SHAPE_KEY; --operand) {
-    if (operand == SCALE_KEY && !p.has_spread()) break;
-    if (operand == LOCATION_KEY) {
+  for (int operand = VALUE_OPERAND; operand >= SHAPE_OPERAND; --operand) {
+    if (operand == SCALE_OPERAND && !p.has_spread()) break;
+    if (operand == LOCATION_OPERAND) {
       x = saved.get(SAVED_D_LOGITS);
       if (p.activation == Activation::tanh) {
         const Strip<S::TILES> y = saved.get(SAVED_LOCATIONS);
@@ -186,7 +215,7 @@ RKA_DEVICE void backward_head(const Sequence<S>& s, const Saved<S>& saved, int h
           for (int c = 0; c < 4; ++c) x[j][c] *= h.positive >> (4 * j + c) & 1 ? 1.0f : slope;
         }
       }
-    } else if (operand == SCALE_KEY) {
+    } else if (operand == SCALE_OPERAND) {
       x = saved.get(SAVED_D_LOGITS);
       const Strip<S::TILES> y = saved.get(SAVED_SCALES);
       const Strip<S::TILES> draws = saved.get(SAVED_DRAWS);
@@ -199,12 +228,12 @@ RKA_DEVICE void backward_head(const Sequence<S>& s, const Saved<S>& saved, int h
         }
       }
       add_up(s, 0, share);
-    } else if (operand == SHAPE_KEY) {
+    } else if (operand == SHAPE_OPERAND) {
       if (p.d_scale_bias && thread_index() == 0) {
         p.d_scale_bias[int64_t(s.b) * p.heads + head] = added_up(s, 0);
       }
       if (!p.needs_covariance()) break;
-      draw_backward(s, saved, h, first, x);
+      draw_backward(s, saved, handed, h, first, x);
       if (!p.has_shape()) break;
       const Strip<S::TILES> y = saved.get(SAVED_SLOPES);
 #pragma unroll
@@ -212,39 +241,60 @@ RKA_DEVICE void backward_head(const Sequence<S>& s, const Saved<S>& saved, int h
         for (int c = 0; c < 4; ++c) x[j][c] *= y[j][c];
       }
     }
-    const bool shape = operand == SHAPE_KEY, scale = operand == SCALE_KEY, value = operand == VALUE;
-    const Heads query = choose(operand < LOCATION_KEY, choose(shape, p.shape_query, p.scale_query),
-                               choose(value, p.grad, p.query));
-    const Heads key = choose(operand < LOCATION_KEY, choose(shape, p.shape_key, p.scale_key),
-                             choose(value, Heads{}, p.key));
-    rows_backward(s, h, head, x, query, key, scale_of(p, operand, query.width),
-                  shape   ? p.d_shape_query
-                  : scale ? p.d_scale_query
-                          : p.d_query,
-                  shape   ? p.d_shape_key
-                  : scale ? p.d_scale_key
-                  : value ? p.d_value
-                          : p.d_key);
+#pragma unroll
+    for (int j = 0; j < S::TILES; ++j) {
+      for (int c = 0; c < 4; ++c) x[j][c] *= p.operands[operand].scale;
+    }
+    rows_backward(s, h.rows, head, operand, x);
   }
 }
 
+// K or its factor, and the prior, of one sequence.
 template <class S>
-RKA_DEVICE void strip_backward(const Problem& p, int b, int64_t scratch, float* shared) {
+RKA_DEVICE void strip_relations(const Problem& p, int b, float* shared) {
   const Sequence<S> s(p, b, shared);
-  const Saved<S> saved(p, scratch);
-  if (p.needs_covariance()) prepare(s, 0);
-#pragma unroll 1
-  for (int head = 0; head < p.heads; ++head) backward_head(s, saved, head, head == 0);
-  if (p.wants_covariance()) {
-    Strip<S::TILES> x = saved.get(SAVED_D_FACTOR);
-    if (p.mode == Mode::mean) {
-      add_transposed(s, x);
-    } else {
-      factor_backward(s, x);
-    }
-    correlation_backward(s);
+  const Saved<S> handed = handed_on<S>(p, b);
+  s.clear(s.square);  // all of it is handed on
+  correlation(s);
+  sync_block();
+  if (p.mode == Mode::sample && s.lane.warp == 0) {
+    cholesky<S>(s.lane, s.square, p.keys, p.jitter, [](int, float) {});
   }
+#pragma unroll 1
+  for (int i = 0; i < strip_priors(p); ++i) {
+    Strip<S::TILES> x;
+    x.clear();
+    shape_prior(s, s.rows_of(i), x);
+    handed.put(HANDED_PRIOR + i, x);
+  }
+  sync_block();
+  handed.put(HANDED_FACTOR, s.get(s.square));
+}
+
+// The heads of one sequence; the gradient of the factor, for the mean of K, is handed on.
+template <class S>
+RKA_DEVICE void strip_backward(const Problem& p, int b, int64_t block, float* shared) {
+  const Sequence<S> s(p, b, shared);
+  const Saved<S> saved(p.scratch + block * p.scratch_per_block), handed = handed_on<S>(p, b);
+  if (p.needs_covariance()) s.put(handed.get(HANDED_FACTOR), s.square);
+#pragma unroll 1
+  for (int head = 0; head < p.heads; ++head) backward_head(s, saved, handed, head, head == 0);
   sync_block();  // shared memory is the next sequence's
+}
+
+// From that gradient to those of what K is made of.
+template <class S>
+RKA_DEVICE void strip_covariance_backward(const Problem& p, int b, float* shared) {
+  const Sequence<S> s(p, b, shared);
+  const Saved<S> handed = handed_on<S>(p, b);
+  Strip<S::TILES> x = handed.get(HANDED_D_FACTOR);
+  if (p.mode == Mode::mean) {
+    add_transposed(s, x);
+  } else {
+    s.put(handed.get(HANDED_FACTOR), s.square);
+    factor_backward(s, x);
+  }
+  correlation_backward(s);
 }
 
 }  // namespace rka::cuda

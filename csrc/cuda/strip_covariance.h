@@ -14,36 +14,46 @@ RKA_DEVICE float inverse_norm_fast(float square) {
 }
 
 // Gram matrices of the features and of the gated features: they share their right operand, the
-// gate's square is on the left one, of whose columns `depth` tiles are there.
-template <class S, int TILES>
+// gate's square is on the left one, of whose columns `depth` tiles are there. WHOLE: all four
+// products in TF32, where the result is to be factored.
+template <bool WHOLE, class S, int TILES>
 RKA_DEVICE void add_gram(const float* top, const float* bottom, const float* right,
                          const float* gate, int depth, int pairs, Strip<TILES>& item,
                          Strip<TILES>& user) {
   if (pairs == 0) return;  // beyond the keys there is nothing to read
+  with_width<TILES>(2 * pairs, [&](auto width) {
 #pragma unroll 1
-  for (int k = 0; k < depth; ++k) {
-    const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k),
-               g = load_pair(gate + 8 * k);
-    const Left a = left_operand(u.x, v.x, u.y, v.y),
-               gated = left_operand(u.x * g.x, v.x * g.x, u.y * g.y, v.y * g.y);
+    for (int k = 0; k < depth; ++k) {
+      const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k),
+                 g = load_pair(gate + 8 * k);
+      const Left a = left_operand(u.x, v.x, u.y, v.y),
+                 gated = left_operand(u.x * g.x, v.x * g.x, u.y * g.y, v.y * g.y);
 #pragma unroll
-    for (int j = 0; j < TILES; ++j) {
-      if (j / 2 >= pairs) continue;
-      const Pair b = load_pair(right + 8 * j * S::PITCH + 8 * k);
-      multiply_add_all(item[j], a, b);
-      multiply_add_all(user[j], gated, b);
+      for (int j = 0; j < width.value; ++j) {
+        const Pair b = load_pair(right + 8 * j * S::PITCH + 8 * k);
+        if constexpr (WHOLE) {
+          Pair high, low;
+          split(b.x, high.x, low.x);
+          split(b.y, high.y, low.y);
+          multiply_add_all(item[j], a, high, low);
+          multiply_add_all(user[j], gated, high, low);
+        } else {
+          multiply_add(item[j], a, b);
+          multiply_add(user[j], gated, b);
+        }
+      }
     }
-  }
+  });
 }
 // Of one chunk of feature columns in `x`.
-template <class S>
+template <bool WHOLE, class S>
 RKA_DEVICE void add_gram(const Sequence<S>& s, const float* x, int depth, int pairs,
                          Strip<S::TILES>& item, Strip<S::TILES>& user) {
   const Lane& l = s.lane;
   const float *top = x + s.row_in_square(0) * S::PITCH + 2 * l.t,
               *bottom = x + s.row_in_square(1) * S::PITCH + 2 * l.t,
               *right = x + kept(l.g * S::PITCH + 2 * l.t), *gate = s.gate_squared + 2 * l.t;
-  add_gram<S>(top, bottom, right, gate, depth, pairs, item, user);
+  add_gram<WHOLE, S>(top, bottom, right, gate, depth, pairs, item, user);
 }
 
 // Starts the copy of the counts into the second buffer; 1 / sqrt of every item's support. Zeros
@@ -65,7 +75,7 @@ RKA_DEVICE void fetch_counts(const Sequence<S>& s) {
 
 // Both Gram matrices of the warp's rows, up to the diagonal; 1 / norm of every key into shared
 // memory. Uses the first buffer; the counts come into the second meanwhile.
-template <class S>
+template <bool WHOLE, class S>
 RKA_DEVICE void gram(const Sequence<S>& s, int pairs, Strip<S::TILES>& item,
                      Strip<S::TILES>& user) {
   const Problem& p = s.p;
@@ -89,7 +99,7 @@ RKA_DEVICE void gram(const Sequence<S>& s, int pairs, Strip<S::TILES>& item,
       wait_for_copies<0>();
     }
     sync_block();
-    add_gram(s, s.buffer(0), (columns + 7) / 8, pairs, item, user);
+    add_gram<WHOLE>(s, s.buffer(0), (columns + 7) / 8, pairs, item, user);
   }
   // Norms from the diagonal of the one Gram matrix: a cosine beyond 1 is rounding only.
 #pragma unroll
@@ -142,7 +152,7 @@ RKA_DEVICE void correlation(const Sequence<S>& s) {
   const Lane& l = s.lane;
   const int pairs = l.first_row < p.keys ? l.warp + 1 : 0;
   Strip<S::TILES> item, user;
-  gram(s, pairs, item, user);
+  gram<true>(s, pairs, item, user);
   wait_for_copies<0>();
   if (p.cooccurrence) s.clear_diagonal();
   sync_block();
@@ -190,30 +200,31 @@ template <bool EXACT, class S>
 RKA_DEVICE void add_counts(const Rows& rows, const float* top, const float* bottom,
                            const float* right, int depth, int pairs, Strip<S::TILES>& products,
                            Strip<S::TILES>& means) {
+  with_width<S::TILES>(2 * pairs, [&](auto width) {
 #pragma unroll 1
-  for (int k = 0; k < depth; ++k) {
-    const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k);
-    const uint32_t first = uint32_t(rows.seen[0] >> 8 * k),
-                   second = uint32_t(rows.seen[1] >> 8 * k);
-    const float seen[4] = {first & 1 ? 1.0f : 0.0f, second & 1 ? 1.0f : 0.0f,
-                           first & 2 ? 1.0f : 0.0f, second & 2 ? 1.0f : 0.0f};
-    const float counted[4] = {first & 1 ? u.x : 0.0f, second & 1 ? v.x : 0.0f,
-                              first & 2 ? u.y : 0.0f, second & 2 ? v.y : 0.0f};
-    Left a;
-    if constexpr (!EXACT) a = left_operand(counted[0], counted[1], counted[2], counted[3]);
+    for (int k = 0; k < depth; ++k) {
+      const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k);
+      const uint32_t first = uint32_t(rows.seen[0] >> 8 * k),
+                     second = uint32_t(rows.seen[1] >> 8 * k);
+      const float seen[4] = {first & 1 ? 1.0f : 0.0f, second & 1 ? 1.0f : 0.0f,
+                             first & 2 ? 1.0f : 0.0f, second & 2 ? 1.0f : 0.0f};
+      const float counted[4] = {first & 1 ? u.x : 0.0f, second & 1 ? v.x : 0.0f,
+                                first & 2 ? u.y : 0.0f, second & 2 ? v.y : 0.0f};
+      Left a;
+      if constexpr (!EXACT) a = left_operand(counted[0], counted[1], counted[2], counted[3]);
 #pragma unroll
-    for (int j = 0; j < S::TILES; ++j) {
-      if (j / 2 >= pairs) continue;
-      const Pair b = load_pair(right + 8 * j * S::PITCH + 8 * k);
-      if constexpr (EXACT) {
-        multiply_tile(products[j], counted, b.x, b.y);
-      } else {
-        multiply_add(products[j], a, b);
-        multiply_tile(means[j], seen, low_part(b.x), low_part(b.y));
+      for (int j = 0; j < width.value; ++j) {
+        const Pair b = load_pair(right + 8 * j * S::PITCH + 8 * k);
+        if constexpr (EXACT) {
+          multiply_tile(products[j], counted, b.x, b.y);
+        } else {
+          multiply_add(products[j], a, b);
+          multiply_tile(means[j], seen, low_part(b.x), low_part(b.y));
+        }
+        multiply_tile(means[j], seen, b.x, b.y);
       }
-      multiply_tile(means[j], seen, b.x, b.y);
     }
-  }
+  });
 }
 // Of the warp's rows; the counts are in the second buffer.
 template <bool EXACT, class S>
@@ -247,6 +258,7 @@ RKA_DEVICE void shape_prior(const Sequence<S>& s, const Rows& rows, Strip<S::TIL
   } else {
     multiply_counts<false>(s, rows, prior, means);
   }
+  clear_beyond<S>(prior, rows.pairs);
   float inverse[2], own[2];  // D_tt, where the row sees itself
   for (int half = 0; half < 2; ++half) {
     inverse[half] = reciprocal(rows.count[half] > 2 ? float(rows.count[half] - 1) : 1.0f);

@@ -36,7 +36,7 @@ RKA_DEVICE void invert_diagonal_block(const Lane& l, float* square) {
 }
 
 // From the gradient of L in x that of K, L^-T Phi(L' x) L^-1 (Murray, arXiv 1602.07527), and its
-// transpose, summed: by rows into the extra square, each row for its own warp.
+// transpose, summed: by rows into the square in place of L, each row for its own warp.
 template <class S>
 RKA_DEVICE void factor_backward(const Sequence<S>& s, Strip<S::TILES>& x) {
   const Lane& l = s.lane;
@@ -52,48 +52,46 @@ RKA_DEVICE void factor_backward(const Sequence<S>& s, Strip<S::TILES>& x) {
     }
   };
   lower(1.0f);
-  sync_block();  // the last head is done with the extra square
-  s.put(x, s.extra());
+  s.put(x, s.buffer(0));
   sync_block();
   x.clear();
   if (own > 0) {
-    multiply_upper<S>(l, x, s.square, s.extra(), 2 * all < S::TILES ? 2 * all : S::TILES);
+    multiply_upper<S>(l, x, s.square, s.buffer(0), 2 * all < S::TILES ? 2 * all : S::TILES);
   }
   lower(0.5f);
   sync_block();
-  s.put(x, s.extra());  // registers are needed
+  s.put(x, s.buffer(0));  // registers are needed
   if (own > 0) invert_diagonal_block<S>(l, s.square);
   sync_block();
-  x = s.get(s.extra());
+  x = s.get(s.buffer(0));
   sync_warp();
 #pragma unroll 1
   for (int side = 0; side < 2; ++side) {
     divide_by_lower<S>(l, x, s.square, own == 0 ? 0 : side == 0 ? own : all);
-    s.put(x, s.extra());
+    s.put(x, s.buffer(0));
     sync_block();
-    const Strip<S::TILES> across = s.transposed(s.extra());
+    const Strip<S::TILES> across = s.transposed(s.buffer(0));
 #pragma unroll
     for (int j = 0; j < S::TILES; ++j) {
       for (int c = 0; c < 4; ++c) x[j][c] = side == 0 ? across[j][c] : x[j][c] + across[j][c];
     }
     sync_block();
   }
-  s.put(x, s.extra());
+  s.put(x, s.square);
 }
 
-// A gradient of K in x and its transpose, summed, into the extra square.
+// A gradient of K in x and its transpose, summed, into the square.
 template <class S>
 RKA_DEVICE void add_transposed(const Sequence<S>& s, Strip<S::TILES>& x) {
-  sync_block();  // the last head is done with the extra square
-  s.put(x, s.extra());
+  s.put(x, s.buffer(0));
   sync_block();
-  const Strip<S::TILES> across = s.transposed(s.extra());
+  const Strip<S::TILES> across = s.transposed(s.buffer(0));
 #pragma unroll
   for (int j = 0; j < S::TILES; ++j) {
     for (int c = 0; c < 4; ++c) x[j][c] += across[j][c];
   }
   sync_block();
-  s.put(x, s.extra());
+  s.put(x, s.square);
 }
 
 // Of one exponential kernel: entry becomes the gradient of the Gram matrix.
@@ -114,7 +112,7 @@ struct CosineBackward {
 };
 
 // The gradients of one chunk of feature columns, which is in the first buffer. Of the Gram matrices
-// the item's is in the extra square, the user's in the second buffer.
+// the item's is in the square, the user's in the second buffer.
 template <class S>
 RKA_DEVICE void features_backward(const Sequence<S>& s, const CosineBackward& by_item,
                                   const CosineBackward& by_user, int pairs, int c0, int chunk) {
@@ -127,7 +125,7 @@ RKA_DEVICE void features_backward(const Sequence<S>& s, const CosineBackward& by
   for (int user = 0; user <= (p.gate != nullptr); ++user) {
     Strip<S::TILES> d;
     d.clear();
-    multiply_square_columns<S>(l, d, user ? s.buffer(1) : s.extra(), pairs, s.buffer(0), tiles);
+    multiply_square_columns<S>(l, d, user ? s.buffer(1) : s.square, pairs, s.buffer(0), tiles);
 #pragma unroll
     for (int j = 0; j < S::TILES; ++j) {
       if (j >= tiles) continue;
@@ -148,29 +146,29 @@ RKA_DEVICE void features_backward(const Sequence<S>& s, const CosineBackward& by
       for (int c = 0; c < 2; ++c) {
         for (int mask = 4; mask < LANES; mask *= 2) of_gate[c] += shuffle_xor(of_gate[c], mask);
       }
-      if (l.g == 0) store_pair(s.square + l.warp * S::SIZE + l.column(j), of_gate[0], of_gate[1]);
+      if (l.g == 0) store_pair(s.extra() + l.warp * S::SIZE + l.column(j), of_gate[0], of_gate[1]);
     }
   }
   if (p.d_features) {
     float* to = p.d_features + int64_t(s.b) * p.keys * width + c0;
-    s.store(sum, to, p.keys, width, chunk, {1.0f, 1.0f});
+    s.store(sum, to, p.keys, width, chunk);
   }
   sync_block();
   if (p.gate && p.d_gate && i < chunk) {
     float total = 0.0f;
-    for (int w = 0; w < WARPS; ++w) total += s.square[w * S::SIZE + i];
+    for (int w = 0; w < WARPS; ++w) total += s.extra()[w * S::SIZE + i];
     p.d_gate[int64_t(s.b) * width + c0 + i] = p.gate[int64_t(s.b) * width + c0 + i] * total;
   }
 }
 
-// From the gradient of K and its transpose, summed, by rows in the extra square.
+// From the gradient of K and its transpose, summed, by rows in the square.
 template <class S>
 RKA_DEVICE void correlation_backward(const Sequence<S>& s) {
   const Problem& p = s.p;
   const Lane& l = s.lane;
   const int all = (p.keys + STRIP - 1) / STRIP, pairs = l.first_row < p.keys ? all : 0;
   Strip<S::TILES> item, user;
-  gram(s, pairs, item, user);
+  gram<false>(s, pairs, item, user);
   wait_for_copies<0>();
   sync_block();
   const float* mixture = p.mixture + s.b * p.mixture_batch;
@@ -189,7 +187,7 @@ RKA_DEVICE void correlation_backward(const Sequence<S>& s) {
     for (int half = 0; half < 2; ++half) {
       const int row = s.row_in_square(half);
       const Pair counts = load_pair(s.buffer(1) + row * S::PITCH + column),
-                 x = load_pair(s.extra() + row * S::PITCH + column);
+                 x = load_pair(s.square + row * S::PITCH + column);
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int e = 2 * half + c;
@@ -211,7 +209,7 @@ RKA_DEVICE void correlation_backward(const Sequence<S>& s) {
     by_user.along[half] = sum_of_row(by_user.along[half]) * u * u;
   }
   sync_block();  // rows of the buffer are read by their own warp, but for those beyond the square
-  s.put(item, s.extra()), s.put(user, s.buffer(1));
+  s.put(item, s.square), s.put(user, s.buffer(1));
   if (thread_index() == 0) {
     if (p.d_concentration) {
       for (int i = 0; i < 2; ++i) {

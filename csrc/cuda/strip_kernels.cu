@@ -18,8 +18,8 @@ __global__ void __launch_bounds__(WARPS* LANES, STRIP_BLOCKS)
 
 template <int TILES>
 const char* launch(const Problem& p, int parts, void* stream) {
-  return launch_strips(strip_forward_kernel<TILES>, dim3(p.batch, parts),
-                       Shape<TILES>::FLOATS, stream, p);
+  return launch_strips(strip_forward_kernel<TILES>, dim3(p.batch, parts), Shape<TILES>::FLOATS,
+                       stream, p);
 }
 
 }  // namespace

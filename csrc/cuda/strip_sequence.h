@@ -28,30 +28,34 @@ template <class T>
 RKA_DEVICE bool in_pairs(const T* x, int64_t stride, int width) {
   return (reinterpret_cast<uintptr_t>(x) / sizeof(T) & 1) == 0 && ((stride | width) & 1) == 0;
 }
-// This thread's part of `width` columns of a matrix into a square, with zeros to the next multiple
-// of 16: rows warp, warp + 4, ... of those whose bit is set, zeros for the others.
-template <class S>
+// This thread's part of `width` columns of a matrix into a square, with zeros beyond: rows first,
+// first + STEP, ... of those whose bit is set, zeros for the others.
+template <class S, int STEP = WARPS>
 RKA_DEVICE void fetch_rows(float* to, const float* from, int64_t stride, int width, int rows,
-                           uint64_t exists) {
-  const int thread = kept(thread_index()), warp = thread / LANES, c = 2 * (thread % LANES);
-  if (c < (width + STRIP - 1) / STRIP * STRIP && c < S::SIZE) {
-    to += warp * S::PITCH + c;
-    from += warp * stride + (c < width ? c : 0);
-    uint64_t left = c < width ? exists >> warp : 0;
+                           uint64_t exists, int first = thread_index() / LANES) {
+  const int c = 2 * kept(thread_index() % LANES);
+  if (c < S::SIZE) {
+    to += first * S::PITCH + c;
+    from += first * stride + (c < width ? c : 0);
+    uint64_t left = c < width ? exists >> first : 0;
     if (in_pairs(from, stride, width)) {
+      constexpr int AT_ONCE = STEP == 1 ? 8 : S::TILES;  // all rows are a multiple
 #pragma unroll 1
-      for (int r = 0; r < rows; r += 2 * WARPS) {
-        copy_pair(to, from, uint32_t(left) & 1);
-        copy_pair(to + WARPS * S::PITCH, from + WARPS * stride, uint32_t(left) & 1 << WARPS);
-        to += 2 * WARPS * S::PITCH, from += 2 * WARPS * stride, left >>= 2 * WARPS;
+      for (int r = 0; r < rows; r += AT_ONCE * STEP) {
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+          copy_pair(to + i * STEP * S::PITCH, from, uint32_t(left) & 1u << i * STEP);
+          from += STEP * stride;
+        }
+        to += AT_ONCE * STEP * S::PITCH, left >>= AT_ONCE * STEP;
       }
     } else {
       const bool second = c + 1 < width;
 #pragma unroll 1
-      for (int r = 0; r < rows; r += WARPS) {
+      for (int r = 0; r < rows; r += STEP) {
         copy_one(to, from, left & 1);
         copy_one(to + 1, from + second, second && left & 1);
-        to += WARPS * S::PITCH, from += WARPS * stride, left >>= WARPS;
+        to += STEP * S::PITCH, from += STEP * stride, left >>= STEP;
       }
     }
   }
@@ -61,31 +65,32 @@ RKA_DEVICE Pair widen_pair(uint32_t word, Scalar scalar) {
   return {widen(uint16_t(word), scalar), widen(uint16_t(word >> 16), scalar)};
 }
 // The same of a matrix in half precision; not in the background, as it is widened on its way.
-template <class S>
+template <class S, int STEP = WARPS>
 RKA_DEVICE void fetch_half_rows(float* to, const uint16_t* from, Scalar scalar, int64_t stride,
-                                int width, int rows, uint64_t exists) {
+                                int width, int rows, uint64_t exists,
+                                int first = thread_index() / LANES) {
   constexpr int AT_ONCE = 8;  // rows whose arrival is waited for together
-  const int thread = kept(thread_index()), warp = thread / LANES, c = 2 * (thread % LANES);
-  if (c < (width + STRIP - 1) / STRIP * STRIP && c < S::SIZE) {
-    to += warp * S::PITCH + c;
-    from += warp * stride + c;
-    uint64_t left = exists >> warp;
+  const int c = 2 * kept(thread_index() % LANES);
+  if (c < S::SIZE) {
+    to += first * S::PITCH + c;
+    from += first * stride + c;
+    uint64_t left = exists >> first;
     const bool pairs = in_pairs(from, stride, width);
 #pragma unroll 1
-    for (int r = 0; r < rows; r += AT_ONCE * WARPS) {
+    for (int r = 0; r < rows; r += AT_ONCE * STEP) {
       uint32_t x[AT_ONCE];
 #pragma unroll
       for (int i = 0; i < AT_ONCE; ++i) {
-        const bool there = left >> WARPS * i & 1;
-        x[i] = load_constant_halves(from + i * WARPS * stride, there ? width - c : 0, pairs);
+        const bool there = left >> STEP * i & 1;
+        x[i] = load_constant_halves(from + i * STEP * stride, there ? width - c : 0, pairs);
       }
 #pragma unroll
       for (int i = 0; i < AT_ONCE; ++i) {
-        if (r + i * WARPS >= rows) continue;
+        if (r + i * STEP >= rows) continue;
         const Pair u = widen_pair(x[i], scalar);
-        store_pair(to + i * WARPS * S::PITCH, u.x, u.y);
+        store_pair(to + i * STEP * S::PITCH, u.x, u.y);
       }
-      to += AT_ONCE * WARPS * S::PITCH, from += AT_ONCE * WARPS * stride, left >>= AT_ONCE * WARPS;
+      to += AT_ONCE * STEP * S::PITCH, from += AT_ONCE * STEP * stride, left >>= AT_ONCE * STEP;
     }
   }
   end_of_copies();
@@ -123,9 +128,10 @@ struct Sequence {
   // Two squares for right operands, fetched ahead. (Arithmetic, not an array of pointers: the
   // compiler has to see that this is shared memory.)
   RKA_DEVICE float* buffer(int i) const { return square + (1 + i) * S::SQUARE; }
+  RKA_DEVICE uint64_t all_rows() const { return ~uint64_t(0) >> (64 - p.rows); }
   RKA_DEVICE uint64_t all_keys() const { return ~uint64_t(0) >> (64 - p.keys); }
-  RKA_DEVICE float* extra() const { return rounded + WARPS; }     // backward: a square
-  RKA_DEVICE float* sums() const { return extra() + S::SQUARE; }  // and eight of each warp
+  RKA_DEVICE float* sums() const { return rounded + WARPS; }  // backward: eight of each warp, and
+  RKA_DEVICE float* extra() const { return sums() + 8 * WARPS; }  // a square, or a row of each
   RKA_DEVICE bool has(int key) const { return exists >> key & 1; }
   // Rows beyond the square repeat its last one; they see nothing and are stored nowhere.
   RKA_DEVICE int row_in_square(int half) const {
@@ -135,6 +141,12 @@ struct Sequence {
   RKA_DEVICE const float* counts() const { return p.cooccurrence + int64_t(b) * p.keys * p.keys; }
   RKA_DEVICE int64_t noise_head(int head) const { return int64_t(b) * p.heads + head; }
 
+  RKA_DEVICE void clear(float* x) const {
+#pragma unroll 1
+    for (int i = 4 * thread_index(); i < S::SQUARE; i += 4 * WARPS * LANES) {
+      store4(x + i, {{0.0f, 0.0f, 0.0f, 0.0f}});
+    }
+  }
   // The warp's rows into a square and back, and the warp's columns of a square as rows.
   RKA_DEVICE void put(const Strip<S::TILES>& x, float* to) const {
 #pragma unroll
@@ -176,7 +188,7 @@ struct Sequence {
   // Starts the copy of the rows of keys that exist, zeros for the others.
   RKA_DEVICE void fetch(float* to, const float* from, int64_t stride, int width,
                         uint64_t some) const {
-    fetch_rows<S>(to, from, stride, width, key_rows(), some);
+    fetch_rows<S>(to, from, stride, width, S::SIZE, some, lane.warp);
   }
   RKA_DEVICE void fetch(float* to, const float* from, int64_t stride, int width) const {
     fetch(to, from, stride, width, exists);
@@ -185,30 +197,32 @@ struct Sequence {
   RKA_DEVICE void fetch_counts() const { fetch(buffer(1), counts(), p.keys, p.keys, all_keys()); }
   // A square's columns from `column` on of a (B, H, keys, width) tensor.
   RKA_DEVICE void fetch_heads(float* to, const Heads& x, int head, int column) const {
-    fetch_some(to, x, head, column, key_rows(), exists);
+    fetch_some<WARPS>(to, x, head, column, lane.warp, S::SIZE, exists);
   }
   // All rows of a (B, H, n, width) tensor, where rows are summed over.
   RKA_DEVICE void fetch_queries(float* to, const Heads& x, int head, int column) const {
-    fetch_some(to, x, head, column, S::SIZE, ~uint64_t(0) >> (64 - p.rows));
+    fetch_some<WARPS>(to, x, head, column, lane.warp, S::SIZE, all_rows());
   }
-  RKA_DEVICE void fetch_some(float* to, const Heads& x, int head, int column, int rows,
-                             uint64_t some) const {
+  // The warp's own.
+  RKA_DEVICE void fetch_own(float* to, const Heads& x, int head, int column) const {
+    const int left = S::SIZE - lane.first_row;
+    fetch_some<1>(to, x, head, column, lane.first_row, left < STRIP ? left : STRIP, all_rows());
+  }
+  template <int STEP>
+  RKA_DEVICE void fetch_some(float* to, const Heads& x, int head, int column, int first_row,
+                             int rows, uint64_t some) const {
     const int64_t first = b * x.batch + head * x.head + column;
     const int width = columns_from(column, x.width);
     if (p.scalar == Scalar::float32) {
-      fetch_rows<S>(to, static_cast<const float*>(x.data) + first, x.row, width, rows, some);
+      const float* from = static_cast<const float*>(x.data) + first;
+      fetch_rows<S, STEP>(to, from, x.row, width, rows, some, first_row);
     } else {
       const uint16_t* from = static_cast<const uint16_t*>(x.data) + first;
-      fetch_half_rows<S>(to, from, p.scalar, x.row, width, rows, some);
+      fetch_half_rows<S, STEP>(to, from, p.scalar, x.row, width, rows, some, first_row);
     }
   }
   RKA_DEVICE int columns_from(int column, int width) const {
     return width - column < S::SIZE ? width - column : S::SIZE;
-  }
-  // Of keys, to the end of their last strip.
-  RKA_DEVICE int key_rows() const {
-    const int strips = (p.keys + STRIP - 1) / STRIP * STRIP;
-    return strips < S::SIZE ? strips : S::SIZE;
   }
   // This thread's part of the counts' diagonal becomes zero. To be called when its copies are
   // complete, before the barrier.
@@ -271,7 +285,7 @@ struct Sequence {
     const int width = p.value.width, columns = columns_from(column, width);
     const int64_t first = noise_head(head) * p.rows * width + column;
     if (p.scalar == Scalar::float32) {
-      store(x, static_cast<float*>(p.output) + first, p.rows, width, columns, {1.0f, 1.0f});
+      store(x, static_cast<float*>(p.output) + first, p.rows, width, columns);
     } else if (p.scalar == Scalar::float16) {
       store_halves(x, static_cast<Float16*>(p.output) + first, columns);
     } else {
@@ -293,22 +307,24 @@ struct Sequence {
     }
   }
 
-  // The warp's rows into `width` columns of a matrix, each row times its weight.
-  RKA_DEVICE void store(const Strip<S::TILES>& x, float* to, int rows, int stride, int width,
-                        const float (&weight)[2]) const {
+  // The warp's rows into `width` columns of a matrix.
+  RKA_DEVICE void store(const Strip<S::TILES>& x, float* to, int rows, int stride,
+                        int width) const {
     const bool pairs = in_pairs(to, stride, width);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = lane.row(half), left = row < rows ? width - 2 * lane.t : 0;
       float* at = to + row * stride + 2 * lane.t;
+      if (pairs) {
 #pragma unroll
-      for (int j = 0; j < S::TILES; ++j) {
-        const float u = x[j][2 * half] * weight[half], v = x[j][2 * half + 1] * weight[half];
-        if (pairs) {
-          if (8 * j < left) store_pair(at + 8 * j, u, v);
-        } else {
-          if (8 * j < left) at[8 * j] = u;
-          if (8 * j + 1 < left) at[8 * j + 1] = v;
+        for (int j = 0; j < S::TILES; ++j) {
+          if (8 * j < left) store_pair(at + 8 * j, x[j][2 * half], x[j][2 * half + 1]);
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < S::TILES; ++j) {
+          if (8 * j < left) at[8 * j] = x[j][2 * half];
+          if (8 * j + 1 < left) at[8 * j + 1] = x[j][2 * half + 1];
         }
       }
     }

@@ -116,6 +116,7 @@ RKA_DEVICE Draw mean_of_skew_normal(const Sequence<S>& s, const Rows& rows, Stri
   product.clear();
   const int depth = 2 * rows.pairs < S::TILES ? 2 * rows.pairs : S::TILES;
   multiply_rows<S>(s.lane, product, x, depth, s.square, rows.pairs);
+  clear_beyond<S>(product, rows.pairs);
   float q[2] = {};
 #pragma unroll
   for (int j = 0; j < S::TILES; ++j) {

@@ -13,18 +13,17 @@ enum SavedStrip {
   SAVED_DRAWS,      // S
   SAVED_LOCATIONS,  // f(location scores), for tanh
   SAVED_SCALES,     // scale scores
-  SAVED_D_LOGITS,
-  SAVED_D_FACTOR,
-  SAVED_STRIPS
+  SAVED_D_LOGITS
 };
+static_assert(SAVED_D_LOGITS + 1 == SAVED_STRIPS);
 
+// Strips in global memory, each thread's in a place of its own.
 template <class S>
 struct Saved {
   float* place;
 
-  static constexpr int FLOATS = 4 * WARPS * LANES * S::TILES;  // of a strip, all threads'
-  RKA_DEVICE Saved(const Problem& p, int64_t scratch)
-      : place(p.scratch + scratch * p.scratch_per_block + 4 * thread_index()) {}
+  static constexpr int FLOATS = 4 * WARPS * LANES * S::TILES;
+  RKA_DEVICE explicit Saved(float* first) : place(first + 4 * thread_index()) {}
 
   RKA_DEVICE void put(int which, const Strip<S::TILES>& x) const {
 #pragma unroll
@@ -44,7 +43,14 @@ struct Saved {
   }
 };
 
-static_assert(strip_scratch(MOST_TILES) == SAVED_STRIPS * Saved<Shape<MOST_TILES>>::FLOATS);
+static_assert(strip_floats(MOST_TILES) == Saved<Shape<MOST_TILES>>::FLOATS);
+
+// What the kernels of the backward pass hand on of a sequence.
+template <class S>
+RKA_DEVICE Saved<S> handed_on(const Problem& p, int b) {
+  const int64_t strips = HANDED_PRIOR + strip_priors(p);
+  return Saved<S>(p.handed + (b - p.first) * strips * Saved<S>::FLOATS);
+}
 
 // What one head leaves for its gradients besides the saved strips.
 template <class S>
@@ -55,12 +61,25 @@ struct HeadState {
   uint32_t kept = ~0u;    // of dropout
 };
 
+// Adds x' y of the first and the second buffer to the gradient that is handed on.
+template <class S>
+RKA_DEVICE void add_handed(const Sequence<S>& s, const Saved<S>& handed, bool first, int tiles) {
+  const Problem& p = s.p;
+  Strip<S::TILES> sum;
+  if (first) {
+    sum.clear();
+  } else {
+    sum = handed.get(HANDED_D_FACTOR);
+  }
+  multiply_transposed<S>(s.lane, sum, s.buffer(0), s.buffer(1), p.causal ? 2 * s.lane.warp : 0,
+                         (p.rows + 7) / 8, tiles);
+  handed.put(HANDED_D_FACTOR, sum);
+}
+
 // For the mean, from d S in x: adds A' d P to the gradient of K, leaves that of the shapes in x.
 template <class S>
-RKA_DEVICE void mean_backward(const Sequence<S>& s, const Saved<S>& saved, const HeadState<S>& h,
-                              Strip<S::TILES>& x, Strip<S::TILES>& sum) {
-  const Problem& p = s.p;
-  const Lane& l = s.lane;
+RKA_DEVICE void mean_backward(const Sequence<S>& s, const Saved<S>& saved, const Saved<S>& handed,
+                              const HeadState<S>& h, bool first, Strip<S::TILES>& x) {
   Strip<S::TILES> y = saved.get(SAVED_PRODUCTS);
   float along[2] = {}, of_a[2];
 #pragma unroll
@@ -84,38 +103,27 @@ RKA_DEVICE void mean_backward(const Sequence<S>& s, const Saved<S>& saved, const
   }
   s.put(x, s.buffer(1));
   sync_block();
-  const int last = (p.rows + 7) / 8, from = p.causal ? 2 * l.warp : 0;
-  multiply_transposed<S>(l, sum, s.buffer(0), s.buffer(1), from, last, S::TILES);
+  add_handed(s, handed, first, S::TILES);
   const int depth = 2 * h.rows.pairs < S::TILES ? 2 * h.rows.pairs : S::TILES;
-  multiply_rows<S>(l, y, x, depth, s.square, h.rows.pairs);
+  multiply_square_rows<S, false>(s.lane, y, s.buffer(1), depth, s.square, h.rows.pairs);
   x = y;
 }
 
 // d S = d Z omega; adds to the gradient of the factor, for the mean to that of K, and leaves that
 // of the shapes in x.
 template <class S>
-RKA_DEVICE void draw_backward(const Sequence<S>& s, const Saved<S>& saved, const HeadState<S>& h,
-                              bool first, Strip<S::TILES>& x) {
+RKA_DEVICE void draw_backward(const Sequence<S>& s, const Saved<S>& saved, const Saved<S>& handed,
+                              const HeadState<S>& h, bool first, Strip<S::TILES>& x) {
   const Problem& p = s.p;
   const Lane& l = s.lane;
-  const int last = (p.rows + 7) / 8, from = p.causal ? 2 * l.warp : 0;
-  const int width = l.first_row < p.keys ? 2 * (l.warp + 1) : 0;  // up to the diagonal
-  Strip<S::TILES> y = saved.get(SAVED_SCALES), sum;
+  const int tiles = l.first_row < p.keys ? 2 * (l.warp + 1) : 0;  // up to the diagonal
+  Strip<S::TILES> y = saved.get(SAVED_SCALES);
   x = saved.get(SAVED_D_LOGITS);
 #pragma unroll
   for (int j = 0; j < S::TILES; ++j) {
     for (int c = 0; c < 4; ++c) x[j][c] *= softplus_fast(y[j][c]);
   }
-  if (first) {
-    sum.clear();
-  } else {
-    sum = saved.get(SAVED_D_FACTOR);
-  }
-  if (p.mode == Mode::mean) {
-    mean_backward(s, saved, h, x, sum);
-    saved.put(SAVED_D_FACTOR, sum);
-    return;
-  }
+  if (p.mode == Mode::mean) return mean_backward(s, saved, handed, h, first, x);
   y = saved.get(SAVED_SUMS);
 #pragma unroll 1  // d L = d S' C + A' d B
   for (bool shapes = false;; shapes = true) {
@@ -123,7 +131,7 @@ RKA_DEVICE void draw_backward(const Sequence<S>& s, const Saved<S>& saved, const
     s.put(x, s.buffer(0));
     s.put(y, s.buffer(1));
     sync_block();
-    multiply_transposed<S>(l, sum, s.buffer(0), s.buffer(1), from, last, width);
+    add_handed(s, handed, first && !shapes, tiles);
     if (shapes || !p.has_shape()) break;
     x = s.get(s.buffer(0));                              // which needs no registers meanwhile
     multiply_lower<S>(l, y, x, s.square, h.rows.pairs);  // d C
@@ -150,7 +158,6 @@ RKA_DEVICE void draw_backward(const Sequence<S>& s, const Saved<S>& saved, const
     }
     x = saved.get(SAVED_SHAPES);
   }
-  saved.put(SAVED_D_FACTOR, sum);
   if (p.has_shape()) {
     x = s.get(s.buffer(1));
     multiply_lower_transposed<S>(l, x, s.square, h.rows.pairs);

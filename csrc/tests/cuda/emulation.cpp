@@ -24,8 +24,7 @@ namespace rka::cuda {
 namespace {
 
 int64_t order = 0, shared_limit = LARGE_SHARED, multiprocessors = 132, launches = 0,
-        strip_launches = 0, long_launches = 0, scratch_floats = 0,
-        workspace = WORKSPACE;
+        strip_launches = 0, long_launches = 0, scratch_floats = 0, workspace = WORKSPACE;
 bool tensor_cores = true;
 
 template <bool IN_SHARED>
@@ -107,6 +106,7 @@ const char* run_warps(int floats, F f) {
 
 template <int TILES>
 const char* strip_forward(const Problem& p, int parts) {
+  ++strip_launches;
   for (int i = 0; i < p.batch * parts; ++i) {
     const char* error = run_warps(Shape<TILES>::FLOATS, [&](float* shared) {
       cuda::strip_forward<Shape<TILES>>(p, i / parts, i % parts, parts, shared);
@@ -117,11 +117,25 @@ const char* strip_forward(const Problem& p, int parts) {
 }
 
 template <int TILES>
-const char* strip_backward(const Problem& p, int sequences) {
-  for (int b = 0; b < p.batch; ++b) {
-    poison_scratch(p, b % sequences);
-    const char* error = run_warps(Shape<TILES>::BACKWARD_FLOATS, [&](float* shared) {
-      cuda::strip_backward<Shape<TILES>>(p, b, b % sequences, shared);
+const char* strip_backward(const Problem& p, int blocks) {
+  using S = Shape<TILES>;
+  strip_launches += p.needs_covariance() + 1 + p.wants_covariance();
+  std::fill_n(p.handed, (p.last - p.first) * strip_handed(p) * strip_floats(TILES), POISON);
+  for (int b = p.first; b < p.last && p.needs_covariance(); ++b) {
+    const char* error =
+        run_warps(S::FLOATS, [&](float* shared) { strip_relations<S>(p, b, shared); });
+    if (error) return error;
+  }
+  for (int b = p.first; b < p.last; ++b) {
+    const int block = (b - p.first) % blocks;
+    poison_scratch(p, block);
+    const char* error = run_warps(
+        S::BACKWARD_FLOATS, [&](float* shared) { cuda::strip_backward<S>(p, b, block, shared); });
+    if (error) return error;
+  }
+  for (int b = p.first; b < p.last && p.wants_covariance(); ++b) {
+    const char* error = run_warps(S::COVARIANCE_FLOATS, [&](float* shared) {
+      cuda::strip_covariance_backward<S>(p, b, shared);
     });
     if (error) return error;
   }
@@ -130,7 +144,9 @@ const char* strip_backward(const Problem& p, int sequences) {
 
 }  // namespace
 
-Device describe_device(int) { return {shared_limit, int(multiprocessors), tensor_cores, workspace}; }
+Device describe_device(int) {
+  return {shared_limit, int(multiprocessors), tensor_cores, workspace};
+}
 
 const char* launch_forward(const Problem& p, int sequences, int parts, void*) {
   ++launches, scratch_floats = p.scratch_per_block * sequences * parts;
@@ -144,15 +160,15 @@ const char* launch_backward(const Problem& p, int sequences, void*) {
 }
 
 const char* launch_strip_forward(const Problem& p, int tiles, int parts, void*) {
-  ++launches, ++strip_launches;
+  ++launches;
   return tiles == FEWEST_TILES ? strip_forward<FEWEST_TILES>(p, parts)
                                : strip_forward<MOST_TILES>(p, parts);
 }
 
-const char* launch_strip_backward(const Problem& p, int tiles, int sequences, void*) {
-  ++launches, ++strip_launches, scratch_floats = p.scratch_per_block * sequences;
-  return tiles == FEWEST_TILES ? strip_backward<FEWEST_TILES>(p, sequences)
-                               : strip_backward<MOST_TILES>(p, sequences);
+const char* launch_strip_backward(const Problem& p, int tiles, int blocks, void*) {
+  ++launches, scratch_floats = p.scratch_per_block * blocks;
+  return tiles == FEWEST_TILES ? strip_backward<FEWEST_TILES>(p, blocks)
+                               : strip_backward<MOST_TILES>(p, blocks);
 }
 
 const char* launch_long_forward(const Problem& p, const Workspace& w, int blocks, int parts,
@@ -177,9 +193,8 @@ const char* launch_long_forward(const Problem& p, const Workspace& w, int blocks
            [&](int i, float* shared) { factor_squares(p, w, i, shared); });
   }
   for (int i = 0; i < blocks; ++i) poison_scratch(p, i);
-  launch(blocks, LONG_FLOATS, [&](int i, float* shared) {
-    long_forward_block(p, w, i, blocks, parts, shared);
-  });
+  launch(blocks, LONG_FLOATS,
+         [&](int i, float* shared) { long_forward_block(p, w, i, blocks, parts, shared); });
   return error;
 }
 
