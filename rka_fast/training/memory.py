@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,15 +167,27 @@ def foreseen_streamed(config: Config, prepared: Prepared, catalogue: Sequences) 
     found = _of_model(dataclasses.replace(config, batch_size=share), split, model)
     if prepared.has_counts(config.split, config.max_counted):
         counts = 2 * PAIR_BYTES * facts["counts"]["pairs"]
-    else:  # as if no two shards had the same pair
-        most = catalogue.num_items**2
-        counts = PAIR_BYTES * min(likely_pairs(split) * prepared.shards, most)
+    else:
+        counts = PAIR_BYTES * pairs_of_all(split, prepared.shards)
     held = model.uses_cooccurrence
     making = COUNTING * counts + (0 if held else found.weights)  # they come before, or at the end
     return found._replace(
         now=now, making=making, counts=counts, held=held, shard=shard,
         targets=TARGET * prepared.shards * sum(asked),
     )  # fmt: skip
+
+
+def pairs_of_all(split: Split, shards: int) -> int:
+    """About how many pairs the counts of all shards store, from the split of the users of one.
+
+    From half of its users to all of them they grow by some power, and with more users rather more
+    slowly (as distinct words of a text do, Heaps, 1978): what is found is rather too much.
+    """
+    users, begin = np.arange(split.sequences.num_users), split.sequences.indptr[:-1]
+    half = dataclasses.replace(split, train_end=np.where(users % 2 == 0, split.train_end, begin))
+    pairs, fewer = likely_pairs(split), max(likely_pairs(half), 1)
+    growth = min(max(math.log2(max(pairs, 1) / fewer), 0.0), 1.0)
+    return int(min(pairs * shards**growth, split.sequences.num_items**2))
 
 
 def _without_weights(config: Config, split: Split) -> Recommender:
