@@ -31,17 +31,22 @@ Tensor gather(Tensor indptr, Tensor indices, Tensor data, Tensor items, MaybeTen
                     "indptr: expected ascending positions of indices, got ", row[0], " and ",
                     row[1], " for item ", at.item[i]);
   }
-  Tensor out = torch::stable::new_empty(items, std::vector<int64_t>{B, n, n}, ScalarType::Float);
+  Tensor out = torch::stable::new_zeros(items, std::vector<int64_t>{B, n, n}, ScalarType::Float);
   float* block = static_cast<float*>(out.data_ptr());
   std::vector<int32_t> order(static_cast<size_t>(B * n));
+  std::vector<int64_t> first(static_cast<size_t>(B));  // after the padding, item 0
   torch::stable::parallel_for(0, B, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) order_items(at.items(b), n, order.data() + b * n);
+    for (int64_t b = begin; b < end; ++b) {
+      order_items(at.items(b), n, order.data() + b * n);
+      first[size_t(b)] = std::count(at.items(b), at.items(b) + n, 0);
+    }
   });
   torch::stable::parallel_for(0, B * n, 64, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / n;
-      count_row(counts, at.items(b), at.counted(b), n, order.data() + b * n, i % n,
-                block + b * n * n);
+      if (i % n >= first[size_t(b)])
+        count_row(counts, at.items(b), at.counted(b), n, order.data() + b * n, first[size_t(b)],
+                  i % n, block + b * n * n);
     }
   });
   return out;

@@ -19,27 +19,25 @@ inline void order_items(const int64_t* items, int64_t n, int32_t* order) {
   std::stable_sort(order, order + n, [&](int32_t a, int32_t b) { return items[a] < items[b]; });
 }
 
-// Writes the counts of the item at order[rank] with every item not above it, at both places of the
-// symmetric (n, n) block; 0 where either is padding (item 0). `counted` (n), or null, marks
-// positions of a user that is in the counts: one is taken from every pair of them.
+// Writes the counts of the item at order[rank] with every item not above it, from order[first] on,
+// at both places of the symmetric (n, n) block. `counted` (n), or null, marks positions of a user
+// that is in the counts: one is taken from every pair of them.
 //
 // The columns come in ascending order, so each search starts where the last one ended and doubles
 // its step: most of them stay within a cache line.
 inline void count_row(const Counts& counts, const int64_t* items, const bool* counted, int64_t n,
-                      const int32_t* order, int64_t rank, float* block) {
+                      const int32_t* order, int64_t first, int64_t rank, float* block) {
   const int64_t i = order[rank], item = items[i];
   const int32_t* at = counts.indices + counts.indptr[item];
   const int32_t* const end = counts.indices + counts.indptr[item + 1];
-  for (int64_t r = 0; r <= rank; ++r) {
+  for (int64_t r = first; r <= rank; ++r) {
     const int64_t j = order[r], column = items[j];
     float count = 0;
-    if (column > 0) {
-      int64_t step = 1;
-      while (end - at > step && at[step] < column) at += step, step *= 2;
-      at = std::lower_bound(at, end - at > step ? at + step + 1 : end, int32_t(column));
-      if (at < end && *at == column) count = float(counts.data[at - counts.indices]);
-      if (counted && counted[i] && counted[j]) count -= 1;
-    }
+    int64_t step = 1;
+    while (end - at > step && at[step] < column) at += step, step *= 2;
+    at = std::lower_bound(at, end - at > step ? at + step + 1 : end, int32_t(column));
+    if (at < end && *at == column) count = float(counts.data[at - counts.indices]);
+    if (counted && counted[i] && counted[j]) count -= 1;
     block[i * n + j] = block[j * n + i] = count;
   }
 }

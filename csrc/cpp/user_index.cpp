@@ -13,6 +13,8 @@
 namespace rka {
 namespace {
 
+constexpr int64_t AHEAD = 2;  // runs whose counts are on their way
+
 // Counts (B, n, n) float32 at every pair of positions of items (B, n) int64; 0 is padding.
 Tensor gather_indexed(Tensor user_begin, Tensor user_items, Tensor item_begin, Tensor item_users,
                       Tensor head, Tensor head_counts, Tensor items, MaybeTensor counted) {
@@ -56,7 +58,10 @@ Tensor gather_indexed(Tensor user_begin, Tensor user_items, Tensor item_begin, T
         order_items(at.items(b), n, order.data());
         runs.set(at.items(b), order.data(), n);
         current = b;
+        for (int64_t run = i % n; run < runs.size() && run < i % n + AHEAD; ++run)
+          fetch_run(index, runs, run);
       }
+      if (i % n + AHEAD < runs.size()) fetch_run(index, runs, i % n + AHEAD);
       if (i % n < runs.size() && !count_run(index, runs, i % n, at.counted(b), n, order.data(),
                                             tally.data(), block + b * n * n))
         fits = false;

@@ -69,6 +69,16 @@ class Runs {
   std::vector<int64_t> begins_;
 };
 
+// Asks for the stored counts of a run with the later ones ahead of their use: they are far apart.
+inline void fetch_run(const UserIndex& index, const Runs& runs, int64_t run) {
+  const int32_t head = index.head[runs.item(run)];
+  if (head < 0) return;
+  for (int64_t other = run; other < runs.size(); ++other) {
+    const int32_t column = index.head[runs.item(other)];
+    if (column >= 0) __builtin_prefetch(index.head_counts + head * index.heads + column);
+  }
+}
+
 // Writes the counts of the item of a run with those of other runs at both places of the symmetric
 // (n, n) block, which begins as zeros. Every pair is written once: with an item of the head by the
 // other one, else by the earlier run. `counted` as in count_row; `tally` has a place a run. False

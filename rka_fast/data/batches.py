@@ -56,7 +56,7 @@ class Batcher:
     """Makes batches. Every random choice is a function of (seed, step) or (seed, epoch) alone.
 
     cooccurrence: None leaves the counts out of every batch.
-    max_length: n, the width of every batch; longer histories keep their last n items.
+    max_length: n, the width of training's batches; longer histories keep their last n items.
     negatives: k per position, uniform over items outside the user's training set.
     shared_negatives: "none"; or "sequence", k for all positions of a user together; or "batch", k
         for all of a batch, uniform over all items.
@@ -142,17 +142,21 @@ class Batcher:
             kernel_counts = self.cooccurrence.submatrix(kernel_items)
         counts = self._counts(users, items)
         arrays = (users, items, targets, negatives, counts, kernel_items, kernel_counts)
-        arrays += self._times(self.seconds, start, end - 1)
+        arrays += self._times(self.seconds, start, end - 1, n)
         tensors: Any = (None if a is None else torch.from_numpy(a) for a in arrays)
         return Batch(*tensors)
 
     def evaluation(self, rows: np.ndarray | slice, stage: str) -> Batch:
-        """The last n items before these targets of a stage, rows of `Split.targets`."""
+        """The last items before these targets of a stage, rows of `Split.targets`.
+
+        As many as the longest history has, at most n.
+        """
         users, at = (x[rows] for x in self.split.targets(stage))
         sequences = self.split.sequences
         start = sequences.indptr[users]
-        items = left_padded(sequences.items, start, at, self.max_length)
-        return self._inputs(users, items, self._times(self.seconds, start, at))
+        width = self._width(start, at)
+        items = left_padded(sequences.items, start, at, width)
+        return self._inputs(users, items, self._times(self.seconds, start, at, width))
 
     def history(
         self,
@@ -190,30 +194,37 @@ class Batcher:
         times: np.ndarray | None = None,
         at: float | None = None,
     ) -> Batch:
-        """A batch of the last n items of histories, none of them empty.
+        """A batch of the last items of histories, none of them empty: as many as the longest has.
+
+        They are n at most.
 
         users: int64 (B,), -1 for a person not in the data. items: row b owns
         items[indptr[b]:indptr[b + 1]], oldest first. times: float64 of the events, and at, when it
         is asked; both in seconds since 1970, and needed where the batches have times.
         """
         start, end = indptr[:-1], indptr[1:]
+        width = self._width(start, end)
         of_times = None, None
         if self.seconds is not None:
             assert times is not None and at is not None
             # A row's request follows its last event.
             seconds = np.insert(np.floor(times).astype(np.int64), end, math.floor(at))
             further = np.arange(len(users))
-            of_times = self._times(seconds, start + further, end + further)
-        return self._inputs(users, left_padded(items, start, end, self.max_length), of_times)
+            of_times = self._times(seconds, start + further, end + further, width)
+        return self._inputs(users, left_padded(items, start, end, width), of_times)
+
+    def _width(self, start: np.ndarray, end: np.ndarray) -> int:
+        """What holds the longest of these histories, at most n."""
+        return min(self.max_length, int((end - start).max(initial=1)))
 
     def _times(
-        self, seconds: np.ndarray | None, start: np.ndarray, end: np.ndarray
+        self, seconds: np.ndarray | None, start: np.ndarray, end: np.ndarray, width: int
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Those of the events start..end of every row, and of the event after each of them."""
         if seconds is None:
             return None, None
-        n = self.max_length
-        return left_padded(seconds, start, end, n), left_padded(seconds, start + 1, end + 1, n)
+        after = left_padded(seconds, start + 1, end + 1, width)
+        return left_padded(seconds, start, end, width), after
 
     def _inputs(
         self, users: np.ndarray, items: np.ndarray, times: tuple[np.ndarray | None, ...]

@@ -15,6 +15,7 @@ import torch
 from rka_fast import native
 from rka_fast.data.growing import Growing
 from rka_fast.data.split import Split
+from rka_fast.data.user_index import HEAD, UserIndex
 
 PAIR_BYTES = 8
 """Of a stored pair: its column and its count."""
@@ -219,7 +220,18 @@ class CoOccurrence:
         """
         if native.why_not("_cpp"):
             return self._block(items, counted)
+        if table_bytes(len(self.indptr) - 2):
+            return self._table.block(items, counted)
         return gather(self.indptr, self.indices, self.data, items, counted)
+
+    @cached_property
+    def _table(self) -> UserIndex:
+        """An index with all counts stored: of few items they are found faster than in rows."""
+        size, nobody = len(self.indptr) - 1, np.zeros(0, np.int32)
+        begin, place = np.zeros(size + 1, np.int64), np.arange(size, dtype=np.int32)
+        counts = np.zeros((size, size), np.int32)
+        counts[1:] = self.rows(1, size).toarray()  # without the padding's
+        return UserIndex(begin[:1], nobody, begin, nobody, place, counts)
 
     def _block(self, items: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """`block` in numpy, where the native library was not built."""
@@ -285,6 +297,11 @@ def likely_pairs(split: Split, sample: int = 500) -> int:
         [(rows[first:last] @ had).getnnz(axis=1) for first, last in _cuts(most[chosen])]
     )
     return int(total * (stored / most[chosen]).mean())
+
+
+def table_bytes(num_items: int) -> int:
+    """Of the counts of all pairs, which are looked up in a table where items are few; else 0."""
+    return 4 * (num_items + 1) ** 2 if num_items < HEAD else 0
 
 
 def gather(

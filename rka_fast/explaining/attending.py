@@ -34,6 +34,8 @@ def watched(
 ) -> Iterator[list[Tensor]]:
     """Collects the weights (B, H, n, n) that every attention applies to rows of one length.
 
+    (B, H, 1, n) where an attention is asked for the last position alone.
+
     replace: of an attention, its input x (B, n, width) and its weights, the output to go on with.
     """
     found: list[Tensor] = []
@@ -62,16 +64,17 @@ def watched(
 def _plain_weights(
     module: Any, query: Tensor, x: Tensor, padding: Tensor, times: Times | None = None
 ) -> Tensor:
-    """The weights (B, H, n, n) of a `CausalAttention`, which has no need to hold them itself."""
-    n = x.shape[1]
+    """The weights (B, H, rows, n) of a `CausalAttention`, which has no need to hold them itself."""
+    rows, n = query.shape[1], x.shape[1]
     q, k = (
         _heads(y, module.heads) for y in (module.query(query), module.key_value(x).chunk(2, -1)[0])
     )
-    bias, relative = (None, None) if module.relative is None else module.relative(n, times)
+    bias, relative = (None, None) if module.relative is None else module.relative(rows, n, times)
     identity = torch.eye(n, dtype=x.dtype, device=x.device).expand(*q.shape[:2], n, n)
     return kernelized_attention(
         Location(q, k, None if bias is None else bias[None, None], relative), identity,
         key_padding_mask=padding, is_causal=True, mode="location", activation="identity",
+        row_offset=n - rows,
     )  # fmt: skip
 
 

@@ -140,7 +140,7 @@ class Recommender(nn.Module):
 
     def scores(self, batch: Batch) -> Tensor:
         """Score of every item as the next one, (B, num_items + 1), the padding at -inf."""
-        return without_padding(self.match(self.encode(batch)[:, -1], self.item_vectors()))
+        return without_padding(self.match(self.last_states(batch), self.item_vectors()))
 
     def last_states(self, batch: Batch) -> Tensor:
         """What the scores read of each history, (B, width)."""

@@ -9,6 +9,8 @@ from torch import Tensor
 
 # Positions of padding that take as long as the launches of one more group.
 WORTH_A_GROUP = 1024
+FULL = 0.9
+"""The share of positions with an item from which on packing takes longer than the padding."""
 
 
 class Group(NamedTuple):
@@ -42,7 +44,9 @@ class LengthGroups:
         # A GPU computes padding in less time than it takes to launch more kernels.
         self.groups = _groups(places) if items.is_cpu else [self.every]
         unpacked = torch.cat([group.places.flatten() for group in self.groups])
-        self.order = unpacked.argsort(stable=True)[-len(self.position) :]
+        filled = unpacked.nonzero()[:, 0]
+        self.order = torch.empty_like(filled)
+        self.order[unpacked[filled] - 1] = filled
 
     def of(self, x: Tensor) -> Tensor:
         """(B, n) as (P,): what is at the positions that hold an item."""
@@ -76,15 +80,21 @@ class LengthGroups:
 
         query: (B, width) of these positions. x: (P, width), the keys. inputs: for each group.
         """
-        found = torch.empty_like(query)
+        parts = []
         for group, keys, more in zip(self.groups, self.unpack(x), inputs, strict=True):
             attended = attention(query[group.rows, None], keys, group.padding, **more)
-            found[group.rows] = attended[:, 0]
-        return found
+            parts.append(attended[:, 0])
+        if len(parts) == 1:  # of all rows
+            return parts[0]
+        rows = torch.cat([group.rows for group in self.groups])
+        return torch.cat(parts)[rows.argsort()]
 
 
 class OneGroup(LengthGroups):
-    """Every position in its place, padding too: for graphs, whose shapes no value may decide."""
+    """Every position in its place, padding too: where there is little.
+
+    And in graphs, whose shapes no value may decide.
+    """
 
     def __init__(self, items: Tensor) -> None:
         batch, length = items.shape
@@ -97,6 +107,12 @@ class OneGroup(LengthGroups):
     def of(self, x: Tensor) -> Tensor:
         return x.flatten()
 
+    def unpack(self, x: Tensor, groups: list[Group] | None = None) -> list[Tensor]:
+        """As it is, padding too, for attention, which masks it."""
+        if groups is not None:
+            return super().unpack(x, groups)
+        return [x.unflatten(0, self.every.places.shape)]
+
     def pack(self, parts: list[Tensor]) -> Tensor:
         return parts[0].flatten(0, 1)
 
@@ -105,8 +121,16 @@ class OneGroup(LengthGroups):
 
 
 def grouped(items: Tensor) -> LengthGroups:
-    """The groups of a batch; in a graph that is being exported, one."""
-    return OneGroup(items) if torch.compiler.is_exporting() else LengthGroups(items)
+    """The groups of a batch; one in a graph that is being exported, and where it is nearly full.
+
+    Training always packs.
+    """
+    one = torch.compiler.is_exporting() or (not torch.is_grad_enabled() and _is_full(items))
+    return OneGroup(items) if one else LengthGroups(items)
+
+
+def _is_full(items: Tensor) -> bool:
+    return int(items.count_nonzero()) >= FULL * items.numel()
 
 
 def _groups(places: Tensor) -> list[Group]:

@@ -25,16 +25,20 @@ class RelativeBias(nn.Module):
             nn.init.normal_(table, std=0.02)
 
     def forward(
-        self, length: int, times: Times | None
+        self, rows: int, length: int, times: Times | None
     ) -> tuple[Tensor | None, RelativeTimes | None]:
-        """The bias (length, length) and the times of a `Location`, each None where it has none."""
+        """The bias (rows, length) and the times of a `Location`, each None where it has none.
+
+        rows: how many positions ask, the last ones of the length.
+        """
         bias = relative = None
         if self.position is not None:
             place = torch.arange(length, device=self.position.device)
-            bias = self.position[(place[:, None] - place).clamp_min(0)]
+            bias = self.position[(place[length - rows :, None] - place).clamp_min(0)]
         if self.time is not None:
             assert times is not None  # as `uses_times` asked for
-            relative = RelativeTimes(*times, self.time)
+            requests, events = times
+            relative = RelativeTimes(requests[:, length - rows :], events, self.time)
         return bias, relative
 
 

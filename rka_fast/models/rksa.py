@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rka_fast.attention import KernelizedAttention
 from rka_fast.context import told
 from rka_fast.kernels import RelationKernels
+from rka_fast.models.folded import answer, ask, of_heads, pays, unprojected
 from rka_fast.models.groups import LengthGroups
 from rka_fast.models.losses import kernel_loss
 from rka_fast.models.relative import RelativeBias, Times, relative_bias
 from rka_fast.models.transformer import TransformerRecommender
+from rka_fast.ops.api import kernelized_attention
 from rka_fast.ops.arguments import TIME_BUCKETS, Arguments
 from rka_fast.ops.backends import choose
-from rka_fast.ops.groups import Kernels
+from rka_fast.ops.groups import Covariance, Kernels, Location, RelativeTimes, Shape
 
 if TYPE_CHECKING:
     from rka_fast.data.batches import Batch
@@ -75,13 +78,49 @@ class RelationAttention(nn.Module):
     ) -> Tensor:
         bias = relative = None
         if self.relative is not None:
-            bias, relative = self.relative(x.shape[1], times)
-        mode = told(self.attention).mode or (self.train_mode if self.training else self.eval_mode)
-        return self.attention(
+            bias, relative = self.relative(query.shape[1], x.shape[1], times)
+        own = self.attention
+        mode = told(own).mode or (self.train_mode if self.training else self.eval_mode)
+        watched = bool(own._forward_hooks)  # as explanations do, which want its weights
+        layers = (own.spread_query, own.spread_key, own.out_proj)
+        if not watched and pays(query, own.num_heads, *layers):
+            return self._folded(query, x, padding, kernels, mode, bias, relative)
+        return own(
             query, x, x, key_padding_mask=padding, need_weights=False, is_causal=True, mode=mode,
             kernels=kernels, attn_mask=bias, times=relative,
             row_offset=x.shape[1] - query.shape[1],  # the last positions alone may be asked for
         )[0]  # fmt: skip
+
+    def _folded(
+        self,
+        query: Tensor,
+        x: Tensor,
+        padding: Tensor,
+        kernels: Kernels,
+        mode: str,
+        bias: Tensor | None,
+        relative: RelativeTimes | None,
+    ) -> Tensor:
+        """What the module computes, and draws, without projected keys and values."""
+        own, heads, width = self.attention, self.attention.num_heads, query.shape[2]
+        (q, k, v), biases = own.in_proj_weight.chunk(3), own.in_proj_bias.chunk(3)
+
+        def joined(location: Tensor, bias: Tensor, spread: nn.Linear) -> Tensor:
+            """Of location, scale and shape; only the first has a bias."""
+            weight, bias = torch.cat((location, spread.weight)), F.pad(bias, (0, 2 * width))
+            return of_heads(3 * heads, weight, bias)
+
+        asked = joined(q, biases[0], own.spread_query), joined(k, biases[1], own.spread_key)
+        location, scale, shape = ask(query, *asked).chunk(3, dim=1)
+        keys = unprojected(x.to(location.dtype), heads)
+        output = kernelized_attention(
+            Location(location, keys, None if bias is None else bias[None, None], relative), keys,
+            Covariance(scale, keys, kernels, own.scale_bias), Shape(shape, keys),
+            key_padding_mask=padding, is_causal=True, mode=mode, activation=own.activation,
+            dropout_p=own.dropout if self.training else 0.0,
+            row_offset=x.shape[1] - query.shape[1], check_counts=False, backend=own.backend,
+        )  # fmt: skip
+        return answer(output, of_heads(heads, v, biases[2]), own.out_proj)
 
 
 class RKSA(TransformerRecommender):

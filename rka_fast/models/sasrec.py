@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rka_fast.models.folded import answer, ask, of_heads, pays, unprojected
 from rka_fast.models.relative import RelativeBias, Times, relative_bias
 from rka_fast.models.transformer import TransformerRecommender
 from rka_fast.ops.api import kernelized_attention
@@ -35,27 +36,37 @@ class CausalAttention(nn.Module):
     def forward(
         self, query: Tensor, x: Tensor, padding: Tensor, times: Times | None = None
     ) -> Tensor:
+        if pays(query, self.heads, self.query, self.key_value, self.output):
+            weights, biases = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
+            key, value = (of_heads(self.heads, *y) for y in zip(weights, biases, strict=True))
+            q = ask(query, of_heads(self.heads, self.query.weight, self.query.bias), key)
+            k = unprojected(x.to(q.dtype), self.heads)
+            return answer(self._attend(q, k, k, padding, times), value, self.output)
         q, k, v = (
             y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for y in (self.query(query), *self.key_value(x).chunk(2, dim=-1))
         )
-        n, dropout = x.shape[1], self.dropout if self.training else 0.0
+        output = self._attend(q, k, v, padding, times)
+        return self.output(output.transpose(1, 2).flatten(2))
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor, times: Times | None
+    ) -> Tensor:
+        """(b, heads, rows, width of v) for the last rows of the keys."""
+        rows, n, dropout = q.shape[2], k.shape[2], self.dropout if self.training else 0.0
         if self.relative is not None:
-            bias, relative = self.relative(n, times)
-            output = kernelized_attention(
+            bias, relative = self.relative(rows, n, times)
+            return kernelized_attention(
                 Location(q, k, None if bias is None else bias[None, None], relative), v,
                 key_padding_mask=padding, is_causal=True, mode="location", activation="identity",
-                dropout_p=dropout,
+                dropout_p=dropout, row_offset=n - rows,
             )  # fmt: skip
-            return self.output(output.transpose(1, 2).flatten(2))
-        if query.shape[1] < n:  # the last position alone, which sees all
-            output = F.scaled_dot_product_attention(q, k, v, ~padding[:, None, None, :], dropout)
-            return self.output(output.transpose(1, 2).flatten(2))
-        mask = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
+        if rows < n:  # the last position alone, which sees all
+            return F.scaled_dot_product_attention(q, k, v, ~padding[:, None, None, :], dropout)
+        mask = torch.ones(n, n, dtype=torch.bool, device=q.device).tril()
         # Padded rows see themselves, so that no row is empty; what they give is blanked later.
-        mask = mask & ~padding[:, None, None, :] | torch.eye(n, dtype=torch.bool, device=x.device)
-        output = F.scaled_dot_product_attention(q, k, v, mask, dropout)
-        return self.output(output.transpose(1, 2).flatten(2))
+        mask = mask & ~padding[:, None, None, :] | torch.eye(n, dtype=torch.bool, device=q.device)
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout)
 
 
 class SASRec(TransformerRecommender):

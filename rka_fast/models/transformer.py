@@ -126,8 +126,8 @@ class TransformerRecommender(Recommender):
 
     `attentions` are modules called as attention(query, x, padding, **inputs) on
     (b, l, width) with padding (b, l) True at positions without an item, for rows of similar length;
-    inputs are what `attention_inputs` says. Where their `relative`, biases for all positions, is
-    None, the query may be that of the last position alone, (b, 1, width).
+    inputs are what `attention_inputs` says. The query may be that of the last position alone,
+    (b, 1, width).
 
     block: "sasrec", or "ligr": gated blocks, no sqrt(d), no final normalisation, and the tables
         and all of the blocks that has two dimensions or more start Xavier-normal.
@@ -233,12 +233,12 @@ class TransformerRecommender(Recommender):
 
     def last_states(self, batch: Batch) -> Tensor:
         """As the last of `encode`, up to rounding; the last block computes nothing else."""
-        final: Any = self.blocks[-1]
-        if final.attention.relative is not None:  # its biases are for all positions
+        if torch.compiler.is_exporting():  # no number says there which row of all is the last
             return super().last_states(batch)
         x, groups, inputs = self._embedded(batch)
         for block in self.blocks[:-1]:
             x = block(x, groups, inputs)
+        final: Any = self.blocks[-1]
         return self._states(final.last(x, groups, inputs))
 
     def _embedded(self, batch: Batch) -> tuple[Tensor, LengthGroups, list[dict[str, Any]]]:

@@ -25,7 +25,7 @@ from rka_fast.recommending.options import Options, Shown
 from rka_fast.training.devices import seed_torch
 from rka_fast.training.metrics import SCORES_AT_ONCE
 
-ENCODED = 128  # histories at a time, of similar length: what they leave fits a processor's cache
+ENCODED = 256  # histories at a time, of similar length: what they leave fits a processor's cache
 RANKED = 2048  # at a time, by the vectors that they leave
 
 SAMPLED = 200

@@ -112,6 +112,10 @@ class Evaluation:
         self.missed = split.had(stage) & (split.seen == "hide")
         self.last = split.sequences.num_items + 1
         self.chunk = max(1, min(256, SCORES_AT_ONCE // self.last))
+        # Histories of similar length together, which need little padding.
+        users, at = split.targets(stage)
+        read = np.minimum(at - split.sequences.indptr[users], batcher.max_length)
+        self.order = np.argsort(read, kind="stable")
 
     @torch.no_grad()
     def __call__(
@@ -126,36 +130,37 @@ class Evaluation:
     ) -> Ranked:
         """Ranks and lists of every target by a model, which is left in evaluation mode.
 
-        Targets are scored in chunks, process `rank` of `world` taking every world-th, and
-        `reduce` sums a tensor over the processes: since chunks do not depend on the number of
-        processes, neither does what is found. `seed` is called with each chunk's number.
+        Targets are scored in chunks, those of similar length together, process `rank` of `world`
+        taking every world-th, and `reduce` sums a tensor over the processes: since chunks do not
+        depend on the number of processes, neither does what is found. `seed` is called with each
+        chunk's number.
         """
         model.eval()
         shape = (2 + LISTED, len(self.targets))
         found = torch.zeros(shape, dtype=torch.int64, device=device)
         starts = range(0, len(self.targets), self.chunk)
         for number in range(rank, len(starts), world):
-            rows = slice(starts[number], starts[number] + self.chunk)
+            rows = self.order[starts[number] : starts[number] + self.chunk]
             seed(number)
-            found[:, rows] = self._chunk(model, rows, device)
+            found[:, torch.from_numpy(rows).to(device)] = self._chunk(model, rows, device)
         found = reduce(found).cpu()
         return Ranked(found[:2], found[2:].T)
 
     @torch.no_grad()
     def seconds(self, model: Recommender, device: torch.device | str = "cpu") -> float:
-        """What ranking all targets will take here, from their first chunk."""
+        """What ranking all targets will take here, from a chunk of the first ones."""
         model.eval()
-        first = slice(0, self.chunk)
+        first = np.arange(min(self.chunk, len(self.targets)))
         took = seconds_of(lambda: self._chunk(model, first, device), device)
-        return took * len(self.targets) / min(self.chunk, len(self.targets))
+        return took * len(self.targets) / len(first)
 
-    def _chunk(self, model: Recommender, rows: slice, device: torch.device | str) -> Tensor:
+    def _chunk(self, model: Recommender, rows: np.ndarray, device: torch.device | str) -> Tensor:
         batch = self.batcher.evaluation(rows, self.stage).to(device)
         targets = torch.from_numpy(self.targets[rows]).to(device)
         scores = model.scores(batch).float()
         negatives = torch.from_numpy(self.negatives[rows].astype(np.int64)).to(device)
         sampled = scores.gather(1, torch.cat([targets[:, None], negatives], dim=1))
-        taken = torch.from_numpy(self.taken.mask(np.arange(len(self.targets))[rows])).to(device)
+        taken = torch.from_numpy(self.taken.mask(rows)).to(device)
         ranks = torch.stack(
             [
                 target_ranks(sampled, torch.zeros_like(targets)),

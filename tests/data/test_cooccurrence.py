@@ -90,9 +90,14 @@ def test_padding_marked_as_counted_changes_nothing(split):
 
 
 @needs_library
+@pytest.mark.parametrize("table", [300, 301])
 @pytest.mark.parametrize("counted", [False, True])
-def test_gather_equals_the_plain_one(counted):
-    """Repeated items, padding on both sides, rows longer than the steps of the search."""
+def test_gather_equals_the_plain_one(monkeypatch, counted, table):
+    """Repeated items, padding on both sides, rows longer than the steps of the search.
+
+    table: items with the padding up to which a table of all pairs is made of the 301.
+    """
+    monkeypatch.setattr(cooccurrence, "HEAD", table)
     rng = np.random.default_rng(0)
     users, items = rng.integers(0, 400, 9000), 1 + rng.integers(0, 300, 9000) ** 2 // 300
     incidence = scipy.sparse.csr_matrix((np.ones(9000, np.int32), (users, items)), (400, 301))
@@ -221,9 +226,16 @@ def test_a_pair_takes_eight_bytes_and_is_there_once(monkeypatch):
     assert np.shares_memory(counts.matrix.indices, counts.indices)
 
 
-@pytest.mark.parametrize("native_one", [pytest.param(True, marks=needs_library), False])
-def test_rows_that_begin_beyond_32_bits(tmp_path, native_one):
-    """Of 2^31 pairs in front, which are holes in files, none is read."""
+LIBRARY = [pytest.param(head, marks=needs_library) for head in (0, 4)]
+
+
+@pytest.mark.parametrize("head", [None, *LIBRARY])
+def test_rows_that_begin_beyond_32_bits(monkeypatch, tmp_path, head):
+    """Of 2^31 pairs in front, which are holes in files, none is read.
+
+    head: items up to which the library looks in a table; None is without the library.
+    """
+    monkeypatch.setattr(cooccurrence, "HEAD", head)
     begin = 2**31 + 5
     arrays = []
     for name, values in (("indices", [1, 3, 2, 3, 1, 2, 3]), ("data", [4, 2, 7, 5, 2, 5, 9])):
@@ -233,7 +245,7 @@ def test_rows_that_begin_beyond_32_bits(tmp_path, native_one):
     counts = CoOccurrence(np.array([0, begin, begin + 2, begin + 4, begin + 7]), *arrays)
     dense = np.array([[0, 0, 0, 0], [0, 4, 0, 2], [0, 0, 7, 5], [0, 2, 5, 9]])
     items = np.array([[0, 3, 1, 2, 3]])
-    block = (counts.block if native_one else lambda items: counts._block(items, None))(items)
+    block = counts._block(items, None) if head is None else counts.block(items)
     np.testing.assert_array_equal(block, dense[items[:, :, None], items[:, None, :]])
     assert counts.rows(1, 4).toarray().tolist() == dense[1:].tolist()
 

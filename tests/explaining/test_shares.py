@@ -183,19 +183,25 @@ def test_each_one_is_what_the_network_makes_of_its_part():
 def test_the_weights_are_the_reference_operators():
     model, given = made(RKSA, blocks=1, heads=2), batch()
     with watched(model) as found:
-        model.scores(given)
+        model.encode(given)
     expected = weights_by_the_reference(model, given)
     assert len(found) == 1 and found[0].shape == (1, 2, 5, 5)
     torch.testing.assert_close(found[0][0], expected, rtol=0, atol=1e-5)
     assert (found[0][0, :, 0, 1:] == 0).all()  # causal
+    with watched(model) as last:
+        model.scores(given)
+    torch.testing.assert_close(last[0], found[0][:, :, -1:], rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
 def test_the_weights_of_plain_attention():
     model, given = made(SASRec, blocks=1, position_bias=True), batch()
     with watched(model) as found:
-        scores = model.scores(given)
-    assert torch.equal(scores, model.scores(given))  # watching changes nothing
+        states = model.encode(given)
+    assert torch.equal(states, model.encode(given))  # watching changes nothing
+    with watched(model) as last:
+        model.scores(given)
+    torch.testing.assert_close(last[0], found[0][:, :, -1:], rtol=0, atol=1e-6)
     attention = model.blocks[0].attention
     x = model.items.weight[given.items[0, -5:]] * model.scale + model.positions.weight[-5:]
     q = attention.query(model.blocks[0].attention_norm(x)).double().numpy()

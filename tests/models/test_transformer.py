@@ -176,22 +176,56 @@ def test_sasrec_attention_is_a_literal_softmax(split, batch):
         torch.testing.assert_close(output[t], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{}, {"block": "ligr", "temperature": 0.3, "blocks": 1}])
-@pytest.mark.parametrize("model", ["rksa", "sasrec"])
-def test_the_last_states_are_those_of_the_whole_pass(model, settings, split):
-    """They compute less, so they differ by rounding: sums of tens of terms of size 1 or so."""
-    counts = CoOccurrence.from_split(split)
-    batcher = Batcher(split, counts, 8, seed=0)
-    batch = batcher.evaluation(np.arange(len(split.targets("test").users)), "test")
+LAST = [
+    ("rksa", {}),
+    ("rksa", {"heads": 1, "eval_mode": "sample"}),
+    ("rksa", {"block": "ligr", "temperature": 0.3, "blocks": 1}),
+    ("rksa", {"time_bias": True, "position_bias": True, "eval_mode": "sample"}),
+    ("rksa", {"position_bias": True, "eval_mode": "location", "blocks": 3}),
+    ("sasrec", {"heads": 4}),
+    ("sasrec", {"block": "ligr", "temperature": 0.3, "blocks": 1}),
+    ("sasrec", {"time_bias": True}),
+    ("sasrec", {"position_bias": True, "heads": 1}),
+]
+
+
+@pytest.mark.parametrize("rows_of_a_group", [1, 10**9])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("name", "settings"), LAST)
+def test_the_last_states_are_those_of_the_whole_pass(
+    monkeypatch, name, settings, dtype, rows_of_a_group, timed_split
+):
+    """They compute less, in another order, so they differ by rounding.
+
+    Of sums of tens of terms of size 1 or so, one behind another: 200 of the dtype's steps. The
+    draws are those of the whole pass, which, where gradients are wanted, projects all. bfloat16 as
+    evaluation has it, under autocast.
+    """
+    monkeypatch.setattr(groups, "WORTH_A_GROUP", rows_of_a_group)
+    counts, seen = CoOccurrence.from_split(timed_split), timed_split.sequences
+    batcher = Batcher(timed_split, counts, 8, seed=0, times="time_bias" in settings)
+    batch = batcher.evaluation(np.arange(len(timed_split.targets("test").users)), "test")
     torch.manual_seed(0)
-    made = MODELS[model](
-        *([split.sequences.num_items, split.sequences.num_users][: 1 + (model == "rksa")]),
-        max_length=8, width=8, heads=2, **settings,
-    ).eval()  # fmt: skip
+    made = MODELS[name](
+        *([seen.num_items, seen.num_users][: 1 + (name == "rksa")]),
+        **{"max_length": 8, "width": 8, "heads": 2, **settings},
+    ).eval()
     for parameter in made.parameters():
         parameter.data.add_(0.3 * torch.randn_like(parameter))
-    with torch.no_grad():
-        whole, last = made.encode(batch)[:, -1], made.last_states(batch)
+    rounded = dtype == torch.bfloat16
+    if not rounded:
+        made, batch = made.to(dtype), batch._replace(cooccurrence=batch.cooccurrence.to(dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=rounded):
+        torch.manual_seed(3)
+        whole = made.encode(batch)[:, -1].detach().to(torch.float64)
+        with torch.no_grad():
+            torch.manual_seed(3)
+            last = made.last_states(batch).to(torch.float64)
+            torch.manual_seed(3)
+            folded = made.encode(batch)[:, -1].to(torch.float64)
     assert last.shape == whole.shape and len(last) > 5
-    error = 200 * torch.finfo(torch.float32).eps * whole.abs().max()
+    steps = 10 if rounded else 200  # of bfloat16, those that add up on the way alone
+    error = steps * torch.finfo(dtype).eps * whole.abs().max()
     torch.testing.assert_close(last, whole, rtol=0, atol=float(error))
+    torch.testing.assert_close(folded, whole, rtol=0, atol=float(error))
+    assert not torch.equal(last, whole)  # they are made otherwise

@@ -148,6 +148,27 @@ def test_chunks_bound_the_memory_and_do_not_change_the_metrics(split, monkeypatc
     assert 0 < model.largest <= 500
 
 
+def test_histories_of_similar_length_are_ranked_together(split):
+    """Ranks stand where their targets do, whatever the order in which they are found."""
+    batcher, negatives = Batcher(split, None, 5, 0), sampled_candidates(split, "test", 100, seed=0)
+    evaluation = Evaluation(split, batcher, "test", negatives)
+    evaluation.chunk = 7
+    lengths = []
+
+    class Watched(TableModel):
+        def scores(self, batch):
+            lengths.append((batch.items > 0).sum(1))
+            return super().scores(batch)
+
+    found = evaluation(Watched(41, 150))
+    lengths = torch.cat(lengths)
+    assert torch.equal(lengths, lengths.sort().values) and lengths[0] < lengths[-1] == 5
+    alone = Evaluation(split, batcher, "test", negatives)
+    alone.order, alone.chunk = np.arange(len(alone.order))[::-1].copy(), 1
+    expected = alone(TableModel(41, 150))
+    assert torch.equal(found.ranks, expected.ranks) and torch.equal(found.lists, expected.lists)
+
+
 def test_processes_together_give_the_metrics_of_one(split, monkeypatch):
     monkeypatch.setattr(metrics, "SCORES_AT_ONCE", 500)
     evaluation = Evaluation(
