@@ -66,6 +66,11 @@ def fit_best(
     """
     from rka_fast.tune import tune
 
+    if not isinstance(search, Mapping | None):
+        raise ConfigError(
+            "search: expected the values to try by the name of the setting, such as "
+            f'{{"width": [32, 64]}}, got {printable(repr(search))}'
+        )
     config, frames, features = _settings(data, None, settings)
     study = tune(
         config, search or {}, trials, pruner, "fit_best", "loss" in settings, frames, features

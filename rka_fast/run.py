@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import torch
@@ -49,9 +49,6 @@ from rka_fast.training.devices import check_device, make_accelerator
 from rka_fast.training.evaluator import Evaluator
 from rka_fast.training.metrics import both_metrics
 from rka_fast.training.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    pass
 
 
 class Run:

@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,8 +94,8 @@ def tune(
     from rka_fast.tuning.space import make_space
     from rka_fast.tuning.study import Tuning
 
-    if trials < 1:
-        raise ConfigError(f"trials must be at least 1, got {trials}")
+    if not isinstance(trials, Integral) or trials < 1:
+        raise ConfigError(f"trials must be a whole number, at least 1, got {trials!r}")
     if pruner not in PRUNERS:
         raise ConfigError(f"pruner {pruner!r}: expected {', '.join(PRUNERS)}")
     for name in ("track", "from_run"):  # nothing would come of them

@@ -77,6 +77,12 @@ def test_from_python_what_is_searched(log, tmp_path):
         fit_best(log, lr=0.1, out=str(tmp_path / "b"))
     with pytest.raises(ConfigError, match="pruner 'best': expected median, hyperband, none"):
         fit_best(log, pruner="best", out=str(tmp_path / "b"), **given)
+    for wrong in ("3", 2.5):
+        with pytest.raises(ConfigError, match=f"trials must be a whole number, .*, got {wrong!r}"):
+            fit_best(log, trials=wrong, out=str(tmp_path / "b"), **given)
+    for search in (["width"], "width=8,16"):
+        with pytest.raises(ConfigError, match=r'search: expected .*\{"width": \[32, 64\]\}, got '):
+            fit_best(log, search=search, out=str(tmp_path / "b"), **given)
     with pytest.raises(TrainingError, match="no trial in .* was trained to its end: .*width"):
         fit_best(log, trials=1, search={"heads": [3]}, out=str(tmp_path / "c"), **given)
     assert not (tmp_path / "b").exists()
@@ -252,7 +258,7 @@ def test_the_table_shows_values_and_reasons_as_they_were_written(log, tmp_path):
 def test_bad_calls(log, tmp_path, capsys, monkeypatch):
     out = tmp_path / "study"
     for flags, message in (
-        (("--trials", "0"), "trials must be at least 1, got 0"),
+        (("--trials", "0"), "trials must be a whole number, at least 1, got 0"),
         (("--split", "none", "--epochs", "1"), "split 'none' holds nothing out to choose by"),
         (("--track", "mlflow"), "track 'mlflow' is of a single run, not of trials; leave it out"),
         (("--search", "heads=3"), None),

@@ -18,11 +18,15 @@ PART = 1 << 20  # bytes that are parsed at a time
 def parsed(text: bytes, where: str, form: str, held: str) -> Any:
     """Its value. Raises DataError where it is not of the form, or too deep for what it holds."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_constant)
     except RecursionError:
         raise DataError(f"{where}: this JSON is nested too deeply to hold {held}") from None
     except ValueError as error:
         raise DataError(f"{where}: not {form}: {error}") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no value of JSON; write null where there is none")
 
 
 def read_lines(
@@ -112,7 +116,7 @@ class _Lines:
         for row, line in enumerate(_lines(self.text.content)):
             line = line.removesuffix(b"\n")
             try:
-                value = json.loads(line)
+                value = json.loads(line, parse_constant=_no_constant)
             except (ValueError, RecursionError):  # a place takes long to find: only where needed
                 value = parsed(line, self.place(row), "a JSON object", "an event")
             if not isinstance(value, dict):

@@ -58,7 +58,10 @@ class Text:
         except OSError as error:
             raise DataError(f"cannot read {self._path}: {error.strerror}") from error
         if not same:
-            raise DataError(f"{self._path} was changed while it was read; read it again")
+            raise DataError(
+                f"{self._path} was changed while it was read; read it again, or a copy of it where "
+                "it goes on changing"
+            )
 
 
 def _state(of: os.stat_result) -> tuple[int, int, int]:

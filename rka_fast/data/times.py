@@ -228,9 +228,9 @@ def _count(values: pl.Series, unit: str) -> pl.Series:
 
 def _whole(values: pl.Series) -> pl.Series:
     """Numbers, int64 where all are whole."""
-    whole = values if values.dtype.is_integer() else values.cast(pl.Int64, strict=False)
+    whole = values.cast(pl.Int64, strict=False)  # null, too, of integers beyond 63 bits
     if whole.null_count() == values.null_count() and not values.dtype.is_float():
-        return whole.cast(pl.Int64)
+        return whole
     numbers = values.cast(pl.Float64, strict=False)
     numbers = numbers.set(~numbers.is_finite().fill_null(False), None)
     if (numbers.drop_nulls() == numbers.drop_nulls().floor()).all() and (

@@ -230,9 +230,9 @@ def _are_whole(values: pl.Series) -> bool:
 
 
 def _are_integers(values: pl.Series) -> bool:
-    """Whether values are integers, as numbers or as text."""
-    if values.dtype != pl.String:
-        return values.dtype.is_integer()
+    """Whether values are integers of 64 bits, as numbers or as text."""
+    if values.dtype != pl.String and not values.dtype.is_integer():
+        return False
     return values.cast(pl.Int64, strict=False).null_count() == values.null_count()
 
 

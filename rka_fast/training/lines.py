@@ -37,7 +37,8 @@ class Speed(NamedTuple):
 
     def lines(self, config: Config, epochs: int) -> Iterator[str]:
         """For a person, with a warning where the epochs that are left may take long."""
-        line = f"speed: about {self.step:.2g} s a step, {self.epoch:,.1f} s an epoch of "
+        step = f"{self.step:.2g}" if self.step < 10 else f"{self.step:,.0f}"
+        line = f"speed: about {step} s a step, {self.epoch:,.1f} s an epoch of "
         line += f"{self.steps:,} steps"
         if self.evaluation is not None:
             line += f", {self.evaluation:,.1f} s an evaluation"

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import threading
 
 import polars as pl
 import pytest
@@ -116,6 +117,10 @@ ODD_GROUPS = {
     "one float not whole": parquet(changed(910, 12.5, None, None, of=FLOATS)),
     "one blank in Parquet": parquet(changed(910, "u1 ", None, None)),
     "bytes": parquet([(u.encode(), i, t) for u, i, t in ROWS]),
+    "an integer beyond 63 bits": parquet(
+        changed(910, None, None, 2**63 + 5, of=NUMBERED),
+        {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.UInt64},
+    ),
     "numbers with a part": parquet([(u, i, float(t)) for u, i, t in NUMBERED]),
     "last row group damaged": parquet()[:-3000] + bytes(1500) + parquet()[-1500:],
 }
@@ -193,9 +198,7 @@ def test_the_text_is_let_go_of_where_it_can_be_read_again(tmp_path, monkeypatch,
     assert all(held) and len(held) > 10
     held.clear()
     os.mkfifo(tmp_path / "pipe")
-    if os.fork() == 0:
-        (tmp_path / "pipe").write_bytes(content)
-        os._exit(0)
+    threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[content], daemon=True).start()
     assert outcome(tmp_path / "pipe", None)[:2] == plain[:2]
     assert all(held) and len(held) > 10
 

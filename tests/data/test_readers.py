@@ -209,6 +209,12 @@ FAULTS = {
     ),
     "line 2: the count in front is 4, but 2 items follow": b"3 1 5 6\n4 7 8\n",
     "line 2: not a JSON object": b'{"user": 1, "item": 2}\n{"user": 1, "it\n',
+    "line 3: not a JSON object: NaN is no value of JSON; write null": (
+        b'{"user": 1, "item": 2}\n\n{"user": 1, "item": 2, "rating": NaN}\n'
+    ),
+    "not JSON: -Infinity is no value of JSON; write null": (
+        b'[{"user": 1, "item": 2}, {"user": 1, "item": 2, "rating": -Infinity}]'
+    ),
     "line 2: rating 'x' is not": (
         b'{"user":1,"item":2,"rating":1}\n{"user":1,"item":2,"rating":"x"}\n'
     ),

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from support.processes import INSTALLED
 from support.trainers import break_at, lines, without_seconds
 
 from rka_fast.data.batches import Batcher
@@ -242,6 +243,7 @@ def test_no_thread_of_a_group_outlives_it():
     done = subprocess.run(
         [sys.executable, "-c", LEAVING],
         env=environment,
+        cwd=INSTALLED,
         capture_output=True,
         text=True,
         check=True,

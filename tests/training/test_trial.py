@@ -153,6 +153,8 @@ def test_what_is_told():
     assert list(Speed(0.25, 4000, None, 6.0).lines(config, 8)) == [
         "speed: about 0.25 s a step, 1,006.0 s an epoch of 4,000 steps"
     ]
+    (line,) = Speed(1234.5, 4, None).lines(config, 1)
+    assert line.startswith("speed: about 1,234 s a step, 4,938.0 s an epoch")
     (line,) = Speed(0.25, 40, 3.0, 1.0).lines(config, 8)
     assert line.endswith(", 11.0 s an epoch of 40 steps, 3.0 s an evaluation")
 
