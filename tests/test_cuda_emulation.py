@@ -86,7 +86,7 @@ def test_the_order_of_the_threads_does_not_matter(emulation, device, n, mode, li
     ids=str,
 )
 def test_the_order_of_the_threads_of_a_warp_does_not_matter(emulation, options, n):
-    """Nor does it whether copies in the background come early: they come when waited for."""
+    """Nor does it whether copies in the background come at once or when they are waited for."""
     if "mask" in options:
         mask = torch.rand((2, 2, n, n), generator=torch.Generator().manual_seed(2)) > 0.4
         options = {"mask": mask, "is_causal": False}
@@ -99,6 +99,18 @@ def test_the_order_of_the_threads_of_a_warp_does_not_matter(emulation, options, 
     for again in outputs[1:]:
         for name, x in outputs[0].items():
             assert torch.equal(again[name], x), name
+
+
+@pytest.mark.parametrize("n", [50, 190])
+def test_nor_does_it_where_squares_and_chunks_of_columns_take_turns_in_a_place(emulation, n):
+    """Three squares of keys, two chunks of features, queries and values."""
+    inputs = inputs_of(n=n, heads=1, batch=1, width=70, feature_width=70)
+    outputs = []
+    for order in range(2):
+        emulation.set_order(order)
+        with torch.no_grad():
+            outputs.append(kernelized_attention(**inputs, backend="emulation", seed=11))
+    assert torch.equal(*outputs)
 
 
 @pytest.mark.parametrize("n", [40, 150])

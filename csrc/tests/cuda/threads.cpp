@@ -35,6 +35,7 @@ struct Thread {
 
 struct Block {
   std::deque<Thread> threads;
+  bool early;  // whether copies happen at once
   // Words of every lane; two sets, so that the next exchange does not overwrite what is being read.
   std::vector<std::array<uint32_t, 2 * LANES * WORDS>> words;
   std::vector<int> set;  // of each warp
@@ -45,6 +46,10 @@ struct Block {
 
 Block* block = nullptr;
 std::vector<std::unique_ptr<char[]>> stacks;  // kept from block to block
+
+void copy(const Copy& c) {
+  for (int k = 0; k < c.count; ++k) c.to[k] = c.exists ? c.from[k] : 0.0f;
+}
 
 void enter() {
   (*block->body)();
@@ -89,7 +94,7 @@ bool run_warp(int warp, int64_t order, std::mt19937_64& random) {
 const char* run_block(int threads, int64_t order, const std::function<void()>& body) {
   Block b;
   b.threads.resize(threads), b.words.resize(threads / LANES), b.set.resize(threads / LANES);
-  b.body = &body;
+  b.body = &body, b.early = order % 2 == 1;
   block = &b;
   while (int(stacks.size()) < threads) stacks.push_back(std::make_unique<char[]>(STACK));
   for (int i = 0; i < threads; ++i) {
@@ -134,7 +139,11 @@ const uint32_t* exchange(const uint32_t* words, int count) {
 }
 
 void copy_later(float* to, const float* from, int count, bool exists) {
-  block->threads[block->current].open.push_back({to, from, count, exists});
+  const uintptr_t size = count * sizeof(float);
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % size) __builtin_trap();
+  Copy c{to, from, count, exists};
+  if (block->early) copy(c), c.count = 0;  // which is still to be waited for
+  block->threads[block->current].open.push_back(c);
 }
 
 void end_of_copies() {
@@ -147,9 +156,7 @@ void wait_for_copies(int pending) {
   auto& groups = block->threads[block->current].groups;
   const int done = std::max(0, int(groups.size()) - pending);
   for (int i = 0; i < done; ++i) {
-    for (const Copy& c : groups[i]) {
-      for (int k = 0; k < c.count; ++k) c.to[k] = c.exists ? c.from[k] : 0.0f;
-    }
+    for (const Copy& c : groups[i]) copy(c);
   }
   groups.erase(groups.begin(), groups.begin() + done);
 }
