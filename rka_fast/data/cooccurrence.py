@@ -41,7 +41,7 @@ def _moved(
     return scipy.sparse.csr_matrix((entries.data[kept], (rows[kept], columns[kept])), shape=shape)
 
 
-def _cuts(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
+def cuts(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
     """First and last of neighbours whose sizes come to AT_ONCE at most, or of one by itself."""
     ends, first = np.cumsum(sizes), 0
     while first < len(sizes):
@@ -54,12 +54,12 @@ def _cuts(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
 def _products(had: scipy.sparse.csr_matrix) -> Iterator[scipy.sparse.csr_matrix]:
     """X^T X of X, some rows at a time."""
     by_item = had.T.tocsr()
-    for first, last in _cuts(_most_of(by_item, had)):
+    for first, last in cuts(bound(by_item, had)):
         yield by_item[first:last] @ had
 
 
-def _most_of(by_item: scipy.sparse.csr_matrix, had: scipy.sparse.csr_matrix) -> np.ndarray:
-    """A bound on the pairs of every row of X^T X, int64."""
+def bound(by_item: scipy.sparse.csr_matrix, had: scipy.sparse.csr_matrix) -> np.ndarray:
+    """A bound on the entries of every row of a product of sparse matrices, int64."""
     return np.minimum(by_item @ np.diff(had.indptr).astype(np.int64), had.shape[1])
 
 
@@ -106,7 +106,7 @@ class CoOccurrence:
         below = half.T.tocsr()
 
         def parts() -> Iterator[scipy.sparse.csr_matrix]:
-            for first, last in _cuts(np.diff(half.indptr) + np.diff(below.indptr)):
+            for first, last in cuts(np.diff(half.indptr) + np.diff(below.indptr)):
                 lower = scipy.sparse.tril(below[first:last], first - 1, format="csr")
                 yield half[first:last] + lower
 
@@ -116,7 +116,7 @@ class CoOccurrence:
         """The counts of two groups of users, none of whom is in both, of the same items."""
         sizes = np.diff(self.indptr) + np.diff(other.indptr)
         return CoOccurrence.of(
-            self.rows(first, last) + other.rows(first, last) for first, last in _cuts(sizes)
+            self.rows(first, last) + other.rows(first, last) for first, last in cuts(sizes)
         )
 
     def updated(self, before: Split, after: Split) -> CoOccurrence:
@@ -139,8 +139,8 @@ class CoOccurrence:
 
         def parts() -> Iterator[scipy.sparse.csr_matrix]:
             less, more = had.T.tocsr(), have.T.tocsr()
-            sizes = np.diff(self.indptr)[source] + _most_of(less, had) + _most_of(more, have)
-            for first, last in _cuts(sizes):
+            sizes = np.diff(self.indptr)[source] + bound(less, had) + bound(more, have)
+            for first, last in cuts(sizes):
                 part = self._chosen(source[first:last], item, shape[1])
                 part = (part - less[first:last] @ had + more[first:last] @ have).tocsr()
                 part.eliminate_zeros()
@@ -166,7 +166,7 @@ class CoOccurrence:
 
     def _blocks(self) -> Iterator[tuple[int, scipy.sparse.csr_matrix]]:
         """Some `rows` after the other, each with the number of the first."""
-        for first, last in _cuts(np.diff(self.indptr)):
+        for first, last in cuts(np.diff(self.indptr)):
             yield first, self.rows(first, last)
 
     def _chosen(
@@ -294,7 +294,7 @@ def likely_pairs(split: Split, sample: int = 500) -> int:
     had = incidence(split)
     rows = had.T.tocsr()[chosen]
     stored = np.concatenate(
-        [(rows[first:last] @ had).getnnz(axis=1) for first, last in _cuts(most[chosen])]
+        [(rows[first:last] @ had).getnnz(axis=1) for first, last in cuts(most[chosen])]
     )
     return int(total * (stored / most[chosen]).mean())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +13,6 @@ from torch import Tensor
 from rka_fast.models.base import Recommender, without_padding
 
 if TYPE_CHECKING:
-    import scipy.sparse
-
     from rka_fast.data.batches import Batch
     from rka_fast.data.split import Split
 
@@ -45,13 +45,10 @@ class ItemKNN(Recommender):
         self.register_buffer("similarities", torch.zeros(num_items + 1, kept))
 
     def fit(self, split: Split) -> None:
-        counts, support = _cooccurrence(split), split.train_counts()
-        scale = 1 / np.sqrt(support + self.regularisation)
+        scale = 1 / np.sqrt(split.train_counts() + self.regularisation)
         kept = self.neighbours.shape[1]
-        for item in range(1, counts.shape[0]):
-            row = slice(*counts.indptr[item : item + 2])
-            others = counts.indices[row]
-            similarity = counts.data[row] * scale[item] * scale[others]
+        for item, others, counts in _cooccurrence(split):
+            similarity = counts * scale[item] * scale[others]
             best = np.argsort(-similarity, kind="stable")[:kept]
             self.neighbours[item, : len(best)] = torch.from_numpy(others[best].astype(np.int64))
             self.similarities[item, : len(best)] = torch.from_numpy(similarity[best])
@@ -65,17 +62,26 @@ class ItemKNN(Recommender):
         return without_padding(scores)
 
 
-def _cooccurrence(split: Split) -> scipy.sparse.csr_matrix:
-    """cooc, CSR (num_items + 1, num_items + 1), of the events that count, without its diagonal."""
+def _cooccurrence(split: Split) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """cooc of the events that count: of every item the others, ascending, and their counts.
+
+    It is made some rows at a time, of which none is kept.
+    """
     import scipy.sparse  # here, since importing rka_fast for its operator should not load it
+
+    from rka_fast.data.cooccurrence import bound, cuts
 
     sequences, which = split.sequences, split.counted_events
     where = sequences.event_users[which], sequences.items[which]
     events = scipy.sparse.csr_matrix(
         (np.ones(len(where[0])), where), shape=(sequences.num_users, sequences.num_items + 1)
     )
-    counts = (events.T @ events.sign()).tocsr()  # pyright: ignore[reportAttributeAccessIssue]
-    counts.setdiag(0)
-    counts.eliminate_zeros()
-    counts.sort_indices()
-    return counts
+    by_item, had = events.T.tocsr(), events.sign()  # pyright: ignore[reportAttributeAccessIssue]
+    for first, last in cuts(bound(by_item, had)):
+        rows = by_item[first:last] @ had
+        rows.setdiag(0, first)
+        rows.eliminate_zeros()
+        rows.sort_indices()
+        for row, (begin, end) in enumerate(itertools.pairwise(rows.indptr)):
+            if end > begin:
+                yield first + row, rows.indices[begin:end], rows.data[begin:end]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.sequences import sequences_of
 
+from rka_fast.data import cooccurrence
 from rka_fast.data.split_rules import leave_one_out
 from rka_fast.models import ItemKNN
 from rka_fast.training.metrics import target_ranks
@@ -36,8 +37,10 @@ def test_similarity_by_hand():
     assert from_4 == [0, 0, 0, 0, 0]
 
 
-def test_only_the_nearest_are_kept(split):
+@pytest.mark.parametrize("pairs", [1, 20, 2**20])
+def test_only_the_nearest_are_kept(split, monkeypatch, pairs):
     """The literal double loop over items; distinct items of a history, so counts are plain."""
+    monkeypatch.setattr(cooccurrence, "AT_ONCE", pairs)  # of one item, of some and of all
     training = [split.sequences.sequence(u)[:-2].tolist() for u in range(10)]
     support = [sum(h.count(i) for h in training) for i in range(13)]
     model = ItemKNN(12, neighbours=3)
