@@ -12,7 +12,7 @@ from rka_fast.data.sources import SAMPLE, Source, Types, by_place
 from rka_fast.data.texts import Text
 from rka_fast.errors import DataError, printable
 
-PART = 1 << 20  # bytes that are parsed at a time
+PART = 1 << 22  # bytes that are parsed at a time
 
 
 def parsed(text: bytes, where: str, form: str, held: str) -> Any:
@@ -104,8 +104,8 @@ class _Lines:
     def _schema(self) -> dict[str, pl.DataType]:
         """Types by name, as polars finds them in all objects together."""
         types = _inferred(self.text.content)  # before it is let go of
-        if types is None or not all(_fits(part, types) for part in self._parts()):
-            types = _inferred(whole := self._whole())  # which has no blank lines
+        if types is None or not all(_fits(part, types) for part in self.text.parts(0, PART)):
+            types = _inferred(whole := self._whole())  # without blank lines that polars minds
             if types is None or not _fits(whole, types):
                 return self._literal()
         return types
