@@ -138,6 +138,6 @@ def fold(name: str, grad: Tensor, argument: Tensor) -> Tensor:
         grad = grad.sum(0)
     elif name == "time_table":
         grad = grad.sum(0).sum_to_size(argument.shape)
-    elif name in ("bias", "mixture"):
+    elif name in ("bias", "mixture") and grad.shape != argument.shape:
         grad = grad.sum_to_size(argument.shape)
-    return grad.to(argument.dtype)
+    return grad if grad.dtype == argument.dtype else grad.to(argument.dtype)

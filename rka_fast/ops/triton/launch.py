@@ -9,7 +9,6 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -94,7 +93,7 @@ def forward(a: Arguments) -> Tensor:
         arguments = (p, *size, heads_of(output), memory, factor, row)
         run(attention.forward_kernel, grid, arguments, c)
         return output
-    tiles = batch * heads * triton.cdiv(rows, c.rows_tile)
+    tiles = batch * heads * -(-rows // c.rows_tile)
     grid = min(tiles, programs(c, output.device))
     factors = new_scratch(batch * factor, output.device)
     memory = new_scratch(grid * row, output.device)
@@ -118,7 +117,7 @@ def backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
     batch, heads, _rows, _ = a.query.shape
     c = config(a, backward=True)
     p, size = problem(a, c)
-    results, g = gradients(grad, {DIFFERENTIABLE[i] for i in needs}, a)
+    results, g = gradients(grad, needs, a)
     factor = factor_size(p) + p.pitch * p.pitch
     row = rows_size(c, p, scratch.BACKWARD_ROWS)
     if p.times is not None:
@@ -140,40 +139,59 @@ def backward(grad: Tensor, needs: list[int], a: Arguments) -> list[Tensor]:
     return [_finish(results.get(DIFFERENTIABLE[i]), DIFFERENTIABLE[i], a[i]) for i in needs]
 
 
-def gradients(grad: Tensor, needed: set[str], a: Arguments) -> tuple[dict, Gradients]:
+def gradients(grad: Tensor, needs: list[int], a: Arguments) -> tuple[dict, Gradients]:
     """Where the kernels write: float32, one share per sequence for what sequences share."""
-    batch, heads, rows, _ = a.query.shape
-    spread = a.mode != "location"
-    shaped = spread and a.shape_query is not None
-    if a.correlation is None:
-        covariance = ("features", "concentration", "mixture", "gate")
-    else:
-        covariance = ("factor",) if a.mode == "sample" else ("correlation",)
-    has_covariance = bool(needed & set(covariance)) and (shaped or a.mode == "sample")
-    names = {"query", "key", "value", "bias", "time_table"} & needed
-    names |= {"scale_query", "scale_key", "scale_bias"} & needed if spread else set()
-    names |= {"shape_query", "shape_key"} & needed if shaped else set()
-    names |= set(covariance) if has_covariance else set()
-    shapes = {
-        "bias": (batch, heads, rows, a.key.shape[2]),
-        "time_table": (batch, heads, TIME_BUCKETS),
-        "scale_bias": (batch, heads),
-        "concentration": (batch, 2),
-        "mixture": (batch, 3),
-    }
+    given = a.shape_query is not None, a.correlation is not None
+    names, has_covariance = _written(tuple(needs), a.mode, *given)
     results = {}
     for name in names:
         argument = getattr(a, name)
         if argument is not None:
-            new = torch.zeros if name == "bias" else torch.empty
-            shape = shapes.get(name, argument.shape)
-            results[name] = new(shape, dtype=torch.float32, device=grad.device)
+            results[name] = _new_gradient(name, argument, a)
     heads_or_pointer = {
         n: heads_of(x) if x.dim() == 4 and n != "bias" else x for n, x in results.items()
     }
-    empty = dict.fromkeys(Gradients._fields)
-    outputs = {"output": heads_of(grad), "covariance": tl.constexpr(has_covariance)}
-    return results, Gradients(**empty | heads_or_pointer | outputs)
+    outputs = {"output": heads_of(grad), "covariance": has_covariance}
+    return results, Gradients(**_NO_GRADIENTS | heads_or_pointer | outputs)
+
+
+SHARED = ("bias", "scale_bias", "concentration", "mixture", "time_table")  # by sequences
+_NO_GRADIENTS = dict.fromkeys(Gradients._fields)
+
+
+@cache
+def _written(
+    needs: tuple[int, ...], mode: str, shape: bool, ready: bool
+) -> tuple[tuple[str, ...], tl.constexpr]:
+    """The names of the gradients that the kernels write, and whether the covariance's are there."""
+    needed = {DIFFERENTIABLE[i] for i in needs}
+    spread = mode != "location"
+    shaped = spread and shape
+    if not ready:
+        covariance = ("features", "concentration", "mixture", "gate")
+    else:
+        covariance = ("factor",) if mode == "sample" else ("correlation",)
+    has_covariance = bool(needed & set(covariance)) and (shaped or mode == "sample")
+    names = {"query", "key", "value", "bias", "time_table"} & needed
+    names |= {"scale_query", "scale_key", "scale_bias"} & needed if spread else set()
+    names |= {"shape_query", "shape_key"} & needed if shaped else set()
+    names |= set(covariance) if has_covariance else set()
+    return tuple(x for x in DIFFERENTIABLE if x in names), tl.constexpr(has_covariance)
+
+
+def _new_gradient(name: str, x: Tensor, a: Arguments) -> Tensor:
+    """Memory for the gradient of the argument x, contiguous."""
+    batch, heads, rows, _ = a.query.shape
+    if name not in SHARED:
+        if x.dtype == torch.float32 and x.is_contiguous():
+            return torch.empty_like(x)  # in half the time
+        return torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    if name == "bias":
+        shape = batch, heads, rows, a.key.shape[2]
+        return torch.zeros(shape, dtype=torch.float32, device=x.device)
+    widths = {"scale_bias": (heads,), "time_table": (heads, TIME_BUCKETS)}
+    shape = batch, *widths.get(name, x.shape[-1:])
+    return torch.empty(shape, dtype=torch.float32, device=x.device)
 
 
 def _finish(grad: Tensor | None, name: str, argument: Tensor) -> Tensor:
@@ -187,7 +205,7 @@ def problem(a: Arguments, c: TileConfig) -> tuple[Problem, Size]:
     """The arguments as the kernels read them; nothing is copied that is already so."""
     batch, heads, rows, _ = a.query.shape
     keys = a.key.shape[2]
-    pitch = triton.cdiv(keys, c.tile) * c.tile
+    pitch = -(-keys // c.tile) * c.tile
     mixture = None if a.mixture is None else _small(a.mixture)
     features = None if a.mode == "location" else a.features
     exact = full_precision(a.query.device)
