@@ -35,47 +35,43 @@ def d_correlation(p, f):
 
 
 @triton.jit
-def load_features(p, s, b, i, c, gated):
-    """Rows i and columns c of the features; `gated`, None or not known yet: times the gate."""
+def load_features(p, s, b, i, c):
+    """Rows i and columns c of the features."""
     there = exists(p, s, b, i)
     at = p.features + (tl.cast(b, tl.int64) * s.keys + i[:, None]) * p.feature_width + c[None, :]
     inside = c < p.feature_width
-    x = tl.load(at, mask=there[:, None] & inside[None, :], other=0.0)
-    if p.gate is not None and gated is not None:
-        x *= load_gate(p, b, c, gated > 0)[None, :]
-    return rounded(x, p.feature_precision)
+    return tl.load(at, mask=there[:, None] & inside[None, :], other=0.0)
 
 
 @triton.jit
-def load_gate(p, b, c, gated):
-    """The user's gate at columns c, ones where it is not asked for."""
+def load_gate(p, b, c):
+    """The user's gate at columns c."""
     at = p.gate + tl.cast(b, tl.int64) * p.feature_width + c
-    return tl.load(at, mask=(c < p.feature_width) & gated, other=1.0)
+    return tl.load(at, mask=c < p.feature_width, other=0.0)[None, :]
 
 
 @triton.jit
-def kinds(p):
-    """Of exponential kernels: the item's and, with a gate, the user's."""
-    return 1 if p.gate is None else 2
-
-
-@triton.jit
-def gram(p, s, b, first_i, first_j, gated):
-    """A tile of the Gram matrix of the features."""
+def grams(p, s, b, first_i, first_j):
+    """A tile of the Gram matrix of the features, and of that of the gated ones."""
     i = first_i + tl.arange(0, p.tile)
     j = first_j + tl.arange(0, p.tile)
-    acc = tl.zeros((p.tile, p.tile), tl.float32)
+    precision: tl.constexpr = p.feature_precision
+    gram = tl.zeros((p.tile, p.tile), tl.float32)
+    gated = gram
     for first in range(0, p.feature_width, p.chunk):
         c = first + tl.arange(0, p.chunk)
-        x = load_features(p, s, b, i, c, gated)
-        if p.feature_precision == "tf32":  # both rounded alike
-            y = load_features(p, s, b, j, c, gated)
-        else:  # as good, and y goes to the product as it is
-            y = load_features(p, s, b, j, c, None)
-            if p.gate is not None:
-                x *= load_gate(p, b, c, gated > 0)[None, :]
-        acc = multiply(x, tl.trans(y), acc, p.feature_precision)
-    return acc
+        x = load_features(p, s, b, i, c)
+        y = load_features(p, s, b, j, c)
+        gram = multiply(rounded(x, precision), tl.trans(rounded(y, precision)), gram, precision)
+        if p.gate is not None:
+            x *= load_gate(p, b, c)
+            if precision == "tf32":  # both rounded alike
+                y *= load_gate(p, b, c)
+            else:  # as good, and y goes to both products as it is
+                x *= load_gate(p, b, c)
+            y = tl.trans(rounded(y, precision))
+            gated = multiply(rounded(x, precision), y, gated, precision)
+    return gram, gated
 
 
 @triton.jit
@@ -97,12 +93,19 @@ def describe_keys(p, s, b, f):
     local = tl.arange(0, p.tile)
     for first in range(0, p.pitch, p.tile):
         i = first + local
-        for gated in range(0, kinds(p)):
-            square = tl.zeros((p.tile,), tl.float32)
-            for first_c in range(0, p.feature_width, p.chunk):
-                x = load_features(p, s, b, i, first_c + tl.arange(0, p.chunk), gated)
-                square += sum_products(x, x, 1)
-            store_inverse_root(p, f, gated, i, square)
+        square = tl.zeros((p.tile,), tl.float32)
+        gated = square
+        for first_c in range(0, p.feature_width, p.chunk):
+            c = first_c + tl.arange(0, p.chunk)
+            x = load_features(p, s, b, i, c)
+            if p.gate is not None:
+                y = rounded(x * load_gate(p, b, c), p.feature_precision)
+                gated += sum_products(y, y, 1)
+            x = rounded(x, p.feature_precision)
+            square += sum_products(x, x, 1)
+        store_inverse_root(p, f, 0, i, square)
+        if p.gate is not None:
+            store_inverse_root(p, f, 1, i, gated)
         if p.counts is not None:
             at = p.counts + (tl.cast(b, tl.int64) * s.keys + i) * s.keys + i
             store_inverse_root(p, f, 2, i, tl.load(at, mask=i < s.keys, other=0.0))
@@ -110,13 +113,19 @@ def describe_keys(p, s, b, f):
 
 
 @triton.jit
-def cosine(p, s, b, f, first_i, first_j, gated):
-    """cos(x_i, x_j), and the product of the inverse norms."""
+def cosine(p, f, gram, i, j, gated):
+    """cos(x_i, x_j) from a tile of a Gram matrix, and the product of the inverse norms."""
     norms = inverse_norms(p, f, gated)
-    x = tl.load(norms + first_i + tl.arange(0, p.tile))
-    y = tl.load(norms + first_j + tl.arange(0, p.tile))
-    outer = x[:, None] * y[None, :]
-    return gram(p, s, b, first_i, first_j, gated) * outer, outer
+    outer = tl.load(norms + i)[:, None] * tl.load(norms + j)[None, :]
+    return gram * outer, outer
+
+
+@triton.jit
+def exponential_kernel(p, b, f, gram, i, j, gated):
+    """The item's kernel or, `gated`, the user's, by its weight."""
+    cos, _ = cosine(p, f, gram, i, j, gated)
+    gamma = tl.load(p.concentration + gated)
+    return weight(p, b, 1 + gated) * tl.exp(2.0 * gamma * (cos - 1.0))
 
 
 @triton.jit
@@ -148,11 +157,10 @@ def write_correlation(p, s, b, f, full: tl.constexpr):
         last = p.pitch if full else first_i + p.tile
         for first_j in range(0, last, p.tile):
             j = first_j + local
-            k = tl.zeros((p.tile, p.tile), tl.float32)
-            for gated in range(0, kinds(p)):
-                cos, _ = cosine(p, s, b, f, first_i, first_j, gated)
-                gamma = tl.load(p.concentration + gated)
-                k += weight(p, b, 1 + gated) * tl.exp(2.0 * gamma * (cos - 1.0))
+            gram, gated = grams(p, s, b, first_i, first_j)
+            k = exponential_kernel(p, b, f, gram, i, j, 0)
+            if p.gate is not None:
+                k += exponential_kernel(p, b, f, gated, i, j, 1)
             if p.counts is not None:
                 k += weight(p, b, 0) * counting_kernel(p, s, b, f, i, j)
             related = exists(p, s, b, i)[:, None] & exists(p, s, b, j)[None, :]

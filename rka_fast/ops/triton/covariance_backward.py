@@ -7,8 +7,8 @@ from rka_fast.ops.triton.covariance import (
     cosine,
     counting_kernel,
     d_correlation,
+    grams,
     inverse_blocks,
-    kinds,
     load_features,
     load_gate,
     weight,
@@ -29,23 +29,23 @@ def correlation_backward(p, s, g, b, f, r):
     if p.mode == "sample":
         cholesky_backward(p, f)
     sequence = tl.cast(b, tl.int64)
-    tl.store(g.concentration + sequence * 2 + 1, 0.0)  # of the user's kernel, if it is missing
-    tl.store(g.mixture + sequence * 3 + 2, 0.0)
     counts = 0.0
     if p.counts is not None:
         counts = counts_backward(p, s, b, f)
     tl.store(g.mixture + sequence * 3, counts)
-    for gated in range(0, kinds(p)):
-        mix = 0.0
-        gamma = 0.0
-        for first_i in range(0, p.pitch, p.tile):
-            d_mix, d_gamma = kernel_backward(p, s, b, f, r, first_i, gated)
-            features_backward(p, s, g, b, f, r, first_i, gated)
-            tl.debug_barrier()
-            mix += d_mix
-            gamma += d_gamma
-        tl.store(g.concentration + sequence * 2 + gated, gamma)
-        tl.store(g.mixture + sequence * 3 + 1 + gated, mix)
+    item_mix, item_gamma, user_mix, user_gamma = 0.0, 0.0, 0.0, 0.0
+    for first_i in range(0, p.pitch, p.tile):
+        mix0, gamma0, mix1, gamma1 = kernels_backward(p, s, b, f, r, first_i)
+        features_backward(p, s, g, b, f, r, first_i)
+        tl.debug_barrier()
+        item_mix += mix0
+        item_gamma += gamma0
+        user_mix += mix1
+        user_gamma += gamma1
+    tl.store(g.concentration + sequence * 2, item_gamma)
+    tl.store(g.concentration + sequence * 2 + 1, user_gamma)
+    tl.store(g.mixture + sequence * 3 + 1, item_mix)
+    tl.store(g.mixture + sequence * 3 + 2, user_mix)
 
 
 @triton.jit(noinline=True)
@@ -156,66 +156,112 @@ def counts_backward(p, s, b, f):
     return 0.5 * tl.sum(acc, axis=0)
 
 
-@triton.jit(noinline=True)
-def kernel_backward(p, s, b, f, r, first_i, gated):
-    """Through a tile of rows of one exponential kernel: the item's or, `gated`, the user's.
+@triton.jit
+def gram_gradient(p, r, gated):
+    """d G of a tile of rows, (tile, pitch), then what pulls each row along itself, (tile,)."""
+    return r + gated * p.tile * (p.pitch + 1)
 
-    d G of these rows goes to scratch, with what pulls each row along itself; returned are the
-    shares of the gradients of the kernel's weight and of its concentration.
+
+@triton.jit
+def kernel_backward(p, b, f, r, gram, grad, i, j, gated):
+    """Through a tile of an exponential kernel, from the gradient of K: d G into scratch.
+
+    By rows: what pulls each along itself, for cos_ij = G_ij / sqrt(G_ii G_jj), and the shares of the
+    gradients of the kernel's weight and of its concentration.
     """
     gamma = tl.load(p.concentration + gated)
     mix = weight(p, b, 1 + gated)
-    d_mix = tl.zeros((p.tile,), tl.float32)
-    d_gamma = tl.zeros((p.tile,), tl.float32)
-    pull = tl.zeros((p.tile,), tl.float32)
+    cos, outer = cosine(p, f, gram, i, j, gated)
+    weighted = grad * tl.exp(2.0 * gamma * (cos - 1.0))
+    d_mix = 0.5 * tl.sum(weighted, axis=1)
+    d_gamma = mix * sum_products(weighted, cos - 1.0, 1)
+    d_cosine = weighted * mix * (2.0 * gamma)
     local = tl.arange(0, p.tile)
-    i = first_i + local
-    for first_j in range(0, p.pitch, p.tile):
-        j = first_j + local
-        cos, outer = cosine(p, s, b, f, first_i, first_j, gated)
-        weighted = pair_gradient(p, s, b, f, i, j) * tl.exp(2.0 * gamma * (cos - 1.0))
-        d_mix += 0.5 * tl.sum(weighted, axis=1)
-        d_gamma += mix * sum_products(weighted, cos - 1.0, 1)
-        d_cosine = weighted * mix * (2.0 * gamma)
-        # cos_ij = G_ij / sqrt(G_ii G_jj): the norms pull x_i back along itself.
-        pull += sum_products(d_cosine, cos, 1)
-        store_tile(r, p.pitch, local, j, d_cosine * outer)
+    store_tile(gram_gradient(p, r, gated), p.pitch, local, j, d_cosine * outer)
+    return sum_products(d_cosine, cos, 1), d_mix, d_gamma
+
+
+@triton.jit
+def store_pull(p, f, r, i, pull, gated):
     norm = tl.load(inverse_norms(p, f, gated) + i)
-    tl.store(r + p.tile * p.pitch + local, pull * norm * norm)
-    tl.debug_barrier()
-    return tl.sum(d_mix, axis=0), tl.sum(d_gamma, axis=0)
+    at = gram_gradient(p, r, gated) + p.tile * p.pitch
+    tl.store(at + tl.arange(0, p.tile), pull * norm * norm)
 
 
 @triton.jit(noinline=True)
-def features_backward(p, s, g, b, f, r, first_i, gated):
-    """From d G of a tile of rows in scratch, and what pulls each row along itself."""
+def kernels_backward(p, s, b, f, r, first_i):
+    """Through a tile of rows of both exponential kernels, d G into scratch.
+
+    Returned are the shares of the gradients of weight and concentration, of the item's kernel and
+    of the user's.
+    """
+    zero = tl.zeros((p.tile,), tl.float32)
+    pull, d_mix, d_gamma = zero, zero, zero
+    user_pull, user_mix, user_gamma = zero, zero, zero
+    i = first_i + tl.arange(0, p.tile)
+    for first_j in range(0, p.pitch, p.tile):
+        j = first_j + tl.arange(0, p.tile)
+        gram, gated = grams(p, s, b, first_i, first_j)
+        grad = pair_gradient(p, s, b, f, i, j)
+        along, mix, gamma = kernel_backward(p, b, f, r, gram, grad, i, j, 0)
+        pull += along
+        d_mix += mix
+        d_gamma += gamma
+        if p.gate is not None:
+            along, mix, gamma = kernel_backward(p, b, f, r, gated, grad, i, j, 1)
+            user_pull += along
+            user_mix += mix
+            user_gamma += gamma
+    store_pull(p, f, r, i, pull, 0)
+    if p.gate is not None:
+        store_pull(p, f, r, i, user_pull, 1)
+    tl.debug_barrier()
+    d_mix, d_gamma = tl.sum(d_mix, axis=0), tl.sum(d_gamma, axis=0)
+    return d_mix, d_gamma, tl.sum(user_mix, axis=0), tl.sum(user_gamma, axis=0)
+
+
+@triton.jit
+def features_product(p, r, x, acc, j, gated):
     local = tl.arange(0, p.tile)
-    pull = tl.load(r + p.tile * p.pitch + local)
+    d = load_tile(gram_gradient(p, r, gated), p.pitch, local, j)
+    return multiply(rounded(d, p.feature_precision), x, acc, p.feature_precision)
+
+
+@triton.jit
+def load_pull(p, r, gated):
+    at = gram_gradient(p, r, gated) + p.tile * p.pitch
+    return tl.load(at + tl.arange(0, p.tile))[:, None]
+
+
+@triton.jit(noinline=True)
+def features_backward(p, s, g, b, f, r, first_i):
+    """From both d G of a tile of rows in scratch, and what pulls each row along itself."""
+    local = tl.arange(0, p.tile)
     i = first_i + local
     there = exists(p, s, b, i)[:, None]
     for first_c in range(0, p.feature_width, p.chunk):
         c = first_c + tl.arange(0, p.chunk)
         acc = tl.zeros((p.tile, p.chunk), tl.float32)
+        gated = acc
         for first_j in range(0, p.pitch, p.tile):
             j = first_j + local
-            x = load_features(p, s, b, j, c, None)
-            d = rounded(load_tile(r, p.pitch, local, j), p.feature_precision)
-            acc = multiply(d, x, acc, p.feature_precision)
-        own = load_features(p, s, b, i, c, None)
-        acc -= pull[:, None] * own
+            x = rounded(load_features(p, s, b, j, c), p.feature_precision)
+            acc = features_product(p, r, x, acc, j, 0)
+            if p.gate is not None:
+                gated = features_product(p, r, x, gated, j, 1)
+        own = rounded(load_features(p, s, b, i, c), p.feature_precision)
+        acc -= load_pull(p, r, 0) * own
         inside = c < p.feature_width
-        where = (i < s.keys)[:, None] & inside[None, :]
+        if p.gate is not None:
+            gate = load_gate(p, b, c)
+            gated = (gated - load_pull(p, r, 1) * own) * gate  # the gradient of gated features
+            acc += gated * gate
+            at = g.gate + tl.cast(b, tl.int64) * p.feature_width + c
+            share = sum_products(gated, own, 0)
+            share += tl.load(at, mask=inside & (first_i > 0), other=0.0)
+            tl.debug_barrier()  # every thread has it before one replaces it
+            tl.store(at, share, mask=inside)
         row = tl.cast(b, tl.int64) * s.keys + i[:, None]
         at = g.features + row * p.feature_width + c[None, :]
-        if p.gate is not None:  # so far it is the gradient of the gated features over the gate
-            gate = load_gate(p, b, c, gated > 0)
-            acc *= gate[None, :]
-            if gated > 0:
-                at_gate = g.gate + tl.cast(b, tl.int64) * p.feature_width + c
-                share = sum_products(acc, own, 0)
-                share += tl.load(at_gate, mask=inside & (first_i > 0), other=0.0)
-                tl.debug_barrier()  # every thread has it before one replaces it
-                tl.store(at_gate, share, mask=inside)
-            acc *= gate[None, :]
-            acc += tl.load(at, mask=where & (gated > 0), other=0.0)
+        where = (i < s.keys)[:, None] & inside[None, :]
         tl.store(at, tl.where(there, acc, 0.0), mask=where)
