@@ -229,7 +229,8 @@ def rows_backward(p, s, g, b, h, first_row, f, r, d_factor):
     """All that a tile of rows of one head contributes; returns its share of d scale_bias."""
     draw(p, s, b, h, first_row, f, r, DEVIATES, True)
     both_scores(p, s, b, h, first_row, r, LOCATION, SCALE)
-    write_scores(p, s, g.output, p.value, b, h, first_row, 1.0, rows_at(p, r, WEIGHTS))
+    one = tl.full((), 1.0, tl.float32)  # no constant, which would make a function of its own
+    write_scores(p, s, g.output, p.value, b, h, first_row, one, rows_at(p, r, WEIGHTS))
     recompute(p, s, g, b, h, first_row, f, r)
     share = softmax_backward(p, s, g, b, h, first_row, f, r)
     if g.time_table is not None:

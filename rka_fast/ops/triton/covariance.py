@@ -50,18 +50,17 @@ def load_gate(p, b, c):
     return tl.load(at, mask=c < p.feature_width, other=0.0)[None, :]
 
 
-@triton.jit
-def grams(p, s, b, first_i, first_j):
-    """A tile of the Gram matrix of the features, and of that of the gated ones."""
-    i = first_i + tl.arange(0, p.tile)
-    j = first_j + tl.arange(0, p.tile)
+@triton.jit(noinline=True)
+def write_grams(p, s, b, first_i, first_j, at, gated_at):
+    """A tile of the Gram matrix of the features into scratch, and of that of the gated ones."""
+    local = tl.arange(0, p.tile)
     precision: tl.constexpr = p.feature_precision
     gram = tl.zeros((p.tile, p.tile), tl.float32)
     gated = gram
     for first in range(0, p.feature_width, p.chunk):
         c = first + tl.arange(0, p.chunk)
-        x = load_features(p, s, b, i, c)
-        y = load_features(p, s, b, j, c)
+        x = load_features(p, s, b, first_i + local, c)
+        y = load_features(p, s, b, first_j + local, c)
         gram = multiply(rounded(x, precision), tl.trans(rounded(y, precision)), gram, precision)
         if p.gate is not None:
             x *= load_gate(p, b, c)
@@ -71,7 +70,11 @@ def grams(p, s, b, first_i, first_j):
                 x *= load_gate(p, b, c)
             y = tl.trans(rounded(y, precision))
             gated = multiply(rounded(x, precision), y, gated, precision)
-    return gram, gated
+    tl.debug_barrier()  # what was there is not needed any more
+    store_tile(at, p.pitch, local, local, gram)
+    if p.gate is not None:
+        store_tile(gated_at, p.pitch, local, local, gated)
+    tl.debug_barrier()
 
 
 @triton.jit
@@ -145,29 +148,32 @@ def weight(p, b, which):
 def correlation(p, s, b, f, full: tl.constexpr):
     """K into scratch; zeros above the diagonal unless `full`, ones beyond the last key."""
     describe_keys(p, s, b, f)
-    write_correlation(p, s, b, f, full)
+    gated_at = inverse_blocks(p, f)  # free as yet
+    for first_i in range(0, p.pitch, p.tile):
+        last = p.pitch if full else first_i + p.tile
+        for first_j in range(0, last, p.tile):
+            at = f + first_i * p.pitch + first_j
+            write_grams(p, s, b, first_i, first_j, at, gated_at)
+            write_correlation(p, s, b, f, first_i, first_j, at, gated_at, full)
 
 
 @triton.jit(noinline=True)
-def write_correlation(p, s, b, f, full: tl.constexpr):
+def write_correlation(p, s, b, f, first_i, first_j, at, gated_at, full: tl.constexpr):
     """The kernels with their weights; padding is made independent, the diagonal exactly one."""
     local = tl.arange(0, p.tile)
-    for first_i in range(0, p.pitch, p.tile):
-        i = first_i + local
-        last = p.pitch if full else first_i + p.tile
-        for first_j in range(0, last, p.tile):
-            j = first_j + local
-            gram, gated = grams(p, s, b, first_i, first_j)
-            k = exponential_kernel(p, b, f, gram, i, j, 0)
-            if p.gate is not None:
-                k += exponential_kernel(p, b, f, gated, i, j, 1)
-            if p.counts is not None:
-                k += weight(p, b, 0) * counting_kernel(p, s, b, f, i, j)
-            related = exists(p, s, b, i)[:, None] & exists(p, s, b, j)[None, :]
-            if not full:
-                related = related & (i[:, None] > j[None, :])
-            k = tl.where(related, k * (1.0 / (1.0 + p.jitter)), 0.0)
-            store_tile(f, p.pitch, i, j, tl.where(i[:, None] == j[None, :], 1.0, k))
+    i = first_i + local
+    j = first_j + local
+    k = exponential_kernel(p, b, f, load_tile(at, p.pitch, local, local), i, j, 0)
+    if p.gate is not None:
+        gated = load_tile(gated_at, p.pitch, local, local)
+        k += exponential_kernel(p, b, f, gated, i, j, 1)
+    if p.counts is not None:
+        k += weight(p, b, 0) * counting_kernel(p, s, b, f, i, j)
+    related = exists(p, s, b, i)[:, None] & exists(p, s, b, j)[None, :]
+    if not full:
+        related = related & (i[:, None] > j[None, :])
+    k = tl.where(related, k * (1.0 / (1.0 + p.jitter)), 0.0)
+    store_tile(at, p.pitch, local, local, tl.where(i[:, None] == j[None, :], 1.0, k))
     tl.debug_barrier()
 
 

@@ -7,11 +7,11 @@ from rka_fast.ops.triton.covariance import (
     cosine,
     counting_kernel,
     d_correlation,
-    grams,
     inverse_blocks,
     load_features,
     load_gate,
     weight,
+    write_grams,
 )
 from rka_fast.ops.triton.tiles import (
     exists,
@@ -35,6 +35,9 @@ def correlation_backward(p, s, g, b, f, r):
     tl.store(g.mixture + sequence * 3, counts)
     item_mix, item_gamma, user_mix, user_gamma = 0.0, 0.0, 0.0, 0.0
     for first_i in range(0, p.pitch, p.tile):
+        for first_j in range(0, p.pitch, p.tile):
+            at = gram_rows(p, r, 0) + first_j
+            write_grams(p, s, b, first_i, first_j, at, gram_rows(p, r, 1) + first_j)
         mix0, gamma0, mix1, gamma1 = kernels_backward(p, s, b, f, r, first_i)
         features_backward(p, s, g, b, f, r, first_i)
         tl.debug_barrier()
@@ -157,40 +160,41 @@ def counts_backward(p, s, b, f):
 
 
 @triton.jit
-def gram_gradient(p, r, gated):
-    """d G of a tile of rows, (tile, pitch), then what pulls each row along itself, (tile,)."""
+def gram_rows(p, r, gated):
+    """A tile of rows of G, then of d G, (tile, pitch), and what pulls each row along itself."""
     return r + gated * p.tile * (p.pitch + 1)
 
 
 @triton.jit
-def kernel_backward(p, b, f, r, gram, grad, i, j, gated):
-    """Through a tile of an exponential kernel, from the gradient of K: d G into scratch.
+def kernel_backward(p, b, f, r, grad, i, j, gated):
+    """Through a tile of an exponential kernel, from the gradient of K: d G in place of G.
 
     By rows: what pulls each along itself, for cos_ij = G_ij / sqrt(G_ii G_jj), and the shares of the
     gradients of the kernel's weight and of its concentration.
     """
     gamma = tl.load(p.concentration + gated)
     mix = weight(p, b, 1 + gated)
+    local = tl.arange(0, p.tile)
+    gram = load_tile(gram_rows(p, r, gated), p.pitch, local, j)
     cos, outer = cosine(p, f, gram, i, j, gated)
     weighted = grad * tl.exp(2.0 * gamma * (cos - 1.0))
     d_mix = 0.5 * tl.sum(weighted, axis=1)
     d_gamma = mix * sum_products(weighted, cos - 1.0, 1)
     d_cosine = weighted * mix * (2.0 * gamma)
-    local = tl.arange(0, p.tile)
-    store_tile(gram_gradient(p, r, gated), p.pitch, local, j, d_cosine * outer)
+    store_tile(gram_rows(p, r, gated), p.pitch, local, j, d_cosine * outer)
     return sum_products(d_cosine, cos, 1), d_mix, d_gamma
 
 
 @triton.jit
 def store_pull(p, f, r, i, pull, gated):
     norm = tl.load(inverse_norms(p, f, gated) + i)
-    at = gram_gradient(p, r, gated) + p.tile * p.pitch
+    at = gram_rows(p, r, gated) + p.tile * p.pitch
     tl.store(at + tl.arange(0, p.tile), pull * norm * norm)
 
 
 @triton.jit(noinline=True)
 def kernels_backward(p, s, b, f, r, first_i):
-    """Through a tile of rows of both exponential kernels, d G into scratch.
+    """Through a tile of rows of both exponential kernels, d G in place of G.
 
     Returned are the shares of the gradients of weight and concentration, of the item's kernel and
     of the user's.
@@ -201,14 +205,13 @@ def kernels_backward(p, s, b, f, r, first_i):
     i = first_i + tl.arange(0, p.tile)
     for first_j in range(0, p.pitch, p.tile):
         j = first_j + tl.arange(0, p.tile)
-        gram, gated = grams(p, s, b, first_i, first_j)
         grad = pair_gradient(p, s, b, f, i, j)
-        along, mix, gamma = kernel_backward(p, b, f, r, gram, grad, i, j, 0)
+        along, mix, gamma = kernel_backward(p, b, f, r, grad, i, j, 0)
         pull += along
         d_mix += mix
         d_gamma += gamma
         if p.gate is not None:
-            along, mix, gamma = kernel_backward(p, b, f, r, gated, grad, i, j, 1)
+            along, mix, gamma = kernel_backward(p, b, f, r, grad, i, j, 1)
             user_pull += along
             user_mix += mix
             user_gamma += gamma
@@ -223,13 +226,13 @@ def kernels_backward(p, s, b, f, r, first_i):
 @triton.jit
 def features_product(p, r, x, acc, j, gated):
     local = tl.arange(0, p.tile)
-    d = load_tile(gram_gradient(p, r, gated), p.pitch, local, j)
+    d = load_tile(gram_rows(p, r, gated), p.pitch, local, j)
     return multiply(rounded(d, p.feature_precision), x, acc, p.feature_precision)
 
 
 @triton.jit
 def load_pull(p, r, gated):
-    at = gram_gradient(p, r, gated) + p.tile * p.pitch
+    at = gram_rows(p, r, gated) + p.tile * p.pitch
     return tl.load(at + tl.arange(0, p.tile))[:, None]
 
 
