@@ -18,7 +18,6 @@ from rka_fast.ops.triton.tiles import (
     position,
     rounded,
     store_tile,
-    sum_products,
 )
 
 
@@ -90,28 +89,17 @@ def load_counts(p, s, b, i, j, where):
     return tl.load(at, mask=where, other=0.0)
 
 
-@triton.jit(noinline=True)
-def describe_keys(p, s, b, f):
-    """Norms of the features, rounded as in their product, so that K stays positive definite."""
-    local = tl.arange(0, p.tile)
-    for first in range(0, p.pitch, p.tile):
-        i = first + local
-        square = tl.zeros((p.tile,), tl.float32)
-        gated = square
-        for first_c in range(0, p.feature_width, p.chunk):
-            c = first_c + tl.arange(0, p.chunk)
-            x = load_features(p, s, b, i, c)
-            if p.gate is not None:
-                y = rounded(x * load_gate(p, b, c), p.feature_precision)
-                gated += sum_products(y, y, 1)
-            x = rounded(x, p.feature_precision)
-            square += sum_products(x, x, 1)
-        store_inverse_root(p, f, 0, i, square)
-        if p.gate is not None:
-            store_inverse_root(p, f, 1, i, gated)
-        if p.counts is not None:
-            at = p.counts + (tl.cast(b, tl.int64) * s.keys + i) * s.keys + i
-            store_inverse_root(p, f, 2, i, tl.load(at, mask=i < s.keys, other=0.0))
+@triton.jit
+def describe_keys(p, s, b, f, at, gated_at, i):
+    """Inverse norms of the features, off the diagonal of a tile of their Gram matrix, so that K
+    stays positive definite; and those of the counts."""
+    diagonal = tl.arange(0, p.tile) * (p.pitch + 1)
+    store_inverse_root(p, f, 0, i, tl.load(at + diagonal))
+    if p.gate is not None:
+        store_inverse_root(p, f, 1, i, tl.load(gated_at + diagonal))
+    if p.counts is not None:
+        own = p.counts + (tl.cast(b, tl.int64) * s.keys + i) * s.keys + i
+        store_inverse_root(p, f, 2, i, tl.load(own, mask=i < s.keys, other=0.0))
     tl.debug_barrier()
 
 
@@ -146,12 +134,14 @@ def weight(p, b, which):
 
 @triton.jit
 def correlation(p, s, b, f, full: tl.constexpr):
-    """K into scratch; zeros above the diagonal unless `full`, ones beyond the last key."""
-    describe_keys(p, s, b, f)
+    """K into scratch; zeros above the diagonal unless `full`, ones beyond the last key.
+
+    Diagonal of tiles after diagonal of tiles: the first one has the norms.
+    """
     gated_at = inverse_blocks(p, f)  # free as yet
-    for first_i in range(0, p.pitch, p.tile):
-        last = p.pitch if full else first_i + p.tile
-        for first_j in range(0, last, p.tile):
+    for below in range(0, p.pitch, p.tile):
+        for first_j in range(0, p.pitch - below, p.tile):
+            first_i = first_j + below
             at = f + first_i * p.pitch + first_j
             write_grams(p, s, b, first_i, first_j, at, gated_at)
             write_correlation(p, s, b, f, first_i, first_j, at, gated_at, full)
@@ -163,6 +153,8 @@ def write_correlation(p, s, b, f, first_i, first_j, at, gated_at, full: tl.const
     local = tl.arange(0, p.tile)
     i = first_i + local
     j = first_j + local
+    if first_i == first_j:
+        describe_keys(p, s, b, f, at, gated_at, i)
     k = exponential_kernel(p, b, f, load_tile(at, p.pitch, local, local), i, j, 0)
     if p.gate is not None:
         gated = load_tile(gated_at, p.pitch, local, local)
@@ -173,7 +165,10 @@ def write_correlation(p, s, b, f, first_i, first_j, at, gated_at, full: tl.const
     if not full:
         related = related & (i[:, None] > j[None, :])
     k = tl.where(related, k * (1.0 / (1.0 + p.jitter)), 0.0)
-    store_tile(at, p.pitch, local, local, tl.where(i[:, None] == j[None, :], 1.0, k))
+    k = tl.where(i[:, None] == j[None, :], 1.0, k)
+    store_tile(at, p.pitch, local, local, k)
+    if full and first_i > first_j:
+        store_tile(f, p.pitch, j, i, tl.trans(k))
     tl.debug_barrier()
 
 
@@ -197,27 +192,79 @@ def load_ready(p, s, x, b, f, full: tl.constexpr):
 
 
 @triton.jit
-def factor_block(at, pitch, inverse_at, least, tile: tl.constexpr):
-    """Lower factor of a block of scratch, its inverse transposed, which columns go on below it, and
-    whether it is free of NaN.
+def cholesky(p, s, b, f):
+    """L in place of K, and the inverses of its diagonal blocks; NaN if there is one in K.
+
+    Column of blocks after column of blocks: what the finished columns contribute is subtracted by
+    matrix products, the diagonal block is factored in registers, its inverse gives the rest.
+    """
+    good = 1.0
+    for first in range(0, p.pitch, p.tile):
+        good *= factor_block(p, f, first)
+        for first_i in range(first + p.tile, p.pitch, p.tile):
+            solve_block(p, f, first_i, first)
+        for first_i in range(first + p.tile, p.pitch, p.tile):
+            subtract_products(p, f, first_i, first + p.tile)
+    check_for_nan(p, f, good)
+
+
+@triton.jit(noinline=True)
+def subtract_products(p, f, first_i, first):
+    """From a block of K, what the columns of blocks before `first` contribute."""
+    local = tl.arange(0, p.tile)
+    i, j = first_i + local, first + local
+    acc = tl.zeros((p.tile, p.tile), tl.float32)
+    for first_k in range(0, first, p.tile):
+        x = load_tile(f, p.pitch, i, first_k + local)
+        y = load_tile(f, p.pitch, j, first_k + local)
+        acc = multiply(x, tl.trans(y), acc, p.exact)
+    store_tile(f, p.pitch, i, j, load_tile(f, p.pitch, i, j) - acc)
+    tl.debug_barrier()
+
+
+@triton.jit(noinline=True)
+def solve_block(p, f, first_i, first):
+    """A block of L below the diagonal one."""
+    local = tl.arange(0, p.tile)
+    i, j = first_i + local, first + local
+    inverse = load_tile(inverse_blocks(p, f), p.tile, j, local)
+    x = load_tile(f, p.pitch, i, j)
+    x = multiply(x, inverse, tl.zeros((p.tile, p.tile), tl.float32), p.exact)
+    tl.debug_barrier()
+    store_tile(f, p.pitch, i, j, x * tl.load(columns_that_go_on(p, f) + j)[None, :])
+    tl.debug_barrier()
+
+
+@triton.jit
+def columns_that_go_on(p, f):
+    """1 or, where a column ends with its pivot, 0: (pitch,)."""
+    return inverse_norms(p, f, 3)
+
+
+@triton.jit(noinline=True)
+def factor_block(p, f, first):
+    """A diagonal block of L and the transpose of its inverse; returns 0 if there is NaN, else 1.
 
     K = U D U' column by column, in registers by rows: U D takes the place of K, and the same steps
     on the identity give the inverse of U'. A step needs one row of U D besides, by way of scratch.
-    A pivot that rounding has left at 0 or below becomes `least` and its column ends there (see the
-    reference).
+    A pivot that rounding has left at 0 or below becomes the least possible one and its column ends
+    there (see the reference).
     """
-    local = tl.arange(0, tile)
+    least = p.jitter / (1.0 + p.jitter)
+    local = tl.arange(0, p.tile)
     row = local[:, None]
     column = local[None, :]
-    store_tile(inverse_at, tile, local, local, tl.where(row == column, 1.0, 0.0))
+    at = f + first * (p.pitch + 1) + row * p.pitch + column
+    inverse_at = inverse_blocks(p, f) + (first + row) * p.tile + column
+    tl.store(inverse_at, tl.where(row == column, 1.0, 0.0))
     tl.debug_barrier()
-    k = load_tile(at, pitch, local, local)
-    inverse = load_tile(inverse_at, tile, local, local)  # with the threads that have k
-    scales = tl.zeros((1, tile), tl.float32)  # 1 / sqrt(D) of the columns that are done
-    factors = tl.zeros((1, tile), tl.float32)  # -1 / D of those of them that go on
+    k = tl.load(at)
+    inverse = tl.load(inverse_at)  # with the threads that have k
+    scales = tl.zeros((1, p.tile), tl.float32)  # 1 / sqrt(D) of the columns that are done
+    factors = tl.zeros((1, p.tile), tl.float32)  # -1 / D of those of them that go on
     good = 1.0
-    row_at = at + column
-    for step in range(tile):
+    row_at = f + first * (p.pitch + 1) + column
+    for step in range(p.tile):
         here = column == step
         x = tl.load(row_at)
         w = tl.where(here, 1.0, x * factors)
@@ -231,49 +278,25 @@ def factor_block(at, pitch, inverse_at, least, tile: tl.constexpr):
         factors = tl.where(here, tl.where(ends, 0.0, -scale * scale), factors)
         left = tl.where(ends, tl.where(row == step, least, 0.0), left)
         k = tl.where(here, left, k)
-        tl.store(at + row * pitch + column, k, mask=row == step + 1)
-        row_at += pitch
+        tl.store(at, k, mask=row == step + 1)
+        row_at += p.pitch
         tl.debug_barrier()
+    tl.store(at, tl.where(row >= column, k * scales, 0.0))
+    tl.store(inverse_at, inverse * scales)
     goes_on = tl.where(factors == 0, 0.0, 1.0)
-    return tl.where(row >= column, k * scales, 0.0), inverse * scales, goes_on, good
+    tl.store(columns_that_go_on(p, f) + first + column, goes_on)
+    tl.debug_barrier()
+    return good
 
 
 @triton.jit(noinline=True)
-def cholesky(p, s, b, f):
-    """L in place of K, and the inverses of its diagonal blocks; NaN if there is one in K.
+def check_for_nan(p, f, good):
+    """L is all NaN if it is not good: as in the reference no row pretends to have been drawn.
 
-    Column of blocks after column of blocks: what the finished columns contribute is subtracted by
-    matrix products, the diagonal block is factored in registers, its inverse gives the rest.
+    The condition is in here: what is called on a condition of a thread is compiled for the worst.
     """
-    all_good = tl.full((), 1.0, tl.float32)
-    least = p.jitter / (1.0 + p.jitter)
     local = tl.arange(0, p.tile)
-    for first in range(0, p.pitch, p.tile):
-        j = first + local
-        goes_on = tl.full((1, p.tile), 1.0, tl.float32)
-        for first_i in range(first, p.pitch, p.tile):
-            i = first_i + local
-            acc = tl.zeros((p.tile, p.tile), tl.float32)
-            for first_k in range(0, first, p.tile):
-                x = load_tile(f, p.pitch, i, first_k + local)
-                y = load_tile(f, p.pitch, j, first_k + local)
-                acc = multiply(x, tl.trans(y), acc, p.exact)
-            rest = load_tile(f, p.pitch, i, j) - acc
-            if first_i == first:
-                store_tile(f, p.pitch, i, j, rest)
-                tl.debug_barrier()
-                at = f + first * (p.pitch + 1)
-                inverse_at = inverse_blocks(p, f) + first * p.tile
-                rest, inverse, goes_on, good = factor_block(at, p.pitch, inverse_at, least, p.tile)
-                all_good = all_good * good
-                store_tile(inverse_blocks(p, f), p.tile, j, local, inverse)
-                tl.debug_barrier()
-            else:
-                inverse = load_tile(inverse_blocks(p, f), p.tile, j, local)
-                rest = multiply(rest, inverse, tl.zeros_like(rest), p.exact) * goes_on
-            store_tile(f, p.pitch, i, j, rest)
-        tl.debug_barrier()
-    if all_good == 0:  # as the reference: no row of this sequence pretends to have been drawn
+    if good == 0:
         for first_i in range(0, p.pitch, p.tile):
             i = first_i + local
             for first_j in range(0, first_i + p.tile, p.tile):

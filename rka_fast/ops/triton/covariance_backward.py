@@ -169,8 +169,8 @@ def gram_rows(p, r, gated):
 def kernel_backward(p, b, f, r, grad, i, j, gated):
     """Through a tile of an exponential kernel, from the gradient of K: d G in place of G.
 
-    By rows: what pulls each along itself, for cos_ij = G_ij / sqrt(G_ii G_jj), and the shares of the
-    gradients of the kernel's weight and of its concentration.
+    By rows: what pulls each along itself, for cos_ij = G_ij / sqrt(G_ii G_jj), and the shares of
+    the gradients of the kernel's weight and of its concentration.
     """
     gamma = tl.load(p.concentration + gated)
     mix = weight(p, b, 1 + gated)

@@ -107,7 +107,7 @@ def add_to_factor(p, f, r, d_factor, limit):
         last = limit if p.mode == "mean" else first_i + p.tile
         for first_j in range(0, last, p.tile):
             j = first_j + tl.arange(0, p.tile)
-            acc = load_tile(d_factor, p.pitch, i, j)
+            acc = tl.zeros((p.tile, p.tile), tl.float32)
             if p.mode == "sample":
                 d = tl.trans(load_tile(rows_at(p, r, DEVIATES), p.pitch, local, i))
                 if p.shape_query is not None:
@@ -119,7 +119,7 @@ def add_to_factor(p, f, r, d_factor, limit):
                 a = tl.trans(load_tile(rows_at(p, r, ALPHA), p.pitch, local, i))
                 d = load_tile(rows_at(p, r, WEIGHTS), p.pitch, local, j)
                 acc = multiply(a, d, acc, p.exact)
-            store_tile(d_factor, p.pitch, i, j, acc)
+            store_tile(d_factor, p.pitch, i, j, acc + load_tile(d_factor, p.pitch, i, j))
 
 
 @triton.jit(noinline=True)
