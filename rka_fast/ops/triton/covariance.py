@@ -204,17 +204,18 @@ def cholesky(p, s, b, f):
         for first_i in range(first + p.tile, p.pitch, p.tile):
             solve_block(p, f, first_i, first)
         for first_i in range(first + p.tile, p.pitch, p.tile):
-            subtract_products(p, f, first_i, first + p.tile)
+            subtract_products(p, f, first_i, first)
     check_for_nan(p, f, good)
 
 
 @triton.jit(noinline=True)
 def subtract_products(p, f, first_i, first):
-    """From a block of K, what the columns of blocks before `first` contribute."""
+    """From a block of the next column, what the columns up to the one at `first` contribute."""
     local = tl.arange(0, p.tile)
-    i, j = first_i + local, first + local
+    i = local + first_i
+    j = local + first + p.tile
     acc = tl.zeros((p.tile, p.tile), tl.float32)
-    for first_k in range(0, first, p.tile):
+    for first_k in range(0, first + p.tile, p.tile):
         x = load_tile(f, p.pitch, i, first_k + local)
         y = load_tile(f, p.pitch, j, first_k + local)
         acc = multiply(x, tl.trans(y), acc, p.exact)
