@@ -10,6 +10,7 @@ import triton.language as tl
 from rka_fast.ops.triton.scratch import PRIOR, PRIOR_SCALE, rows_at, store_value
 from rka_fast.ops.triton.tiles import (
     allowed,
+    divisible,
     exists,
     inverse_norms,
     last_key,
@@ -18,6 +19,7 @@ from rka_fast.ops.triton.tiles import (
     position,
     rounded,
     store_tile,
+    sum_products,
 )
 
 
@@ -37,8 +39,9 @@ def d_correlation(p, f):
 def load_features(p, s, b, i, c):
     """Rows i and columns c of the features."""
     there = exists(p, s, b, i)
-    at = p.features + (tl.cast(b, tl.int64) * s.keys + i[:, None]) * p.feature_width + c[None, :]
-    inside = c < p.feature_width
+    width = divisible(p.feature_width, p.even_features)
+    at = p.features + (tl.cast(b, tl.int64) * s.keys + i[:, None]) * width + c[None, :]
+    inside = c < width
     return tl.load(at, mask=there[:, None] & inside[None, :], other=0.0)
 
 
@@ -89,17 +92,28 @@ def load_counts(p, s, b, i, j, where):
     return tl.load(at, mask=where, other=0.0)
 
 
-@triton.jit
-def describe_keys(p, s, b, f, at, gated_at, i):
-    """Inverse norms of the features, off the diagonal of a tile of their Gram matrix, so that K
-    stays positive definite; and those of the counts."""
-    diagonal = tl.arange(0, p.tile) * (p.pitch + 1)
-    store_inverse_root(p, f, 0, i, tl.load(at + diagonal))
-    if p.gate is not None:
-        store_inverse_root(p, f, 1, i, tl.load(gated_at + diagonal))
-    if p.counts is not None:
-        own = p.counts + (tl.cast(b, tl.int64) * s.keys + i) * s.keys + i
-        store_inverse_root(p, f, 2, i, tl.load(own, mask=i < s.keys, other=0.0))
+@triton.jit(noinline=True)
+def describe_keys(p, s, b, f):
+    """Norms of the features, rounded as in their product, so that K stays positive definite."""
+    local = tl.arange(0, p.tile)
+    for first in range(0, p.pitch, p.tile):
+        i = first + local
+        square = tl.zeros((p.tile,), tl.float32)
+        gated = square
+        for first_c in range(0, p.feature_width, p.chunk):
+            c = first_c + tl.arange(0, p.chunk)
+            x = load_features(p, s, b, i, c)
+            if p.gate is not None:
+                y = rounded(x * load_gate(p, b, c), p.feature_precision)
+                gated += sum_products(y, y, 1)
+            x = rounded(x, p.feature_precision)
+            square += sum_products(x, x, 1)
+        store_inverse_root(p, f, 0, i, square)
+        if p.gate is not None:
+            store_inverse_root(p, f, 1, i, gated)
+        if p.counts is not None:
+            at = p.counts + (tl.cast(b, tl.int64) * s.keys + i) * s.keys + i
+            store_inverse_root(p, f, 2, i, tl.load(at, mask=i < s.keys, other=0.0))
     tl.debug_barrier()
 
 
@@ -134,14 +148,11 @@ def weight(p, b, which):
 
 @triton.jit
 def correlation(p, s, b, f, full: tl.constexpr):
-    """K into scratch; zeros above the diagonal unless `full`, ones beyond the last key.
-
-    Diagonal of tiles after diagonal of tiles: the first one has the norms.
-    """
+    """K into scratch; zeros above the diagonal unless `full`, ones beyond the last key."""
+    describe_keys(p, s, b, f)
     gated_at = inverse_blocks(p, f)  # free as yet
-    for below in range(0, p.pitch, p.tile):
-        for first_j in range(0, p.pitch - below, p.tile):
-            first_i = first_j + below
+    for first_i in range(0, p.pitch, p.tile):
+        for first_j in range(0, first_i + p.tile, p.tile):
             at = f + first_i * p.pitch + first_j
             write_grams(p, s, b, first_i, first_j, at, gated_at)
             write_correlation(p, s, b, f, first_i, first_j, at, gated_at, full)
@@ -153,8 +164,6 @@ def write_correlation(p, s, b, f, first_i, first_j, at, gated_at, full: tl.const
     local = tl.arange(0, p.tile)
     i = first_i + local
     j = first_j + local
-    if first_i == first_j:
-        describe_keys(p, s, b, f, at, gated_at, i)
     k = exponential_kernel(p, b, f, load_tile(at, p.pitch, local, local), i, j, 0)
     if p.gate is not None:
         gated = load_tile(gated_at, p.pitch, local, local)

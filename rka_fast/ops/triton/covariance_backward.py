@@ -14,6 +14,7 @@ from rka_fast.ops.triton.covariance import (
     write_grams,
 )
 from rka_fast.ops.triton.tiles import (
+    divisible,
     exists,
     inverse_norms,
     load_tile,
@@ -254,7 +255,7 @@ def features_backward(p, s, g, b, f, r, first_i):
                 gated = features_product(p, r, x, gated, j, 1)
         own = rounded(load_features(p, s, b, i, c), p.feature_precision)
         acc -= load_pull(p, r, 0) * own
-        inside = c < p.feature_width
+        inside = c < divisible(p.feature_width, p.even_features)
         if p.gate is not None:
             gate = load_gate(p, b, c)
             gated = (gated - load_pull(p, r, 1) * own) * gate  # the gradient of gated features
@@ -265,6 +266,6 @@ def features_backward(p, s, g, b, f, r, first_i):
             tl.debug_barrier()  # every thread has it before one replaces it
             tl.store(at, share, mask=inside)
         row = tl.cast(b, tl.int64) * s.keys + i[:, None]
-        at = g.features + row * p.feature_width + c[None, :]
+        at = g.features + row * divisible(p.feature_width, p.even_features) + c[None, :]
         where = (i < s.keys)[:, None] & inside[None, :]
         tl.store(at, tl.where(there, acc, 0.0), mask=where)

@@ -247,6 +247,7 @@ def problem(a: Arguments, c: TileConfig) -> tuple[Problem, Size]:
             precision="tf32" if half or in_tf32 else exact,  # which holds halves exactly
             feature_precision="tf32" if in_tf32 else exact,
             exact=exact,
+            even_features=features is not None and features.shape[2] % 2 == 0,
             rows_tile=c.rows_tile,
             tile=c.tile,
             chunk=c.chunk,
@@ -292,6 +293,9 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+_EVEN = tl.constexpr(False), tl.constexpr(True)
+
+
 def heads_of(x: Tensor | None) -> Heads | None:
     if x is None:
         return None
@@ -299,7 +303,8 @@ def heads_of(x: Tensor | None) -> Heads | None:
     width = x.shape[-1]
     if column != 1 and width > 1:
         return heads_of(x.contiguous())
-    return Heads(x, batch, head, row, width)
+    even = (batch | head | row | width) & 1 == 0
+    return Heads(x, batch, head, row, width, _EVEN[even])
 
 
 def times_of(a: Arguments) -> Times:

@@ -27,6 +27,7 @@ class Heads(NamedTuple):
     head: int
     row: int
     width: int
+    even: object  # constexpr: all of these are
 
 
 class Pairs(NamedTuple):
@@ -102,6 +103,7 @@ class Problem(NamedTuple):
     precision: object
     feature_precision: object
     exact: object
+    even_features: object  # whether their width is
     rows_tile: object
     tile: object
     chunk: object
@@ -216,19 +218,31 @@ def load_pairs(x, b, h, i, j, where):
 
 
 @triton.jit
+def divisible(x, even: tl.constexpr):
+    """x, of which the compiler sees that it is even: then two columns are loaded at once."""
+    if even:
+        x = x // 2 * 2
+    return x
+
+
+@triton.jit
+def heads_at(x, b, h, i, c):
+    at = x.data + tl.cast(b, tl.int64) * divisible(x.batch, x.even)
+    at += tl.cast(h, tl.int64) * divisible(x.head, x.even)
+    return at + tl.cast(i, tl.int64)[:, None] * divisible(x.row, x.even) + c[None, :]
+
+
+@triton.jit
 def load_heads(x, b, h, i, c, where):
     """Rows i and columns c of one head in float32, zeros where not `where` (per row)."""
-    at = x.data + tl.cast(b, tl.int64) * x.batch + tl.cast(h, tl.int64) * x.head
-    at += tl.cast(i, tl.int64)[:, None] * x.row + c[None, :]
-    return tl.load(at, mask=where[:, None] & (c < x.width)[None, :], other=0.0).to(tl.float32)
+    inside = where[:, None] & (c < divisible(x.width, x.even))[None, :]
+    return tl.load(heads_at(x, b, h, i, c), mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def store_heads(x, b, h, i, c, where, tile):
-    at = x.data + tl.cast(b, tl.int64) * x.batch + tl.cast(h, tl.int64) * x.head
-    at += tl.cast(i, tl.int64)[:, None] * x.row + c[None, :]
-    tile = tile.to(x.data.dtype.element_ty)
-    tl.store(at, tile, mask=where[:, None] & (c < x.width)[None, :])
+    inside = where[:, None] & (c < divisible(x.width, x.even))[None, :]
+    tl.store(heads_at(x, b, h, i, c), tile.to(x.data.dtype.element_ty), mask=inside)
 
 
 @triton.jit
