@@ -68,9 +68,9 @@ def target_ranks(scores: Tensor, targets: Tensor, ignored: Tensor | None = None)
     no candidates. Returns (B,) int64.
     """
     targets = targets[:, None]
-    ahead = ~(scores < scores.gather(1, targets))  # true where either is NaN
+    ahead = (scores < scores.gather(1, targets)).logical_not_()  # true where either is NaN
     if ignored is not None:
-        ahead &= ~ignored
+        ahead.masked_fill_(ignored, False)
     return 1 + ahead.scatter_(1, targets, False).sum(1)
 
 
@@ -176,7 +176,7 @@ class Evaluation:
         """The best candidates (LISTED, B), the target among them where it may be shown."""
         shown = ~taken
         shown.scatter_(1, targets[:, None], ~missed[:, None])
-        scores = scores.nan_to_num(-torch.inf).masked_fill(~shown, -torch.inf)
+        scores = scores.nan_to_num(-torch.inf).masked_fill_(~shown, -torch.inf)
         best = scores.topk(min(LISTED, scores.shape[1]), dim=1)
         lists = best.indices.masked_fill(best.values == -torch.inf, 0)
         return torch.nn.functional.pad(lists, (0, LISTED - lists.shape[1])).T
