@@ -7,7 +7,8 @@
 namespace rka::cuda {
 
 constexpr int BLOCKS = 2;        // on one multiprocessor: at most 128 registers a thread
-constexpr int STRIP_BLOCKS = 4;  // of those of four warps
+constexpr int STRIP_BLOCKS = 4;  // of those of four warps, and ...
+constexpr int LONG_BACKWARD_BLOCKS = 3;  // ... that need more registers
 
 struct Device {
   int64_t shared_limit;  // bytes of shared memory that a block may use
@@ -30,5 +31,7 @@ const char* launch_backward(const Problem& p, int sequences, void* stream);
 // For long sequences, those of the workspace: `parts` blocks share the rows of a head.
 const char* launch_long_forward(const Problem& p, const Workspace& w, int blocks, int parts,
                                 void* stream);
+const char* launch_long_backward(const Problem& p, const Workspace& w, const Adjoint& adjoint,
+                                 int blocks, void* stream);
 
 }  // namespace rka::cuda

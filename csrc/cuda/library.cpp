@@ -151,7 +151,7 @@ void attend_long(Problem& p, const Tensor& like, const Device& device, void* str
   const int slots = STRIP_BLOCKS * device.multiprocessors;
   const int parts = std::clamp(slots / (w.sequences * p.heads), 1, w.row_squares);
   const int blocks = std::min(slots, w.sequences * p.heads * parts);
-  p.scratch_per_block = long_scratch(w);
+  p.scratch_per_block = long_scratch(w, LONG_ROWS);
   Tensor memory = new_floats(like, {w.floats()});
   Tensor scratch = new_floats(like, {p.scratch_per_block * blocks});
   w.place(static_cast<float*>(memory.data_ptr()));
@@ -160,6 +160,24 @@ void attend_long(Problem& p, const Tensor& like, const Device& device, void* str
   for (; w.first < p.batch; w.first += at_once) {
     w.sequences = std::min(at_once, p.batch - w.first);
     check(launch_long_forward(p, w, blocks, parts, stream));
+  }
+}
+
+// The same backward: a head to a block.
+void attend_long_backward(Problem& p, const Tensor& like, const Device& device, void* stream) {
+  Adjoint adjoint;
+  Workspace w = workspace_of(p, 2 * device.workspace, true);
+  const int blocks = std::min(LONG_BACKWARD_BLOCKS * device.multiprocessors, w.sequences * p.heads);
+  p.scratch_per_block = long_scratch(w, LONG_BACKWARD_ROWS);
+  Tensor memory = new_floats(like, {w.floats() + adjoint.place(p, w, nullptr)});
+  Tensor scratch = new_floats(like, {p.scratch_per_block * blocks});
+  w.place(static_cast<float*>(memory.data_ptr()));
+  adjoint.place(p, w, w.relations + w.floats());
+  p.scratch = static_cast<float*>(scratch.data_ptr());
+  const int at_once = w.sequences;
+  for (; w.first < p.batch; w.first += at_once) {
+    w.sequences = std::min(at_once, p.batch - w.first);
+    check(launch_long_backward(p, w, adjoint, blocks, stream));
   }
 }
 
@@ -255,6 +273,10 @@ std::vector<Tensor> attention_backward(const Tensor& grad, const std::vector<int
       p.last = std::min(p.batch, p.first + most);
       check(launch_strip_backward(p, tiles, blocks, current_stream(index)));
     }
+    return result;
+  }
+  if (device.tensor_cores && serves_long(p)) {
+    attend_long_backward(p, in.query, device, current_stream(index));
     return result;
   }
   const int sequences = sequences_at_once(p, device);

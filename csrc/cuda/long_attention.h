@@ -37,7 +37,7 @@ struct Aside {
       : shapes(x), products(x), noise(y), sums(x), deviates(x), scaled(x), logits(x) {
     if (p.mode == Mode::mean) products = y;
   }
-  // Of as many rows of squares as LONG_ROWS says.
+  // Of LONG_BACKWARD_ROWS rows of squares.
   RKA_DEVICE Aside(float* x, int64_t row)
       : shapes(x),
         products(x + row),
@@ -136,6 +136,11 @@ struct LongHead {
     s.fetch_heads<Square>(to, key, head, now.j, now.column);
   }
 
+  // What is set aside of square j, as a function of the tile.
+  RKA_DEVICE auto tile_of(const float* from, int j) const {
+    from = s.own(from, 8 * j);
+    return [from](int k) { return load4(from + k * TILE_FLOATS); };
+  }
   // f(tile) of the warp's strip of square j, set aside.
   template <class F>
   RKA_DEVICE void each_tile(float* to, int j, F f) const {

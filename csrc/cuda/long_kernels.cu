@@ -4,13 +4,10 @@
 #include "long_attention.h"
 #include "long_cholesky.h"
 #include "long_covariance.h"
-#include "strip_launch.h"
+#include "long_launch.h"
 
 namespace rka::cuda {
 namespace {
-
-extern __shared__ float4 dynamic_shared[];
-RKA_DEVICE float* shared_floats() { return reinterpret_cast<float*>(dynamic_shared); }
 
 __global__ void __launch_bounds__(WARPS* LANES, STRIP_BLOCKS)
     relate_kernel(const __grid_constant__ Problem p, const __grid_constant__ Workspace w) {
@@ -32,19 +29,23 @@ __global__ void __launch_bounds__(WARPS* LANES, STRIP_BLOCKS)
 
 }  // namespace
 
+const char* prepare_long(const Problem& p, const Workspace& w, void* stream) {
+  const char* error = nullptr;
+  const auto launch = [&](auto kernel, dim3 grid, int floats) {
+    if (!error) error = launch_strips(kernel, grid, floats, stream, p, w);
+  };
+  if (!p.needs_covariance()) return error;
+  launch(relate_kernel, dim3(w.sequences, w.key_squares), RELATE_FLOATS);
+  if (w.priors) launch(prior_kernel, dim3(w.sequences, w.row_squares, w.priors), LONG_FLOATS);
+  if (p.mode == Mode::sample) launch(factor_kernel, dim3(w.sequences), FACTOR_FLOATS);
+  return error;
+}
+
 const char* launch_long_forward(const Problem& p, const Workspace& w, int blocks, int parts,
                                 void* stream) {
-  const char* error = nullptr;
-  const auto launch = [&](auto kernel, dim3 grid, int floats, auto... more) {
-    if (!error) error = launch_strips(kernel, grid, floats, stream, p, w, more...);
-  };
-  if (p.needs_covariance()) {
-    launch(relate_kernel, dim3(w.sequences, w.key_squares), RELATE_FLOATS);
-    if (w.priors) launch(prior_kernel, dim3(w.sequences, w.row_squares, w.priors), LONG_FLOATS);
-    if (p.mode == Mode::sample) launch(factor_kernel, dim3(w.sequences), FACTOR_FLOATS);
-  }
-  launch(long_forward_kernel, dim3(blocks), LONG_FLOATS, parts);
-  return error;
+  const char* error = prepare_long(p, w, stream);
+  if (error) return error;
+  return launch_strips(long_forward_kernel, dim3(blocks), LONG_FLOATS, stream, p, w, parts);
 }
 
 }  // namespace rka::cuda

@@ -118,6 +118,19 @@ struct Long : Sequence<Square> {
     }
   }
 
+  // Of the block's rows of a (B, H, n, width) tensor, where they are summed over.
+  RKA_DEVICE void fetch_rows_of(float* to, const Heads& x, int head, int column, int rows) const {
+    const int64_t first = b * x.batch + head * x.head + int64_t(SIDE) * tile * x.row + column;
+    const int width = columns_from(column, x.width);
+    const uint64_t some = ~uint64_t(0) >> (SIDE - rows);
+    if (p.scalar == Scalar::float32) {
+      fetch_rows<ByColumns>(to, static_cast<const float*>(x.data) + first, x.row, width, SIDE, some);
+    } else {
+      const uint16_t* from = static_cast<const uint16_t*>(x.data) + first;
+      fetch_half_rows<ByColumns>(to, from, p.scalar, x.row, width, SIDE, some);
+    }
+  }
+
   // What this thread sets aside: tile k of its warp's strip, of squares one after the other.
   template <class T>
   RKA_DEVICE T* own(T* squares, int k) const {

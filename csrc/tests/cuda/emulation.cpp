@@ -13,9 +13,9 @@
 
 #include "../../cuda/attention_backward.h"
 #include "../../cuda/launch.h"
-#include "../../cuda/long_attention.h"
+#include "../../cuda/long_attention_backward.h"
 #include "../../cuda/long_cholesky.h"
-#include "../../cuda/long_covariance.h"
+#include "../../cuda/long_covariance_backward.h"
 #include "../../cuda/strip_attention_backward.h"
 #include "../../cuda/strip_plan.h"
 #include "threads.h"
@@ -171,30 +171,72 @@ const char* launch_strip_backward(const Problem& p, int tiles, int blocks, void*
                                : strip_backward<MOST_TILES>(p, blocks);
 }
 
+namespace {
+// f(block, shared) of every block, until one goes wrong.
+template <class F>
+void run_blocks(const char*& error, int count, int floats, F f) {
+  for (int i = 0; i < count && !error; ++i) {
+    error = run_warps(floats, [&](float* shared) { f(i, shared); });
+  }
+}
+
+const char* prepare_long(const Problem& p, const Workspace& w) {
+  const char* error = nullptr;
+  if (!p.needs_covariance()) return error;
+  run_blocks(error, w.sequences * w.key_squares, RELATE_FLOATS, [&](int i, float* shared) {
+    relate(p, w, i / w.key_squares, i % w.key_squares, shared);
+  });
+  const int rows = w.priors * w.row_squares;
+  run_blocks(error, w.sequences * rows, LONG_FLOATS, [&](int i, float* shared) {
+    shape_prior(p, w, i / rows, i % rows / w.row_squares, i % w.row_squares, shared);
+  });
+  run_blocks(error, p.mode == Mode::sample ? w.sequences : 0, FACTOR_FLOATS,
+             [&](int i, float* shared) { factor_squares(p, w, i, shared); });
+  return error;
+}
+}  // namespace
+
 const char* launch_long_forward(const Problem& p, const Workspace& w, int blocks, int parts,
                                 void*) {
   ++launches, ++long_launches, scratch_floats = p.scratch_per_block * blocks;
   if (w.first == 0) std::fill_n(w.relations, w.floats(), POISON);
-  const char* error = nullptr;
-  const auto launch = [&](int count, int floats, auto f) {
-    for (int i = 0; i < count && !error; ++i) {
-      error = run_warps(floats, [&](float* shared) { f(i, shared); });
-    }
-  };
-  if (p.needs_covariance()) {
-    launch(w.sequences * w.key_squares, RELATE_FLOATS, [&](int i, float* shared) {
-      relate(p, w, i / w.key_squares, i % w.key_squares, shared);
-    });
-    const int rows = w.priors * w.row_squares;
-    launch(w.sequences * rows, LONG_FLOATS, [&](int i, float* shared) {
-      shape_prior(p, w, i / rows, i % rows / w.row_squares, i % w.row_squares, shared);
-    });
-    launch(p.mode == Mode::sample ? w.sequences : 0, FACTOR_FLOATS,
-           [&](int i, float* shared) { factor_squares(p, w, i, shared); });
-  }
+  const char* error = prepare_long(p, w);
   for (int i = 0; i < blocks; ++i) poison_scratch(p, i);
-  launch(blocks, LONG_FLOATS,
-         [&](int i, float* shared) { long_forward_block(p, w, i, blocks, parts, shared); });
+  run_blocks(error, blocks, LONG_FLOATS, [&](int i, float* shared) {
+    long_forward_block(p, w, i, blocks, parts, shared);
+  });
+  return error;
+}
+
+const char* launch_long_backward(const Problem& p, const Workspace& w, const Adjoint& adjoint,
+                                 int blocks, void*) {
+  ++launches, ++long_launches, scratch_floats = p.scratch_per_block * blocks;
+  if (w.first == 0) {
+    std::fill_n(w.relations, w.floats() + Adjoint(adjoint).place(p, w, nullptr), POISON);
+  }
+  const char* error = prepare_long(p, w);
+  for (int i = 0; i < blocks; ++i) poison_scratch(p, i);
+  run_blocks(error, blocks, LONG_BACKWARD_FLOATS, [&](int i, float* shared) {
+    long_backward_block(p, w, adjoint, i, blocks, shared);
+  });
+  if (!p.wants_covariance()) return error;
+  const int rows = w.sequences * w.key_squares, n = w.key_squares,
+            triangle = Workspace::index(n, 0);
+  run_blocks(error, p.heads > 1 ? w.sequences * triangle : 0, 0, [&](int i, float*) {
+    add_heads(p, w, adjoint, i / triangle, i % triangle);
+  });
+  if (p.mode == Mode::sample) {
+    run_blocks(error, rows, LONG_FLOATS, [&](int i, float* shared) {
+      divide_lower(p, w, adjoint, i / n, i % n, shared);
+    });
+    run_blocks(error, rows, LONG_FLOATS, [&](int i, float* shared) {
+      divide_whole(p, w, adjoint, i / n, i % n, shared);
+    });
+  }
+  run_blocks(error, rows, RELATE_FLOATS, [&](int i, float* shared) {
+    correlation_backward(p, w, adjoint, i / n, i % n, shared);
+  });
+  run_blocks(error, w.sequences, 0, [&](int i, float*) { add_shares(p, w, adjoint, i); });
   return error;
 }
 
