@@ -27,6 +27,12 @@ LONG = {  # kernels for long sequences
     "prior": "long: prior",
     "factor": "long: factor",
     "long_forward": "long: attention",
+    "long_backward": "long, backward: attention",
+    "add_heads": "long, backward: heads",
+    "divide_lower": "long, backward: factor, 1",
+    "divide_whole": "long, backward: factor, 2",
+    "correlation_backward": "long, backward: correlation",
+    "add_shares": "long, backward: shares",
 }
 LENGTHS = (50, 64, 128, 200, 256, 512, 1024)
 
@@ -66,7 +72,7 @@ def usages(tool: str, library: Path) -> list[Usage]:
             architecture = found[1]
         elif found := re.search(r"Function \w*?\d+strip_(\w+)_kernelILi(\d)E", line):
             kernel = f"{found[1].replace('_', ' ')}, at most {8 * int(found[2])} rows"
-        elif found := re.search(r"Function \w*?(relate|prior|factor|long_forward)_kernelE", line):
+        elif found := re.search(rf"Function \w*?\d({'|'.join(LONG)})_kernelE", line):
             kernel = LONG[found[1]]
         elif found := re.search(r"Function \w*?(forward|backward)_kernelILb([01])E", line):
             kernel = f"{found[1]}, L in {'shared' if found[2] == '1' else 'global'} memory"

@@ -15,9 +15,9 @@ namespace rka::cuda {
 struct LongBackward {
   LongHead& h;
   const Adjoint& adjoint;
-  const Lane l;       // of the square
+  const Lane l;           // of the square
   const float* d_shapes;  // set aside, as are d B, for the mean d P, ...
-  float* d_products;  // ... in the scales' place
+  float* d_products;      // ... in the scales' place
 
   RKA_DEVICE LongBackward(LongHead& h, const Adjoint& adjoint)
       : h(h),
@@ -151,7 +151,7 @@ RKA_DEVICE void long_rows_backward(const LongBackward& g, Pass pass, float* d_qu
           return Four{{u.x, u.y, v.x, v.y}};
         };
         multiply_tiles<true>(g.l, sum, of_rows, 2 * s.pairs_of(j), g.keys(),
-                            (columns + STRIP - 1) / STRIP, false);
+                             (columns + STRIP - 1) / STRIP, false);
       }
       if (d_key) {
         y.clear();
@@ -160,8 +160,11 @@ RKA_DEVICE void long_rows_backward(const LongBackward& g, Pass pass, float* d_qu
       }
     }
     if (d_query) {
-      s.store(sum, d_query + s.noise_head(h.head) * p.rows * width + column, p.rows, width, columns,
-              {factor, factor});
+      for (auto& tile : sum.v) {
+        for (float& x : tile) x *= factor;
+      }
+      s.store(sum, d_query + s.noise_head(h.head) * p.rows * width + column, p.rows, width,
+              columns);
     }
   }
 }
@@ -173,8 +176,7 @@ RKA_DEVICE void set_d_logits(const LongHead& h, const float (&total)[2]) {
   float* d_bias = p.d_bias ? p.d_bias + s.noise_head(h.head) * p.rows * p.keys : nullptr;
 #pragma unroll 1
   for (int j = 0; j < h.seen; ++j) {
-    const auto weights = h.tile_of(h.aside.logits, j),
-               d_weights = h.tile_of(h.aside.d_logits, j);
+    const auto weights = h.tile_of(h.aside.logits, j), d_weights = h.tile_of(h.aside.d_logits, j);
     h.each_tile(h.aside.d_logits, j, [&](int k) {
       const Four x = weights(k);
       Four d = d_weights(k);
@@ -195,8 +197,7 @@ RKA_DEVICE float set_d_deviates(const LongHead& h) {
   float share = 0.0f;
 #pragma unroll 1
   for (int j = 0; j < h.seen; ++j) {
-    const auto draws = h.tile_of(h.aside.deviates, j),
-               scales = h.tile_of(h.aside.scales, j),
+    const auto draws = h.tile_of(h.aside.deviates, j), scales = h.tile_of(h.aside.scales, j),
                d_logits = h.tile_of(h.aside.d_logits, j);
     h.each_tile(h.aside.deviates, j, [&](int k) {
       const Four s = draws(k), z = scales(k);
@@ -260,8 +261,7 @@ RKA_DEVICE void set_d_products(const LongBackward& g) {
   }
 #pragma unroll 1
   for (int i = 0; i < h.seen; ++i) {
-    const auto products = h.tile_of(h.aside.products, i),
-               sums = h.tile_of(h.aside.sums, i),
+    const auto products = h.tile_of(h.aside.products, i), sums = h.tile_of(h.aside.sums, i),
                d_sums = h.tile_of(g.d_products, i);
     h.each_tile(g.d_products, i, [&](int k) {
       const Four b = products(k), x = sums(k);
@@ -280,8 +280,7 @@ RKA_DEVICE void set_d_means(const LongBackward& g, float (&of_a)[2]) {
   float along[2] = {};
 #pragma unroll 1
   for (int i = 0; i < h.seen; ++i) {
-    const auto products = h.tile_of(h.aside.products, i),
-               d_draws = h.tile_of(h.aside.deviates, i);
+    const auto products = h.tile_of(h.aside.products, i), d_draws = h.tile_of(h.aside.deviates, i);
     h.each_tile(h.aside.deviates, i, [&](int k) {
       const Four p = products(k), d = d_draws(k);
       for (int c = 0; c < 4; ++c) along[c / 2] = fmaf(d[c], p[c], along[c / 2]);
@@ -293,13 +292,11 @@ RKA_DEVICE void set_d_means(const LongBackward& g, float (&of_a)[2]) {
   }
 #pragma unroll 1
   for (int i = 0; i < h.seen; ++i) {
-    const auto shapes = h.tile_of(h.aside.shapes, i),
-               d_draws = h.tile_of(h.aside.deviates, i);
+    const auto shapes = h.tile_of(h.aside.shapes, i), d_draws = h.tile_of(h.aside.deviates, i);
     h.each_tile(g.d_products, i, [&](int k) {
       const Four a = shapes(k);
       Four d = d_draws(k);
-      for (int c = 0; c < 4; ++c)
-        d[c] = fmaf(h.draw.row[c / 2].p_weight, d[c], of_a[c / 2] * a[c]);
+      for (int c = 0; c < 4; ++c) d[c] = fmaf(h.draw.row[c / 2].p_weight, d[c], of_a[c / 2] * a[c]);
       return d;
     });
   }
@@ -312,8 +309,7 @@ RKA_DEVICE void add_to_factor(const LongBackward& g) {
   const bool draws = h.draws();
   const float *x[2] = {draws ? h.aside.deviates : h.aside.shapes,
                        draws ? h.aside.shapes : g.d_products},
-              *y[2] = {draws ? h.aside.sums : g.d_products,
-                       draws ? g.d_products : h.aside.shapes};
+              *y[2] = {draws ? h.aside.sums : g.d_products, draws ? g.d_products : h.aside.shapes};
 #pragma unroll 1
   for (int i = 0; i < h.seen; ++i) {
 #pragma unroll 1

@@ -107,7 +107,8 @@ RKA_DEVICE void factor_squares(const Problem& p, const Workspace& w, int local, 
       if (i > j) {
         if (thread < SIDE) divide_by_upper(m + thread * P, s.buffer(0), inverse);
       } else if (l.warp == 0) {
-        cholesky<Square>(l, m, s.keys_of(j), p.jitter, [&](int column, float x) { inverse[column] = x; });
+        cholesky<Square>(l, m, s.keys_of(j), p.jitter,
+                         [&](int column, float x) { inverse[column] = x; });
       }
       sync_block();
 #pragma unroll 1

@@ -116,11 +116,10 @@ RKA_DEVICE void relate(const Problem& p, const Workspace& w, int local, int i, f
           const float count =
               counted && !itself && first + 8 * k + c < p.keys ? counts[8 * k + c] : 0.0f;
           bits |= float_to_bits(count);
-          const float x = mixture.entry(support[half] * beside.support[column + c] * count,
-                                        item[k][2 * half + c] * item_norm[half],
-                                        beside.item_norm[column + c],
-                                        user[k][2 * half + c] * user_norm[half],
-                                        beside.user_norm[column + c]);
+          const float x =
+              mixture.entry(support[half] * beside.support[column + c] * count,
+                            item[k][2 * half + c] * item_norm[half], beside.item_norm[column + c],
+                            user[k][2 * half + c] * user_norm[half], beside.user_norm[column + c]);
           entry[c] = itself ? 1.0f : both >> (8 * k + c) & 1 ? x : 0.0f;
         }
         store_pair(to + 8 * half * SIDE + 8 * k, entry[0], entry[1]);

@@ -12,7 +12,8 @@ namespace rka::cuda {
 RKA_DEVICE void add_heads(const Problem& p, const Workspace& w, const Adjoint& adjoint, int local,
                           int index) {
   float* to = adjoint.d_factor_of(w, local, 0, 0, 0) + int64_t(index) * SQUARE_FLOATS;
-  const int64_t head = adjoint.d_factor_of(w, local, 1, 0, 0) - adjoint.d_factor_of(w, local, 0, 0, 0);
+  const int64_t head =
+      adjoint.d_factor_of(w, local, 1, 0, 0) - adjoint.d_factor_of(w, local, 0, 0, 0);
 #pragma unroll 1
   for (int n = 4 * thread_index(); n < SQUARE_FLOATS; n += TILE_FLOATS) {
     Four sum = load4(to + n);
@@ -181,9 +182,9 @@ RKA_DEVICE Strip<Square::TILES> d_relation(const Long& s, const Lane& l, const A
   x.clear();
   sync_block();
   if (across) {
-    s.fetch_square<ByColumns>(s.buffer(1),
-                              draws ? adjoint.whole_row(s.w, s.local, j) + int64_t(i) * SQUARE_FLOATS
-                                    : adjoint.d_factor_of(s.w, s.local, 0, j, i));
+    s.fetch_square<ByColumns>(
+        s.buffer(1), draws ? adjoint.whole_row(s.w, s.local, j) + int64_t(i) * SQUARE_FLOATS
+                           : adjoint.d_factor_of(s.w, s.local, 0, j, i));
     wait_for_copies<0>();
     sync_block();
 #pragma unroll
@@ -230,7 +231,8 @@ RKA_DEVICE void gram_backward(const Long& s, const Lane& l, const Adjoint& adjoi
         support[half] = beside.support[l.row(half)];
       }
     }
-    float *to_item = adjoint.gram_row(w, s.local, i, 0), *to_user = adjoint.gram_row(w, s.local, i, 1);
+    float *to_item = adjoint.gram_row(w, s.local, i, 0),
+          *to_user = adjoint.gram_row(w, s.local, i, 1);
     {  // registers are needed
 #pragma unroll
       for (int k = 0; k < Square::TILES; ++k) {
@@ -343,7 +345,7 @@ RKA_DEVICE void correlation_backward(const Problem& p, const Workspace& w, const
     }
     if (p.d_features) {
       float* to = p.d_features + int64_t(s.b) * p.keys * width + c0;
-      s.store(sum, to, p.keys, width, chunk, {1.0f, 1.0f});
+      s.store(sum, to, p.keys, width, chunk);
     }
     sync_block();
     if (p.gate && thread < chunk) {

@@ -27,8 +27,8 @@ struct Workspace {
   int first = 0, sequences = 0;
   int row_squares = 0, key_squares = 0;
   int priors = 0;  // of a sequence: of every head if each has a mask of its own, else one
-  float* relations = nullptr;  // K, then its factor: squares of the lower triangle, row by row
-  float* prior = nullptr;      // squares as the threads hold them, and ...
+  float* relations = nullptr;     // K, then its factor: squares of the lower triangle, row by row
+  float* prior = nullptr;         // squares as the threads hold them, and ...
   float* prior_weight = nullptr;  // ... what a row of them is multiplied with
   float* rounded = nullptr;       // of each row of squares: not zero if TF32 rounds some count
 
@@ -46,7 +46,9 @@ struct Workspace {
   int64_t floats_of_relations() const {
     return int64_t(sequences) * index(key_squares, 0) * SQUARE_FLOATS;
   }
-  int64_t floats_of_prior() const { return prior_row(sequences, 0, 0) * key_squares * SQUARE_FLOATS; }
+  int64_t floats_of_prior() const {
+    return prior_row(sequences, 0, 0) * key_squares * SQUARE_FLOATS;
+  }
   int64_t floats_of_weights() const { return prior_row(sequences, 0, 0) * SIDE; }
   int64_t floats_of_rounded() const { return (int64_t(sequences) * key_squares + 3) / 4 * 4; }
   int64_t floats() const {

@@ -124,7 +124,8 @@ struct Long : Sequence<Square> {
     const int width = columns_from(column, x.width);
     const uint64_t some = ~uint64_t(0) >> (SIDE - rows);
     if (p.scalar == Scalar::float32) {
-      fetch_rows<ByColumns>(to, static_cast<const float*>(x.data) + first, x.row, width, SIDE, some);
+      fetch_rows<ByColumns>(to, static_cast<const float*>(x.data) + first, x.row, width, SIDE,
+                            some);
     } else {
       const uint16_t* from = static_cast<const uint16_t*>(x.data) + first;
       fetch_half_rows<ByColumns>(to, from, p.scalar, x.row, width, SIDE, some);
@@ -139,8 +140,8 @@ struct Long : Sequence<Square> {
 };
 
 // out += in rows' or in columns, with the right operand by rows or by columns: the left one comes
-// tile by tile from left(k). `diagonal`: the right operand is L's square on the diagonal. WHOLE: all
-// pairs of tiles are wanted, which needs no questions.
+// tile by tile from left(k). `diagonal`: the right operand is L's square on the diagonal. WHOLE:
+// all pairs of tiles are wanted, which needs no questions.
 template <bool COLUMNS, bool WHOLE, class F>
 RKA_DEVICE void multiply_tiles(const Lane& l, Strip<Square::TILES>& out, F left, int depth,
                                const float* right, int pairs, bool diagonal) {

@@ -202,9 +202,8 @@ const char* launch_long_forward(const Problem& p, const Workspace& w, int blocks
   if (w.first == 0) std::fill_n(w.relations, w.floats(), POISON);
   const char* error = prepare_long(p, w);
   for (int i = 0; i < blocks; ++i) poison_scratch(p, i);
-  run_blocks(error, blocks, LONG_FLOATS, [&](int i, float* shared) {
-    long_forward_block(p, w, i, blocks, parts, shared);
-  });
+  run_blocks(error, blocks, LONG_FLOATS,
+             [&](int i, float* shared) { long_forward_block(p, w, i, blocks, parts, shared); });
   return error;
 }
 
@@ -216,22 +215,18 @@ const char* launch_long_backward(const Problem& p, const Workspace& w, const Adj
   }
   const char* error = prepare_long(p, w);
   for (int i = 0; i < blocks; ++i) poison_scratch(p, i);
-  run_blocks(error, blocks, LONG_BACKWARD_FLOATS, [&](int i, float* shared) {
-    long_backward_block(p, w, adjoint, i, blocks, shared);
-  });
+  run_blocks(error, blocks, LONG_BACKWARD_FLOATS,
+             [&](int i, float* shared) { long_backward_block(p, w, adjoint, i, blocks, shared); });
   if (!p.wants_covariance()) return error;
   const int rows = w.sequences * w.key_squares, n = w.key_squares,
             triangle = Workspace::index(n, 0);
-  run_blocks(error, p.heads > 1 ? w.sequences * triangle : 0, 0, [&](int i, float*) {
-    add_heads(p, w, adjoint, i / triangle, i % triangle);
-  });
+  run_blocks(error, p.heads > 1 ? w.sequences * triangle : 0, 0,
+             [&](int i, float*) { add_heads(p, w, adjoint, i / triangle, i % triangle); });
   if (p.mode == Mode::sample) {
-    run_blocks(error, rows, LONG_FLOATS, [&](int i, float* shared) {
-      divide_lower(p, w, adjoint, i / n, i % n, shared);
-    });
-    run_blocks(error, rows, LONG_FLOATS, [&](int i, float* shared) {
-      divide_whole(p, w, adjoint, i / n, i % n, shared);
-    });
+    run_blocks(error, rows, LONG_FLOATS,
+               [&](int i, float* shared) { divide_lower(p, w, adjoint, i / n, i % n, shared); });
+    run_blocks(error, rows, LONG_FLOATS,
+               [&](int i, float* shared) { divide_whole(p, w, adjoint, i / n, i % n, shared); });
   }
   run_blocks(error, rows, RELATE_FLOATS, [&](int i, float* shared) {
     correlation_backward(p, w, adjoint, i / n, i % n, shared);
