@@ -13,8 +13,8 @@
 // Files have the stems of the other backends (philox, covariance, cholesky, relations, skew_normal,
 // attention, and _backward where it is a file); with strip_ before it, the same for short
 // sequences, with long_ for long ones. Only here: block, warp and scalar (what the device offers),
-// frame, strip, strip_sequence and long_sequence (where a sequence is held), triangle and products
-// (matrices there), launch, strip_plan and long_plan (which kernel).
+// frame, strip, strip_sequence, long_sequence and long_head (where a sequence is held), triangle
+// and products (matrices there), launch, strip_plan and long_plan (which kernel).
 #pragma once
 
 #include "../times.h"
