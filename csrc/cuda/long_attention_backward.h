@@ -119,7 +119,7 @@ RKA_DEVICE float long_backward(const Problem& p, const Workspace& w, const Adjoi
   sync_block();
   LongHead h(s, head, Aside(scratch, int64_t(w.key_squares) * SQUARE_FLOATS));
   if (p.needs_covariance() && !p.has_shape()) set_noise(h);
-  float total[2] = {}, share = 0.0f, of_a[2] = {};
+  float total[2] = {};
   take_steps(h, [&](const Step& now, Strip<Square::TILES>& sum) {
     finish_step(h, now, sum);
     if (now.pass == Pass::scales) {
@@ -151,16 +151,8 @@ RKA_DEVICE float long_backward(const Problem& p, const Workspace& w, const Adjoi
   if (!p.has_spread()) return 0.0f;
   long_rows_backward(g, Pass::scales, p.d_scale_query, p.d_scale_key);
   if (!p.needs_covariance()) return 0.0f;
-  share = set_d_deviates(h);
-  if (!h.draws()) {
-    set_d_means(g, of_a);
-  } else if (p.has_shape()) {
-    set_d_products(g);
-  }
-  if (p.wants_covariance()) add_to_factor(g);
-  if (!p.has_shape()) return share;
-  set_d_shapes(g, of_a);
-  long_rows_backward(g, Pass::shapes, p.d_shape_query, p.d_shape_key);
+  const float share = draw_backward(g);
+  if (p.has_shape()) long_rows_backward(g, Pass::shapes, p.d_shape_query, p.d_shape_key);
   return share;
 }
 

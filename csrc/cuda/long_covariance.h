@@ -41,11 +41,11 @@ RKA_DEVICE void gram_square(const Long& s, const Lane& l, int j, Strip<Square::T
     sync_block();  // the last chunk, and what stands beside, is done with
     if (i == j || width > SIDE) {
       fetch_rows<Square>(s.buffer(0), features + int64_t(SIDE) * i * width + c0, width, columns,
-                         s.whole_keys_of(i), s.exist(i));
+                         SIDE, s.exist(i));
     }
     if (i != j) {
       fetch_rows<Square>(s.buffer(1), features + int64_t(SIDE) * j * width + c0, width, columns,
-                         s.whole_keys_of(j), s.exist(j));
+                         SIDE, s.exist(j));
     }
     if (thread < SIDE) {
       const float g = gate && thread < columns ? gate[c0 + thread] : 0.0f;

@@ -250,8 +250,12 @@ RKA_DEVICE void gram_backward(const Long& s, const Lane& l, const Adjoint& adjoi
         const int half = c / 2, column = 8 * k + 2 * l.t + c % 2, key = SIDE * i + l.row(half);
         const bool used = (i != j || l.row(half) != column) && row_exists >> l.row(half) & 1 &&
                           columns >> (8 * k + c % 2) & 1;
-        const float gradient = used ? scale * x[k][c] : 0.0f;
-        if (p.cooccurrence && used) {
+        if (!used) {  // nor need there be a number
+          d_item[c] = d_user[c] = 0.0f;
+          continue;
+        }
+        const float gradient = scale * x[k][c];
+        if (p.cooccurrence) {
           const float count = s.counts()[int64_t(key) * p.keys + SIDE * j + column];
           counted = fmaf(0.5f * gradient * support[half] * beside.support[column], count, counted);
         }
@@ -363,10 +367,11 @@ RKA_DEVICE void add_shares(const Problem& p, const Workspace& w, const Adjoint& 
   const int b = w.first + local, thread = thread_index(), width = p.feature_width;
   if (thread < 5) {
     float sum = 0.0f;
+#pragma unroll 1
     for (int i = 0; i < w.key_squares; ++i) sum += adjoint.shares_of(w, local, i)[thread];
-    const bool item = thread == 0 || thread == 3;
-    const bool had = item || (thread == 2 ? p.cooccurrence != nullptr : p.gate != nullptr);
-    if (!had) sum = 0.0f;
+    // In the order of gram_backward's shares: without a kernel there is none of its own.
+    const int had = 0b01001 | (p.gate ? 0b10010 : 0) | (p.cooccurrence ? 0b00100 : 0);
+    if (!(had >> thread & 1)) sum = 0.0f;
     if (thread < 2) {
       if (p.d_concentration) p.d_concentration[2 * b + thread] = sum;
     } else if (p.d_mixture) {
@@ -374,8 +379,10 @@ RKA_DEVICE void add_shares(const Problem& p, const Workspace& w, const Adjoint& 
     }
   }
   if (!p.gate || !p.d_gate) return;
+#pragma unroll 1
   for (int c = thread; c < width; c += WARPS * LANES) {
     float sum = 0.0f;
+#pragma unroll 1
     for (int i = 0; i < w.key_squares; ++i) sum += adjoint.gate_of(p, w, local, i)[c];
     p.d_gate[int64_t(b) * width + c] = p.gate[int64_t(b) * width + c] * sum;
   }

@@ -261,4 +261,20 @@ RKA_DEVICE void set_d_shapes(const LongBackward& g, const float (&of_a)[2]) {
   }
 }
 
+// From d logits: the head's part of the factor's gradient, and that of the shapes, set aside. The
+// share of the scale's bias comes out.
+RKA_DEVICE float draw_backward(const LongBackward& g) {
+  const Problem& p = g.h.s.p;
+  float of_a[2] = {};
+  const float share = set_d_deviates(g.h);
+  if (!g.h.draws()) {
+    set_d_means(g, of_a);
+  } else if (p.has_shape()) {
+    set_d_products(g);
+  }
+  if (p.wants_covariance()) add_to_factor(g);
+  if (p.has_shape()) set_d_shapes(g, of_a);
+  return share;
+}
+
 }  // namespace rka::cuda
