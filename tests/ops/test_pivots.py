@@ -5,6 +5,7 @@ import pytest
 import torch
 from support import cases, literal
 from support.agreement import agrees, close, kept
+from support.emulation import EMULATIONS
 from support.subjects import Subject
 
 from rka_fast import Covariance, Kernels, Location, Shape, kernelized_attention
@@ -104,8 +105,8 @@ def test_near_constant_tokens_are_right(compared):
 @pytest.mark.parametrize(("n", "jitter"), [(1024, 1e-8), (2500, 1e-4)])
 def test_near_constant_tokens_are_finite_at_length(backend, n, jitter):
     backend.needs(keys=n, dtype=torch.float32)
-    if interpreted() or backend.name == "emulation without tensor cores":
-        n = 512  # 1,024 take the interpreter five minutes; this emulation is the other from 65 on
+    if interpreted() or backend.name in EMULATIONS:
+        n = 512  # 1,024 take the interpreter five minutes
     inputs = near_constant(n)
     assert fails(inputs, jitter)
     assert all_finite(backend, inputs, jitter)
