@@ -18,12 +18,16 @@ PLAIN = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 def pays(query: Tensor, heads: int, *layers: nn.Module) -> bool:
     """Whether there is less to compute, and nothing that needs the projections themselves.
 
-    That are gradients, layers with adapters or quantised, and GPUs, which project in less time
-    than their kernels take over heads as wide as the model. query: (b, rows, width).
+    That are gradients, layers with adapters, hooks or quantised, and GPUs, which project in less
+    time than their kernels take over heads as wide as the model. query: (b, rows, width).
     """
     less = heads == 1 or query.shape[1] == 1
-    plain = all(type(layer) in PLAIN for layer in layers)
-    return less and plain and query.is_cpu and not torch.is_grad_enabled()
+    return less and all(map(_is_plain, layers)) and query.is_cpu and not torch.is_grad_enabled()
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether its weights are all there is to it: a pruned layer makes them in a hook."""
+    return type(layer) in PLAIN and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def unprojected(x: Tensor, heads: int) -> Tensor:

@@ -141,7 +141,7 @@ def foreseen(config: Config, split: Split) -> Memory:
     made = sum(x.nbytes for x in model.parameters()) + events * (MADE_PER_EVENT - HELD_PER_EVENT)
     held = model.uses_cooccurrence or not model.trains
     return _of_model(config, split, model)._replace(
-        now=now, making=made, counts=_counts(config, split, model), held=held
+        now=now, making=made, counts=_counts(config, split), held=held
     )
 
 
@@ -171,7 +171,7 @@ def foreseen_streamed(config: Config, prepared: Prepared, catalogue: Sequences) 
         counts = PAIR_BYTES * pairs_of_all(split, prepared.shards)
     held = model.uses_cooccurrence
     making = COUNTING * counts + (0 if held else found.weights)  # they come before, or at the end
-    counts += table_bytes(catalogue.num_items) if held else 0
+    counts += table_bytes(catalogue.num_items)
     return found._replace(
         now=now, making=making, counts=counts, held=held, shard=shard,
         targets=TARGET * prepared.shards * sum(asked),
@@ -223,11 +223,10 @@ def _of_model(config: Config, split: Split, model: Recommender) -> Memory:
     )
 
 
-def _counts(config: Config, split: Split, model: Recommender) -> int:
+def _counts(config: Config, split: Split) -> int:
     if form(split, config.counting) == "index":
         return index_bytes(split)
-    table = table_bytes(split.sequences.num_items) if model.uses_cooccurrence else 0
-    return PAIR_BYTES * likely_pairs(split) + table
+    return PAIR_BYTES * likely_pairs(split) + table_bytes(split.sequences.num_items)
 
 
 def _step(config: Config, split: Split, model: Recommender) -> int:

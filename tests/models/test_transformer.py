@@ -13,6 +13,7 @@ from support.transformers import (
     assert_the_same_in_any_company,
     model_of,
 )
+from torch.nn.utils import prune
 
 from rka_fast.data.batches import Batcher
 from rka_fast.data.cooccurrence import CoOccurrence
@@ -229,3 +230,24 @@ def test_the_last_states_are_those_of_the_whole_pass(
     torch.testing.assert_close(last, whole, rtol=0, atol=float(error))
     torch.testing.assert_close(folded, whole, rtol=0, atol=float(error))
     assert not torch.equal(last, whole)  # they are made otherwise
+
+
+@pytest.mark.parametrize(("name", "layer"), [("sasrec", "output"), ("rksa", "attention.out_proj")])
+def test_a_pruned_layer_is_called_where_others_are_folded(name, layer, timed_split):
+    """Its weights are made when it is called: those of before a step of the optimiser are old."""
+    seen = timed_split.sequences
+    batcher = Batcher(timed_split, CoOccurrence.from_split(timed_split), 8, seed=0)
+    batch = batcher.evaluation(np.arange(len(timed_split.targets("test").users)), "test")
+    torch.manual_seed(0)
+    made = MODELS[name](
+        *([seen.num_items, seen.num_users][: 1 + (name == "rksa")]),
+        max_length=8, width=8, heads=1, blocks=1,
+    ).eval()  # fmt: skip
+    pruned = made.blocks[0].attention.get_submodule(layer)
+    prune.l1_unstructured(pruned, "weight", 0.5)
+    whole = made.encode(batch)[:, -1]
+    with torch.no_grad():
+        pruned.weight_orig.mul_(-3.0)
+        last = made.last_states(batch)
+    assert not torch.allclose(last, whole, atol=0.01)
+    torch.testing.assert_close(last, made.encode(batch)[:, -1].detach(), rtol=0, atol=1e-5)

@@ -199,7 +199,7 @@ def test_a_streamed_run_is_foreseen(tmp_path, monkeypatch):
     assert 2 * found.shard < one.shard < 3 * found.shard + 1 and one.counts == found.counts
     assert streamed(tmp_path, eval_users=6)[1].targets == memory.TARGET * 2 * 6
     at_the_end = streamed(tmp_path, model="sasrec")[1]
-    assert not at_the_end.held and at_the_end.counts == stored
+    assert not at_the_end.held and at_the_end.counts == found.counts
     assert at_the_end.making == memory.COUNTING * stored + at_the_end.weights
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert streamed(tmp_path)[1].step < found.step  # half of a batch
