@@ -237,7 +237,7 @@ RKA_DEVICE void multiply_square_columns(const Lane& l, Strip<S::TILES>& out, con
   columns += kept(2 * l.t * S::PITCH + l.g);
   const int depth = 2 * pairs < S::TILES ? 2 * pairs : S::TILES;
   with_width<S::TILES>(tiles, [&](auto width) {
-#pragma unroll 2
+#pragma unroll 1
     for (int k = 0; k < depth; ++k) {
       const Pair u = load_pair(top + 8 * k), v = load_pair(bottom + 8 * k);
       multiply_tile_columns<S, width.value>(out, left_operand(u.x, v.x, u.y, v.y),
@@ -309,7 +309,7 @@ RKA_DEVICE void multiply_transposed(const Lane& l, Strip<S::TILES>& out, const f
   x += kept(2 * l.t * S::PITCH + l.first_row + l.g);
   y += kept(2 * l.t * S::PITCH + l.g);
   with_width<S::TILES>(tiles, [&](auto width) {
-#pragma unroll 2
+#pragma unroll 1
     for (int k = first; k < last; ++k) {
       const float* u = x + 8 * k * S::PITCH;
       const Left a = left_operand(u[0], u[second], u[S::PITCH], u[S::PITCH + second]);
