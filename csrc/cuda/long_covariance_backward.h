@@ -11,18 +11,16 @@ namespace rka::cuda {
 // The heads' parts of a square, added up in the first one's place.
 RKA_DEVICE void add_heads(const Problem& p, const Workspace& w, const Adjoint& adjoint, int local,
                           int index) {
-  float* to = adjoint.d_factor_of(w, local, 0, 0, 0) + int64_t(index) * SQUARE_FLOATS;
-  const int64_t head =
-      adjoint.d_factor_of(w, local, 1, 0, 0) - adjoint.d_factor_of(w, local, 0, 0, 0);
 #pragma unroll 1
   for (int n = 4 * thread_index(); n < SQUARE_FLOATS; n += TILE_FLOATS) {
-    Four sum = load4(to + n);
+    const int64_t at = int64_t(index) * SQUARE_FLOATS + n;
+    Four sum = load4(adjoint.d_factor_of(w, local, 0, 0, 0) + at);
 #pragma unroll 1
-    for (int h = 1; h < p.heads; ++h) {
-      const Four x = load4(to + h * head + n);
+    for (int head = 1; head < p.heads; ++head) {
+      const Four x = load4(adjoint.d_factor_of(w, local, head, 0, 0) + at);
       for (int c = 0; c < 4; ++c) sum[c] += x[c];
     }
-    store4(to + n, sum);
+    store4(adjoint.d_factor_of(w, local, 0, 0, 0) + at, sum);
   }
 }
 
