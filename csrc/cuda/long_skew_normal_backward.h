@@ -75,7 +75,7 @@ struct LongBackward {
       if (p.cooccurrence) prior = load4(h.s.own(prior_of(j), k));
       for (int c = 0; c < 4; ++c) {
         const float given = prior[c] * weight[c / 2];
-        const float value = given > 0.0f ? a[c] * reciprocal(given) : 0.0f;
+        const float value = given > 1e-37f ? a[c] * reciprocal(given) : 0.0f;
         x[c] *= given * slope_at(p.activation, slope, value);
       }
     }
@@ -248,13 +248,19 @@ RKA_DEVICE void set_d_shapes(const LongBackward& g, const float (&of_a)[2]) {
     for (int j = 0; j < (draws ? i + 1 : h.seen); ++j) {
       multiply_factor(g, sum, g.d_products, j, i, !draws && j >= i, draws && i == j);
     }
+    const Rows rows = h.s.rows_of(h.head, i);  // a shape that is not seen is no function
     if (draws) {
-      h.put(sum, g.d_products, i);
+      h.each_tile_unrolled(g.d_products, i, [&](int k) {
+        Four d;
+        for (int c = 0; c < 4; ++c) d[c] = rows.allowed(k, c) ? sum[k][c] : 0.0f;
+        return d;
+      });
     } else {
       const auto products = h.tile_of(h.aside.products, i);
       h.each_tile_unrolled(h.aside.deviates, i, [&](int k) {
         Four p = products(k);
-        for (int c = 0; c < 4; ++c) p[c] = fmaf(of_a[c / 2], p[c], sum[k][c]);
+        for (int c = 0; c < 4; ++c)
+          p[c] = rows.allowed(k, c) ? fmaf(of_a[c / 2], p[c], sum[k][c]) : 0.0f;
         return p;
       });
     }

@@ -51,6 +51,15 @@ def test_modes_and_parts(compared, mode, case, is_causal):
     agrees(compared, inputs, mode=mode, is_causal=is_causal)
 
 
+@pytest.mark.parametrize("mode", ["sample", "mean"])
+def test_shapes_of_keys_that_a_long_row_does_not_see(compared, mode):
+    """Without co-occurrence there is no prior that is zero there."""
+    padding = torch.zeros(1, 70, dtype=torch.bool)
+    padding[0, :5] = True
+    inputs = inputs_of(n=70, batch=1, cooccurrence=False)
+    agrees(compared, inputs, mode=mode, is_causal=True, key_padding_mask=padding)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations(compared, mode, activation):
