@@ -113,13 +113,13 @@ if wanted counters && [ $CARD_SIZE != dry ] && tool ncu; then
   for why in no_instruction barrier long_scoreboard short_scoreboard mio_throttle; do
     metrics=$metrics,smsp__average_warps_issue_stalled_${why}_per_issue_active.ratio
   done
-  step counters 70 ncu --clock-control none --profile-from-start off -c 24 --csv \
+  step counters 90 ncu --clock-control none --profile-from-start off -c 64 --csv \
     --print-units base --metrics "$metrics" --log-file "$work/ncu.csv" \
     "$python" -m card.steps once 1056
 fi
 if wanted sanitizer && [ $CARD_SIZE != dry ] && tool compute-sanitizer; then
   for check in memcheck racecheck; do
-    step sanitizer:$check 40 compute-sanitizer --tool $check --kernel-regex kns=_kernel \
+    step sanitizer:$check 60 compute-sanitizer --tool $check --kernel-regex kns=_kernel \
       --log-file "$work/$check.log" "$python" -m card.steps once 2
   done
 fi

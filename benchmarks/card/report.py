@@ -52,7 +52,13 @@ def speedups(rows: list[Row]) -> list[Row]:
             return next(found, None)
 
         both = row["forward_ms"] + row["backward_ms"]
-        line = {**shape, "auto": row["what"], "forward_ms": row["forward_ms"], "both_ms": both}
+        alone = next(  # where no gradient is recorded
+            r for r in rows
+            if r["step"] == "times" and r.get("auto_forward") and shape.items() <= r.items()
+        )  # fmt: skip
+        forward = alone["forward_ms"]
+        line = {**shape, "auto": row["what"], "both_ms": both,
+                "auto forward": alone["what"], "forward_ms": forward}  # fmt: skip
         for name, step, what in (
             ("eager", "peers", "eager by autograd"),
             ("eager with randn", "peers", "eager, torch.randn"),
@@ -60,7 +66,7 @@ def speedups(rows: list[Row]) -> list[Row]:
             ("FlexAttention", "peers", "FlexAttention + eager spread"),
             ("sdpa", "peers", "sdpa"),
         ):
-            for passes, mine in (("forward_ms", row["forward_ms"]), ("both_ms", both)):
+            for passes, mine in (("forward_ms", forward), ("both_ms", both)):
                 theirs = other(step, what, passes)
                 line[f"{name} / ours, {passes[:-3]}"] = theirs / mine if theirs else None
         result.append(line)

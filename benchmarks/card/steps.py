@@ -116,8 +116,9 @@ def correct(which: str) -> None:
         for case in CASES if SIZE != "dry" else CASES[:8]:
             with guarded("correct", backend=name, case=case):
                 one_case(name, found[name], case)
-        with guarded("many", backend=name):
-            many(name, found[name])
+        for length in (50, 200) if DEVICE == "cuda" else (50,):
+            with guarded("many", backend=name, length=length):
+                many(name, found[name], length)
 
 
 def one_case(name: str, backend: Backend, case: dict[str, Any]) -> None:
@@ -150,27 +151,34 @@ def one_case(name: str, backend: Backend, case: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def many(name: str, backend: Backend) -> None:
+def many(name: str, backend: Backend, length: int) -> None:
     """Programs take several sequences in turn; one alone has the same bits; a graph replays."""
-    a = arguments(4096 if DEVICE == "cuda" else 64, padding=False)
+    batch = (4096 if length <= 64 else 1024) if DEVICE == "cuda" else 64
+    a = arguments(batch, length=length, padding=False)
     output = backend.forward(a)
+    grad = torch.randn_like(output)
     error = relative(output[:64], REFERENCE.forward(double(first(a, 64))))
     alone = torch.equal(backend.forward(first(a, 1)), output[:1])
-    row = {"backend": name, "sequences": len(output), "forward": error, "one_alone": alone}
+    row = {"backend": name, "sequences": batch, "length": length, "forward": error}
+    row["one_alone"] = alone
     if DEVICE != "cuda":
         add("many", ok=error < 1e-5 and alone, **row, graph_replay="no GPU")
         return
-    stream = torch.cuda.Stream()
+
+    def both() -> list[Tensor]:
+        return [backend.forward(a), *backend.backward(grad, needs(a), a)]
+
+    expected, stream = both(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        backend.forward(a)
+        both()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        again = backend.forward(a)
+        again = both()
     graph.replay()
     torch.cuda.synchronize()
-    replayed = torch.equal(again, output)
+    replayed = all(torch.equal(x, y) for x, y in zip(again, expected, strict=True))
     add("many", ok=error < 1e-5 and alone and replayed, **row, graph_replay=replayed)
 
 
@@ -222,10 +230,12 @@ def times() -> None:
         del x, y
     for shape in shapes():
         a = plain(shape)
-        grad, chosen = torch.randn_like(a.value), choose("auto", a)
+        grad, evaluating = torch.randn_like(a.value), choose("auto", a)
+        training = choose("auto", a._replace(query=a.query.detach().requires_grad_()))
         for name, backend in {**backends(), "reference": REFERENCE}.items():
             with guarded("times", what=name, **shape._asdict()):
-                add("times", what=name, **shape._asdict(), auto=name == chosen,
+                picked = {"auto": name == training, "auto_forward": name == evaluating}
+                add("times", what=name, **shape._asdict(), **picked,
                     **measured(shape, a, grad, backend))  # fmt: skip
 
 
@@ -267,16 +277,18 @@ def peers() -> None:
 
 def once(batch: str) -> None:
     """Every kernel once, for the profilers; what is compiled is compiled before."""
-    a = arguments(int(batch), padding=False, dropout=0.0)
-    grad, calls = torch.randn_like(a.value), []
-    for name, backend in backends().items():
-        for call in (
-            lambda b=backend: b.forward(a),
-            lambda b=backend: b.backward(grad, needs(a), a),
-        ):
-            with guarded("once", backend=name):
-                call()
-                calls.append(call)
+    calls = []
+    for shape in ({}, {"heads": 2, "length": 200, "width": 64}):
+        a = arguments(int(batch), **shape, padding=False, dropout=0.0)
+        grad = torch.randn_like(a.value)
+        for name, backend in backends().items():
+            for call in (
+                lambda b=backend, a=a: b.forward(a),
+                lambda b=backend, a=a, grad=grad: b.backward(grad, needs(a), a),
+            ):
+                with guarded("once", backend=name, **shape):
+                    call()
+                    calls.append(call)
     synchronize()
     torch.cuda.profiler.start()
     for call in calls:

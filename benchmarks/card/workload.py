@@ -52,6 +52,11 @@ CASES: tuple[dict[str, Any], ...] = (
     {"length": 300, "width": 16},
     {"length": 64, "width": 64, "dtype": torch.bfloat16},
     {"length": 50, "width": 50, "dtype": torch.float16, "heads": 2},
+    {"length": 65, "width": 20, "counts": False, "mask": "shared"},
+    {"length": 129, "width": 32, "heads": 2, "mode": "mean", "counts": False},
+    {"length": 130, "width": 33, "heads": 2, "mask": "heads", "bias": True},
+    {"length": 100, "width": 64, "dtype": torch.bfloat16},
+    {"length": 1024, "width": 16, "batch": 1},
 )
 
 

@@ -67,18 +67,21 @@ EAGER = {"step": "peers", "what": "eager by autograd", "forward_ms": 10.0, "both
 
 
 def test_report_divides_by_what_auto_picks(tmp_path):
+    """Forward by what it picks where no gradient is recorded."""
     other = {**TIMES, **SHAPE, "what": "cuda", "auto": False, "forward_ms": 1.0}
+    other["auto_forward"] = True
     longer = {**EAGER, **SHAPE, "length": 5, "forward_ms": 99.0}
     work = rows_in(tmp_path, {**TIMES, **SHAPE}, other, longer, {**EAGER, **SHAPE})
     (row,) = report.collect(work)["speed"]
     assert row["auto"] == "triton" and row["both_ms"] == 5.0
-    assert row["eager / ours, forward"] == 5.0 and row["eager / ours, both"] == 4.0
+    assert row["auto forward"] == "cuda" and row["forward_ms"] == 1.0
+    assert row["eager / ours, forward"] == 10.0 and row["eager / ours, both"] == 4.0
     assert row["compiled / ours, both"] is None
 
 
 def test_report_finds_what_is_wrong(tmp_path):
     bad = {"step": "correct", "backend": "cuda", "case": {"mode": "mean"}, "ok": False}
-    work = rows_in(tmp_path, {**TIMES, **SHAPE}, bad)
+    work = rows_in(tmp_path, {**TIMES, **SHAPE, "auto_forward": True}, bad)
     (work / "steps.tsv").write_text("times\t0\t3\ncounters\t127\t0\npeers\t124\t90\n")
     (work / "memcheck.log").write_text("== ERROR SUMMARY: 0 errors\n")
     (work / "racecheck.log").write_text("== RACECHECK SUMMARY: 3 hazards displayed (3 errors)\n")
