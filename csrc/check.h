@@ -170,6 +170,9 @@ class Check {
     STD_TORCH_CHECK(in_.row_offset >= 0 && (in_.row_offset == 0 || rows_ + in_.row_offset <= keys_),
                     "row_offset: expected 0 to ", keys_ - rows_, " for ", rows_, " queries among ",
                     keys_, " keys, got ", in_.row_offset);
+    STD_TORCH_CHECK(!in_.causal || in_.row_offset > 0 || rows_ == keys_,
+                    "causal: expected as many queries as keys, or a row_offset, got ", rows_,
+                    " queries and ", keys_, " keys");
     if (in_.mode == "sample" || in_.dropout > 0) required("seed", in_.seed, "the noise");
     if (in_.seed) dtype("seed", *in_.seed, ScalarType::Long, "int64");
     if (in_.draws) {

@@ -18,8 +18,7 @@ struct ByColumns {
 
 // Some rows of a sequence, relative times and ready-made relations are the other kernels' work.
 inline bool serves_long(const Problem& p) {
-  const bool whole = !p.causal || p.rows == p.keys;  // every square has rows that see it
-  return whole && !p.row_offset && !p.time_table && !p.correlation && p.rows > 0 && p.keys > 0 &&
+  return !p.row_offset && !p.time_table && !p.correlation && p.rows > 0 && p.keys > 0 &&
          p.keys <= MAX_KEYS;
 }
 

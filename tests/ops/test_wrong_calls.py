@@ -85,16 +85,17 @@ def wrong(target: str) -> list[tuple[str, dict]]:
         found.append((name, ready | changes))
     for name in MADE_OF:
         found.append((name, ready | {name: call[name]}))
+    fewer = {n: call[n][:, :, :3] for n in ("query", "scale_query", "shape_query")}
+    fewer |= {"bias": None, "mask": None, "row_times": call["row_times"][:, :3]}
     found += [
+        ("causal", fewer | {"cooccurrence": None}),
         ("mode", {"mode": "median"}), ("activation", {"activation": "gelu"}),
         ("dropout", {"dropout": 1.0}), ("dropout", {"dropout": -0.5}),
         ("jitter", {"jitter": 0.0}), ("jitter", {"jitter": float("nan")}),
         ("scale", {"scale": float("inf")}), ("row_offset", {"row_offset": -1}),
         ("row_offset", {"row_offset": 1}), ("draws", {"draws": 0}), ("seed", {"draws": 1}),
         ("seed", {"draws": 2, "seed": torch.arange(3)}), ("seed", {"seed": torch.arange(3)}),
-        ("cooccurrence", {n: call[n][:, :, :3] for n in ("query", "scale_query", "shape_query")}
-         | {"bias": None, "mask": None, "causal": False, "row_times": call["row_times"][:, :3],
-            "cooccurrence": torch.ones(B, M - 1, M)}),
+        ("cooccurrence", fewer | {"causal": False, "cooccurrence": torch.ones(B, M - 1, M)}),
     ]  # fmt: skip
     return found
 
@@ -170,6 +171,7 @@ PARTNERS = {
     "shape_query": ("shape_key",),
     "features": ("gate",),
     "dropout": ("dropout_p",),
+    "causal": ("is_causal",),
 }
 
 
