@@ -81,7 +81,8 @@ class RelationAttention(nn.Module):
             bias, relative = self.relative(query.shape[1], x.shape[1], times)
         own = self.attention
         mode = told(own).mode or (self.train_mode if self.training else self.eval_mode)
-        watched = bool(own._forward_hooks)  # as explanations do, which want its weights
+        # as explanations do, which want its weights, or pruned: then calling makes them
+        watched = bool(own._forward_hooks) or "in_proj_weight" not in own._parameters
         layers = (own.spread_query, own.spread_key, own.out_proj)
         if not watched and pays(query, own.num_heads, *layers):
             return self._folded(query, x, padding, kernels, mode, bias, relative)

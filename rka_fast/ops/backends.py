@@ -71,7 +71,7 @@ SHORT = 64
 def order(a: Arguments) -> list[str]:
     """The names of the backends, the fastest for these inputs first.
 
-    By the modelled times in benchmarks/results/kernels-*: of 50 positions CUDA takes .39 and 1.3 ms
+    By the modelled times in benchmarks/results/kernels-*: of 50 positions CUDA takes .33 and .75 ms
     where Triton takes .85 and 2.4; beyond, CUDA is ahead forward and Triton backward.
     """
     names = list(BACKENDS)

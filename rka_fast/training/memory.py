@@ -106,7 +106,12 @@ class Memory(NamedTuple):
     @property
     def on_gpu(self) -> int:
         """Of a run on a GPU, what is there at most."""
-        return self.weights + max(self.step, self.evaluation)
+        return self.weights + max(self.step, self.evaluation, self.trial)
+
+    @property
+    def trial(self) -> int:
+        """Of the optimiser on a copy of the weights, which takes moments of its own."""
+        return self.weights // 4 * 3
 
     @property
     def beside_gpu(self) -> Memory:
@@ -119,6 +124,7 @@ class Memory(NamedTuple):
             "weights and Adam": self.weights,
             "a step": self.step,
             "an evaluation": self.evaluation,
+            "a trial of Adam": self.trial,
         }
         return _told("memory of the GPU", self.on_gpu, free, parts)
 

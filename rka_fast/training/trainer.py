@@ -213,14 +213,14 @@ class Trainer:
     def _train(self) -> None:
         progress, total = self.progress, self.config.epochs * self.steps_per_epoch
         losses: list[float] = []
-        if self.tried:
-            self._tell_speed()
         bar = progress_bar(total, "step", initial=progress.step, quiet=self.quiet)
         with (
             bar,
             open(self.folder.log if self.main else os.devnull, "a", encoding="utf-8") as log,
             stop_signals() as stop,
         ):
+            if self.tried:
+                self._tell_speed()
             while not self.finished:
                 begin = time.perf_counter()
                 parts, stopped = self._step(stop)

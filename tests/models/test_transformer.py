@@ -232,8 +232,15 @@ def test_the_last_states_are_those_of_the_whole_pass(
     assert not torch.equal(last, whole)  # they are made otherwise
 
 
-@pytest.mark.parametrize(("name", "layer"), [("sasrec", "output"), ("rksa", "attention.out_proj")])
-def test_a_pruned_layer_is_called_where_others_are_folded(name, layer, timed_split):
+@pytest.mark.parametrize(
+    ("name", "layer", "weight"),
+    [
+        ("sasrec", "output", "weight"),
+        ("rksa", "attention.out_proj", "weight"),
+        ("rksa", "attention", "in_proj_weight"),
+    ],
+)
+def test_a_pruned_layer_is_called_where_others_are_folded(name, layer, weight, timed_split):
     """Its weights are made when it is called: those of before a step of the optimiser are old."""
     seen = timed_split.sequences
     batcher = Batcher(timed_split, CoOccurrence.from_split(timed_split), 8, seed=0)
@@ -244,10 +251,10 @@ def test_a_pruned_layer_is_called_where_others_are_folded(name, layer, timed_spl
         max_length=8, width=8, heads=1, blocks=1,
     ).eval()  # fmt: skip
     pruned = made.blocks[0].attention.get_submodule(layer)
-    prune.l1_unstructured(pruned, "weight", 0.5)
+    prune.l1_unstructured(pruned, weight, 0.5)
     whole = made.encode(batch)[:, -1]
     with torch.no_grad():
-        pruned.weight_orig.mul_(-3.0)
+        getattr(pruned, f"{weight}_orig").mul_(-3.0)
         last = made.last_states(batch)
     assert not torch.allclose(last, whole, atol=0.01)
     torch.testing.assert_close(last, made.encode(batch)[:, -1].detach(), rtol=0, atol=1e-5)

@@ -132,7 +132,7 @@ def test_a_gpu_has_its_own_line(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert told("cuda")[0] == told("cuda:1")[0] == of_gpu and asked == [0, 3, 1]
     found = foreseen(Config(model="sasrec", device="cpu"), leave_one_out(sequences))
-    assert found.on_gpu == found.weights + max(found.step, found.evaluation)
+    assert found.on_gpu == found.weights + max(found.step, found.evaluation, found.trial)
     assert found.on_gpu + found.beside_gpu.peak > found.peak
     free(found.on_gpu - 1)
     with pytest.raises(TrainingError, match=r"memory of the GPU.* it will not fit; .*--force"):
