@@ -222,7 +222,7 @@ def test_a_preset_is_settings_with_their_source(name):
 
 
 def test_a_preset_that_cannot_be_used(tmp_path):
-    with pytest.raises(ConfigError, match="must be one of rksa, sasrec, .* got 'sasrec2'"):
+    with pytest.raises(ConfigError, match=r"must be one of rksa, rksa\+, sasrec, .* got 'sasrec2'"):
         parse(["--preset", "sasrec2"])
     with pytest.raises(ConfigError, match="exclude each other"):
         parse(["--preset", "rksa", "--config", "c.json"])
