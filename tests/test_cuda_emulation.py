@@ -177,7 +177,7 @@ def test_scratch_memory_is_that_of_the_blocks_a_device_holds(
     ("launches", "case"),
     [
         (2, {"n": 65}),
-        (2, {"n": 8, "keys": 1024, "cooccurrence": False}),
+        (2, {"n": 8, "keys": 200, "cooccurrence": False}),
         (2, {"n": 200, "dtype": torch.bfloat16, "width": 70}),
         (0, {"n": 64}),
     ],

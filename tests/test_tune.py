@@ -183,7 +183,7 @@ def _die_at(at):
 @pytest.mark.slow
 def test_killed_at_many_points_it_goes_on_to_the_same_study(log, study, tmp_path, monkeypatch):
     data = load_data(parse(["--data", str(log), *SMALL]).config)
-    monkeypatch.setattr(tune, "load_data", lambda config: data)  # polars does not survive a fork
+    monkeypatch.setattr(tune, "load_data", lambda *of: data)  # polars does not survive a fork
     out, kills = tmp_path / "study", 0
     points = iter([*range(12), *range(12, 400, 7)])  # each gets further than it has come
     while killed(next(points), lambda: command(log, out, "--trials", str(TRIALS))):

@@ -68,6 +68,8 @@ def write_lists(
                 pl.concat(tables).write_parquet(content)
                 write_atomically(file, content.getvalue())
         count = _joined(files, path, join)
+        for file in files:  # before the request that they are of: killed here, they are made again
+            file.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
     return path, count
 

@@ -3,6 +3,7 @@
 To be run in a process of its own: polars cannot be used in a fork of one that has used it.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -49,7 +50,8 @@ def run(folder, out, every, part):
 def _kill_beside(child, parts, out):
     """Kills a process as soon as it has made as many parts."""
     while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if len(list(out.parent.glob(f"{out.name}.parts/part-*"))) >= parts:
-            os.kill(child, signal.SIGKILL)
-            return
+        with contextlib.suppress(FileNotFoundError):  # the folder goes at the end
+            if len(list(out.parent.glob(f"{out.name}.parts/part-*"))) >= parts:
+                os.kill(child, signal.SIGKILL)
+                return
         time.sleep(0.001)
