@@ -54,6 +54,7 @@ def updated(run: str | os.PathLike, settings: Mapping[str, Any]) -> Config:
     if settings.get("model") not in (None, old.model):
         _refuse("model", settings["model"], old.model, run)
     own = {"from_run": str(run), "out": None, "json": None, "valid": None, "test": None}
+    own["stream"] = Config.stream  # the new data need not be prepared
     config = dataclasses.replace(old, **{**own, **settings})
     _refuse_other(config, old)
     return config

@@ -184,6 +184,14 @@ def test_what_cannot_be_streamed(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_log_goes_on_from_a_streamed_run(tmp_path, capsys):
+    data, new = prepared(tmp_path, 2), write_log(tmp_path / "new", seed=1)
+    assert train(data, tmp_path / "a", "--stream", "--epochs", "1") == 0
+    assert train(new, tmp_path / "b", "--from", str(tmp_path / "a"), "--epochs", "1") == 0
+    assert "493 events, and new ones: " in capsys.readouterr().out
+    assert not RunFolder.open(tmp_path / "b").read_config().stream
+
+
 def test_other_data_and_another_number_of_processes_are_refused(tmp_path, capsys, monkeypatch):
     data, run = prepared(tmp_path, 2), tmp_path / "run"
     assert train(data, run, "--stream", "--epochs", "1") == 0
