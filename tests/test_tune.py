@@ -88,6 +88,14 @@ def test_from_python_what_is_searched(log, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_no_settings_come_again_while_others_are_left(log, tmp_path):
+    out = tmp_path / "study"
+    flags = ("--epochs", "1", "--search", "blocks=1..2", "--search", "dropout=0.1,0.3")
+    assert command(log, out, *flags, "--trials", "4") == 0
+    tried = [(t["settings"]["blocks"], t["settings"]["dropout"]) for t in trials(out)]
+    assert sorted(tried) == [(1, 0.1), (1, 0.3), (2, 0.1), (2, 0.3)]
+
+
 def test_what_a_study_leaves(log, study, tmp_path, capsys):
     found = trials(study)
     assert sorted(trial["trial"] for trial in found) == list(range(TRIALS))

@@ -72,22 +72,7 @@ struct Long : Sequence<Square> {
                                                             : (uint64_t(2) << last) - 1;
       r.seen[half] = row < p.rows ? keys & before : 0;
     }
-    if (p.mask.data) {
-#pragma unroll 1
-      for (int i = 0; i < STRIP; ++i) {
-        const int row = lane.first_row + i, first = SIDE * j + lane.lane, second = first + LANES;
-        const bool inside = row < p.rows;
-        const uint32_t low = ballot(inside && first < p.keys && p.mask.at(b, head, row, first));
-        const uint32_t high = ballot(inside && second < p.keys && p.mask.at(b, head, row, second));
-        const uint64_t bits = uint64_t(high) << 32 | low;
-        if (lane.g == i) r.seen[0] &= bits;
-        if (lane.g + 8 == i) r.seen[1] &= bits;
-      }
-    }
-    for (int half = 0; half < 2; ++half) {
-      r.count[half] = bits_of(r.seen[half]);
-      r.seen[half] >>= 2 * lane.t;
-    }
+    r.settle(p, lane, b, head, SIDE * j);
     r.pairs = pairs_of(j);
     return r;
   }

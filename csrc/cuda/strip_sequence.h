@@ -21,6 +21,27 @@ struct Rows {
   RKA_DEVICE bool sees_itself(const Lane& l, int half) const {
     return seen[half] >> (l.row(half) - 2 * l.t) & 1;
   }
+
+  // From the bits of 64 columns, `first` and the next ones, for every row: takes away what the
+  // mask of a head hides, counts, and moves the bits to where the thread has columns.
+  RKA_DEVICE void settle(const Problem& p, const Lane& l, int b, int head, int first) {
+    if (p.mask.data) {
+#pragma unroll 1
+      for (int i = 0; i < STRIP; ++i) {
+        const int row = l.first_row + i, j = first + l.lane, k = j + LANES;
+        const bool inside = row < p.rows;
+        const uint32_t low = ballot(inside && j < p.keys && p.mask.at(b, head, row, j));
+        const uint32_t high = ballot(inside && k < p.keys && p.mask.at(b, head, row, k));
+        const uint64_t bits = uint64_t(high) << 32 | low;
+        if (l.g == i) seen[0] &= bits;
+        if (l.g + 8 == i) seen[1] &= bits;
+      }
+    }
+    for (int half = 0; half < 2; ++half) {
+      count[half] = bits_of(seen[half]);
+      seen[half] >>= 2 * l.t;
+    }
+  }
 };
 
 // Whether rows `stride` apart can be read and written two numbers at a time.
@@ -337,22 +358,7 @@ struct Sequence {
       const uint64_t before = p.causal ? (uint64_t(2) << row) - 1 : ~uint64_t(0);
       r.seen[half] = row < p.rows ? exists & before : 0;
     }
-    if (p.mask.data) {
-#pragma unroll 1
-      for (int i = 0; i < STRIP; ++i) {
-        const int row = lane.first_row + i, j = lane.lane, k = j + LANES;
-        const bool inside = row < p.rows;
-        const uint32_t low = ballot(inside && j < p.keys && p.mask.at(b, head, row, j));
-        const uint32_t high = ballot(inside && k < p.keys && p.mask.at(b, head, row, k));
-        const uint64_t bits = uint64_t(high) << 32 | low;
-        if (lane.g == i) r.seen[0] &= bits;
-        if (lane.g + 8 == i) r.seen[1] &= bits;
-      }
-    }
-    for (int half = 0; half < 2; ++half) {
-      r.count[half] = bits_of(r.seen[half]);
-      r.seen[half] >>= 2 * lane.t;
-    }
+    r.settle(p, lane, b, head, 0);
     const int all = (p.keys + STRIP - 1) / STRIP, seen = p.causal ? lane.warp + 1 : all;
     r.pairs = lane.first_row >= p.rows ? 0 : seen < all ? seen : all;
     return r;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import typing
 from collections.abc import Iterable, Mapping
@@ -30,6 +31,9 @@ DROPOUTS = (0.0, 0.6)
 LEARNING_RATES = (1 / 3, 3.0)
 """Times the model's default."""
 KERNEL_WEIGHTS = (0.1, 4.0)
+
+MANY = 10_000
+"""Settings of a search beyond which none is expected to be drawn twice."""
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 _FORMS = '[a, b, ...] or {"low": a, "high": b} with "log": true or "step": c if wanted'
@@ -162,6 +166,21 @@ def _value(name: str, value: Any) -> Any:
     except ConfigError as error:
         raise ConfigError(f"search of {error}") from None
     return value
+
+
+def points(space: Space) -> list[dict[str, Any]]:
+    """All of its settings; none where they are endless, or more than anybody tries."""
+    values = []
+    for distribution in space.values():
+        if isinstance(distribution, CategoricalDistribution):
+            values.append(distribution.choices)
+        elif isinstance(distribution, IntDistribution):
+            values.append(range(distribution.low, distribution.high + 1, distribution.step))
+        else:
+            return []
+    if math.prod(map(len, values)) > MANY:
+        return []
+    return [dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*values)]
 
 
 def holds(space: Space, settings: Mapping[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from rka_fast.files import LOCK, to_json, write_atomically
 from rka_fast.reproduction.cells import INCIDENTAL, Cell, run_cell
 from rka_fast.training.config import Config
 from rka_fast.training.trainer import SELECTION
-from rka_fast.tuning.space import Space, holds
+from rka_fast.tuning.space import Space, holds, points
 
 NAME = "tune"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -154,7 +154,11 @@ class Tuning:
             pruner=_pruner(self.pruner, self.base),
         )
         drawing.add_trials(done)
-        return drawing.ask(self.space).params
+        drawn, tried = drawing.ask(self.space).params, [trial.params for trial in done]
+        if drawn not in tried:
+            return drawn
+        left = [point for point in points(self.space) if point not in tried]
+        return left[seed % len(left)] if left else drawn
 
     def _run(self, trial: Trial) -> float:
         """The best validation score. Raises TrialPruned where the pruner ends the trial."""
