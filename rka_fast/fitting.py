@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import polars as pl
 
@@ -23,6 +23,8 @@ from rka_fast.training.update import updated
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from rka_fast.tune import Pruner
 
     Log: TypeAlias = str | os.PathLike | Iterable[str | os.PathLike] | pl.DataFrame | pd.DataFrame
 
@@ -50,7 +52,7 @@ def fit_best(
     *,
     trials: int = 20,
     search: Mapping[str, Any] | None = None,
-    pruner: Literal["median", "hyperband", "none"] = "median",
+    pruner: Pruner = "median",
     **settings: Any,
 ) -> Run:
     """Search for the settings that validate best, as `rka-fast tune` does; returns the best run.

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import tyro
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from rka_fast.tuning.study import Tuning
 
 NEEDED = ("optuna", "sklearn")
-PRUNERS = ("median", "hyperband", "none")
+Pruner = Literal["median", "hyperband", "none"]
 STOPPED = "stopped, everything is kept; the same command goes on from here"
 
 
@@ -61,7 +61,7 @@ class Flags:
     space: str | None = None
     # Ends trials that validate badly: below the median of the others at the same epoch, by
     # Hyperband, or never.
-    pruner: Literal["median", "hyperband", "none"] = "median"
+    pruner: Pruner = "median"
 
 
 def check_installed() -> None:
@@ -96,8 +96,8 @@ def tune(
 
     if not isinstance(trials, Integral) or trials < 1:
         raise ConfigError(f"trials must be a whole number, at least 1, got {trials!r}")
-    if pruner not in PRUNERS:
-        raise ConfigError(f"pruner {pruner!r}: expected {', '.join(PRUNERS)}")
+    if pruner not in get_args(Pruner):
+        raise ConfigError(f"pruner {pruner!r}: expected {', '.join(get_args(Pruner))}")
     for name in ("track", "from_run"):  # nothing would come of them
         if (value := getattr(config, name)) is not None:
             raise ConfigError(f"{name} {value!r} is of a single run, not of trials; leave it out")

@@ -52,9 +52,10 @@ def speedups(rows: list[Row]) -> list[Row]:
             return next(found, None)
 
         both = row["forward_ms"] + row["backward_ms"]
-        alone = next(  # where no gradient is recorded
-            r for r in rows
-            if r["step"] == "times" and r.get("auto_forward") and shape.items() <= r.items()
+        alone = next(  # where no gradient is recorded; the row in hand where that one failed
+            (r for r in rows
+             if r["step"] == "times" and r.get("auto_forward") and shape.items() <= r.items()),
+            row,
         )  # fmt: skip
         forward = alone["forward_ms"]
         line = {**shape, "auto": row["what"], "both_ms": both,

@@ -77,6 +77,7 @@ RKA_DEVICE void divide_by_upper(float* x, const float* square, const float* inve
   }
 }
 
+// K of a sequence becomes L; squares on the diagonal get zeros above it.
 RKA_DEVICE void factor_squares(const Problem& p, const Workspace& w, int local, float* shared) {
   constexpr int P = Square::PITCH;
   const Long s(p, w, local, 0, shared);

@@ -1,8 +1,9 @@
-// The backward pass for short sequences: one block of four warps a sequence.
+// The backward pass for short sequences: three kernels, each with a block of four warps to a
+// sequence: its relations, its heads, and the covariance.
 //
-// The forward pass is run again. Strips that are needed later are set aside in global memory, each
-// thread's in a place of its own: there are as many places as blocks at a time, so they stay in the
-// cache. Sums over the rows go through squares in shared memory; every gradient has one owner.
+// The heads run the forward pass again. Strips that they need later are set aside in global memory,
+// each thread's in a place of its own: there are as many places as blocks at a time, so they stay in
+// the cache. What the kernels hand on is there for every sequence of a launch. Sums over the rows go through squares in shared memory; every gradient has one owner.
 #pragma once
 
 #include "strip_attention.h"

@@ -1,4 +1,5 @@
-// Which problems the kernels for short sequences serve.
+// Which problems the kernels for short sequences serve, the size of their squares, and what they
+// set aside and hand on.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,6 @@
 // One block's view of its sequence in the kernels for short sequences: shared memory, who exists,
-// who is seen, and rows on their way between global memory, shared memory and strips.
+// who is seen, and rows on their way between global memory, shared memory and strips. What long
+// sequences need beside it is in long_sequence.h.
 #pragma once
 
 #include "problem.h"

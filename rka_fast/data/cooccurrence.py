@@ -51,11 +51,12 @@ def cuts(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _products(had: scipy.sparse.csr_matrix) -> Iterator[scipy.sparse.csr_matrix]:
-    """X^T X of X, some rows at a time."""
-    by_item = had.T.tocsr()
+def products(
+    by_item: scipy.sparse.csr_matrix, had: scipy.sparse.csr_matrix
+) -> Iterator[tuple[int, scipy.sparse.csr_matrix]]:
+    """The product of sparse matrices, some rows at a time, with the number of the first."""
     for first, last in cuts(bound(by_item, had)):
-        yield by_item[first:last] @ had
+        yield first, by_item[first:last] @ had
 
 
 def bound(by_item: scipy.sparse.csr_matrix, had: scipy.sparse.csr_matrix) -> np.ndarray:
@@ -98,7 +99,8 @@ class CoOccurrence:
     @classmethod
     def from_split(cls, split: Split) -> CoOccurrence:
         """Count the training events of a split as X^T X of the 0/1 incidence matrix X."""
-        return cls.of(_products(incidence(split)))
+        had = incidence(split)
+        return cls.of(rows for _, rows in products(had.T.tocsr(), had))
 
     @classmethod
     def from_half(cls, half: scipy.sparse.csr_matrix) -> CoOccurrence:

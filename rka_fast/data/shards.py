@@ -183,7 +183,7 @@ class Prepared:
         if not self.has_counts(split, max_counted):
             return None
         self.check_counts()
-        parts = map(read_parquet, [self.path / COUNTS])
+        parts = map(read_parquet, [self.path / COUNTS])  # read there, and held by nobody else
         return CoOccurrence.from_half(half_of(parts, self.facts["items"]))
 
     def check_counts(self) -> None:

@@ -69,7 +69,7 @@ def _cooccurrence(split: Split) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """
     import scipy.sparse  # here, since importing rka_fast for its operator should not load it
 
-    from rka_fast.data.cooccurrence import bound, cuts
+    from rka_fast.data.cooccurrence import products
 
     sequences, which = split.sequences, split.counted_events
     where = sequences.event_users[which], sequences.items[which]
@@ -77,8 +77,7 @@ def _cooccurrence(split: Split) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         (np.ones(len(where[0])), where), shape=(sequences.num_users, sequences.num_items + 1)
     )
     by_item, had = events.T.tocsr(), events.sign()  # pyright: ignore[reportAttributeAccessIssue]
-    for first, last in cuts(bound(by_item, had)):
-        rows = by_item[first:last] @ had
+    for first, rows in products(by_item, had):
         rows.setdiag(0, first)
         rows.eliminate_zeros()
         rows.sort_indices()

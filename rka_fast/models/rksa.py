@@ -82,7 +82,8 @@ class RelationAttention(nn.Module):
         own = self.attention
         mode = told(own).mode or (self.train_mode if self.training else self.eval_mode)
         # as explanations do, which want its weights, or pruned: then calling makes them
-        watched = bool(own._forward_hooks) or "in_proj_weight" not in own._parameters
+        hooked = own._forward_hooks or len(own._forward_pre_hooks) > 1  # one is its own
+        watched = bool(hooked) or "in_proj_weight" not in own._parameters
         layers = (own.spread_query, own.spread_key, own.out_proj)
         if not watched and pays(query, own.num_heads, *layers):
             return self._folded(query, x, padding, kernels, mode, bias, relative)

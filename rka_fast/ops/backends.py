@@ -65,7 +65,7 @@ def available_backends() -> list[str]:
 
 
 SHORT = 64
-"""The most positions of CUDA's backward kernels on tensor cores."""
+"""The most positions of CUDA's kernels for short sequences, whose backward pass is ahead too."""
 
 
 def order(a: Arguments) -> list[str]:

@@ -20,6 +20,11 @@ from rka_fast.training.config import Config
 from rka_fast.training.tracking import installed_trackers
 
 
+def processes() -> int:
+    """How many there are, as torchrun says."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def make_accelerator(config: Config, track: bool = False) -> Accelerator:
     """Device, precision and processes, and trackers. Raises ConfigError where they are unavailable.
 
@@ -42,11 +47,10 @@ def make_accelerator(config: Config, track: bool = False) -> Accelerator:
         log_with=trackers or None,  # pyright: ignore[reportArgumentType]
         project_dir=config.run_dir if trackers else None,
     )
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if accelerator.num_processes != started:  # each would write what it found alone
+    if accelerator.num_processes != processes():  # each would write what it found alone
         raise ConfigError(
-            f"{started} processes were started, but on device {accelerator.device.type!r} each of "
-            "them would train alone; use --device cpu, or start one process"
+            f"{processes()} processes were started, but on device {accelerator.device.type!r} each "
+            "of them would train alone; use --device cpu, or start one process"
         )
     if config.precision == "fp16" and accelerator.device.type == "cpu":  # no loss scaling there
         raise ConfigError("precision 'fp16' needs a GPU; on the CPU use --precision bf16 or fp32")

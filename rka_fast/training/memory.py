@@ -31,7 +31,7 @@ from rka_fast.models.losses import CHUNK, LOSSES, WHOLE
 from rka_fast.models.transformer import BLOCKS
 from rka_fast.training.assemble import split_options
 from rka_fast.training.config import Config
-from rka_fast.training.devices import check_device
+from rka_fast.training.devices import check_device, processes
 from rka_fast.training.metrics import SCORES_AT_ONCE
 from rka_fast.training.streamed_split import Catalogue, Shards
 
@@ -145,9 +145,8 @@ def foreseen(config: Config, split: Split) -> Memory:
     events = len(split.sequences.items)
     now = resident() + targets * NEGATIVES * FLOAT + events * HELD_PER_EVENT
     made = sum(x.nbytes for x in model.parameters()) + events * (MADE_PER_EVENT - HELD_PER_EVENT)
-    held = model.uses_cooccurrence or not model.trains
     return _of_model(config, split, model)._replace(
-        now=now, making=made, counts=_counts(config, split), held=held
+        now=now, making=made, counts=_counts(config, split)
     )
 
 
@@ -161,25 +160,25 @@ def foreseen_streamed(config: Config, prepared: Prepared, catalogue: Sequences) 
     events, users = (-(-facts[name] // prepared.shards) for name in ("events", "users"))
     sizes: Any = SimpleNamespace(sequences=Catalogue(catalogue.num_items, facts["users"]))
     model = _without_weights(config, sizes)
-    held = {"events": events, "users": users, "targets": users, "items": facts["items"]}
-    shard = sum(SHARD[name] * number for name, number in held.items())
+    numbers = {"events": events, "users": users, "targets": users, "items": facts["items"]}
+    shard = sum(SHARD[name] * number for name, number in numbers.items())
     found = Memory(now, 0, 0, 0, model.uses_cooccurrence, 0, 0, 0, shard)
     if (limit := memory_limit()) is not None and found.peak > limit:
         return found
     split = Shards(config, prepared, catalogue).split(int(os.environ.get("RANK", 0)))
     asked = [len(split.targets(stage).users) for stage in STAGES]
     shard += SHARD["targets"] * (max(asked) - users)
-    share = -(-config.batch_size // int(os.environ.get("WORLD_SIZE", 1)))
+    share = -(-config.batch_size // processes())
     found = _of_model(dataclasses.replace(config, batch_size=share), split, model)
     if prepared.has_counts(config.split, config.max_counted):
         counts = 2 * PAIR_BYTES * facts["counts"]["pairs"]
     else:
         counts = PAIR_BYTES * pairs_of_all(split, prepared.shards)
-    held = model.uses_cooccurrence
-    making = COUNTING * counts + (0 if held else found.weights)  # they come before, or at the end
+    # They come before, or at the end.
+    making = COUNTING * counts + (0 if found.held else found.weights)
     counts += table_bytes(catalogue.num_items)
     return found._replace(
-        now=now, making=making, counts=counts, held=held, shard=shard,
+        now=now, making=making, counts=counts, shard=shard,
         targets=TARGET * prepared.shards * sum(asked),
     )  # fmt: skip
 
@@ -222,7 +221,7 @@ def _of_model(config: Config, split: Split, model: Recommender) -> Memory:
         making=0,
         weights=4 * weights + buffers + averages * (weights + buffers),
         counts=0,
-        held=False,
+        held=model.uses_cooccurrence,
         step=largest + _step(config, split, model),
         saving=SAVED_AT_ONCE * (3 + averages) * weights,
         evaluation=evaluation + 3 * weights,  # the best checkpoint is read
@@ -288,12 +287,12 @@ def check_fits(config: Config, sequences: Sequences, prepared: Prepared | None =
     if device.startswith("cuda"):
         free = torch.cuda.mem_get_info(_gpu(device))[0]
         here, lines, fits = memory.beside_gpu, [memory.gpu_line(free)], memory.on_gpu <= free
-    limit, processes = memory_limit(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    fits &= limit is None or processes * here.peak <= limit
+    limit, beside = memory_limit(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fits &= limit is None or beside * here.peak <= limit
     lines.append(here.line())
     if fits or config.force:
         return lines
-    each = f", in each of {processes} processes" if processes > 1 else ""
+    each = f", in each of {beside} processes" if beside > 1 else ""
     remedies = "; ".join([*_remedies(config, memory), "or --force tries it"])
     raise TrainingError(f"{'; '.join(lines)}{each}: it will not fit; {remedies}")
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,7 +36,7 @@ from rka_fast.training.assemble import (
     refuse_other_settings,
 )
 from rka_fast.training.config import Config
-from rka_fast.training.devices import seed_torch
+from rka_fast.training.devices import processes, seed_torch
 from rka_fast.training.evaluator import Evaluator
 from rka_fast.training.metrics import LISTED, Evaluation, Ranked
 from rka_fast.training.streamed_split import (
@@ -50,11 +49,6 @@ from rka_fast.training.streamed_split import (
     over_processes,
     summed,
 )
-
-
-def processes() -> int:
-    """How many there are, as torchrun says."""
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def with_streaming(
