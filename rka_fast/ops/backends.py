@@ -72,7 +72,7 @@ def order(a: Arguments) -> list[str]:
     """The names of the backends, the fastest for these inputs first.
 
     By the modelled times in benchmarks/results/kernels-*: of 50 positions CUDA takes .33 and .75 ms
-    where Triton takes .85 and 2.4; beyond, CUDA is ahead forward and Triton backward.
+    where Triton takes .85 and 2.4; beyond, CUDA is ahead forward and they are level backward.
     """
     names = list(BACKENDS)
     plain = a.row_offset == 0 and a.time_table is None and a.correlation is None
